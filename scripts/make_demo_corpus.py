@@ -1,0 +1,84 @@
+"""Regenerate the embedded corpus in demo/corpus: one synthetic voice reading public-domain sentences.
+
+    pip install hibari-tts==0.2.1
+    python scripts/make_demo_corpus.py path/to/LJSpeech-1.1/metadata.csv
+
+Only this script needs hibari-tts (Apache-2.0; the voice is inside the wheel). The sentences are rows of LJSpeech's
+metadata (public domain), chosen by a fixed rule, so that the same inputs give the same clips. Rows of LJSpeech's own
+validation and test split are left out.
+"""
+
+import argparse
+import json
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from scipy.signal import resample_poly
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SAMPLE_RATE = 22050  # Hz; the voice speaks at 24,000 Hz, 22,050 / 24,000 = 147 / 160
+EDGE_SECONDS = 0.1  # silence kept before and after the speech
+SILENCE = 0.005  # peak amplitude, full scale 1
+COMPRESSION = 0.6  # libsndfile's Vorbis scale, 0 (large) to 1 (small): about 49 kbit/s here
+WHOLE_SENTENCE = re.compile(r"[A-Z][A-Za-z ,;'-]*[.?!]")
+
+
+def choose_sentences(metadata: Path) -> list[tuple[str, str]]:
+    """(id, text) of rows that are one plain sentence of 25 to 110 characters, in a fixed random order."""
+    split = json.loads((REPOSITORY / "filelists" / "ljspeech_split.json").read_text())
+    held_out = {*split["val"], *split["test"]}
+    rows = [line.split("|") for line in metadata.read_text(encoding="utf-8").splitlines()]
+    sentences = [
+        (row[0], row[2].strip())
+        for row in rows
+        if row[0] not in held_out and 25 <= len(row[2].strip()) <= 110 and WHOLE_SENTENCE.fullmatch(row[2].strip())
+    ]
+    random.Random(0).shuffle(sentences)
+    return sentences
+
+
+def trim(audio: np.ndarray) -> np.ndarray:
+    """`audio` (N) without its silent ends, but for EDGE_SECONDS."""
+    loud = np.flatnonzero(np.abs(audio) > SILENCE)
+    edge = round(EDGE_SECONDS * SAMPLE_RATE)
+    return audio[max(loud[0] - edge, 0) : loud[-1] + edge]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("metadata", type=Path, help="metadata.csv of LJSpeech 1.1")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "demo" / "corpus")
+    parser.add_argument("--minutes", type=float, default=27.5)
+    args = parser.parse_args()
+    try:
+        from hibari import Hibari
+    except ImportError:
+        parser.error("hibari-tts is not installed; run: pip install hibari-tts==0.2.1")
+
+    voice = Hibari(threads=1)
+    (args.output / "wavs").mkdir(parents=True, exist_ok=True)
+    rows, seconds = [], 0.0
+    for source_id, text in choose_sentences(args.metadata):
+        if seconds >= args.minutes * 60:
+            break
+        audio = trim(resample_poly(voice(text, seed=0), 147, 160).astype(np.float32))
+        clip = f"HB-{source_id}"
+        soundfile.write(
+            args.output / "wavs" / f"{clip}.ogg",
+            audio,
+            SAMPLE_RATE,
+            format="OGG",
+            subtype="VORBIS",
+            compression_level=COMPRESSION,
+        )
+        rows.append(f"{clip}|{text}|{text}\n")
+        seconds += len(audio) / SAMPLE_RATE
+    (args.output / "metadata.csv").write_text("".join(sorted(rows)), encoding="utf-8")
+    print(f"{len(rows)} clips, {seconds / 60:.1f} minutes in {args.output}")
+
+
+if __name__ == "__main__":
+    main()
