@@ -1,0 +1,64 @@
+"""How often english_cleaners reads numbers as a person did: `measure_cleaners.py metadata.csv --show 20`.
+
+The metadata is LJSpeech's: id|text as printed|text as read aloud. A row counts when its printed text has a digit or one
+of £ $ % &, and agrees when both texts, cleaned, have the same words.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tacotron2.text.cleaners import english_cleaners
+
+HAS_NUMBER = re.compile(r"[0-9£$%&]")
+
+
+class Row(NamedTuple):
+    clip: str
+    printed: str
+    spoken: str
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words without punctuation: apostrophes and periods vanish, every other mark separates."""
+    return re.findall(r"[a-z0-9]+", re.sub(r"['.]", "", text.lower()))
+
+
+def number_rows(metadata: Path) -> list[Row]:
+    """The rows whose printed text needs a number or a sign read. Raises ValueError for a line without three columns."""
+    rows = []
+    for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), start=1):
+        columns = line.split("|")
+        if len(columns) != 3:
+            raise ValueError(f"{metadata}:{number}: expected id|text|text as read, found {len(columns)} columns")
+        rows.append(Row(*columns))
+    return [row for row in rows if HAS_NUMBER.search(row.printed)]
+
+
+def disagreements(rows: list[Row]) -> list[Row]:
+    """The rows whose two texts are cleaned to different words."""
+    return [row for row in rows if words(english_cleaners(row.printed)) != words(english_cleaners(row.spoken))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("metadata", type=Path)
+    parser.add_argument("--show", type=int, default=0, metavar="N", help="print the first N rows that disagree")
+    arguments = parser.parse_args()
+
+    rows = number_rows(arguments.metadata)
+    if not rows:
+        sys.exit(f"{arguments.metadata}: no row has a number in its second column")
+    different = disagreements(rows)
+    for row in different[: arguments.show]:
+        print(f"{row.clip}\n  cleaned {english_cleaners(row.printed)}\n  spoken  {english_cleaners(row.spoken)}")
+    agreed = len(rows) - len(different)
+    print(f"{agreed} of {len(rows)} rows agree: {100 * agreed / len(rows):.2f} %")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Text to the symbol ids of the embedding, and back."""
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+
+from tacotron2.text.cleaners import CLEANERS
+from tacotron2.text.symbols import ARPABET, ARPABET_PREFIX, PAD, SYMBOL_TO_ID, SYMBOLS
+
+__all__ = ["CLEANERS", "SYMBOLS", "clean_text", "ids_to_text", "text_to_ids", "unknown_characters"]
+
+Cleaners = str | Sequence[str]  # the name of one cleaner, or names to apply in turn
+
+SILENT = frozenset('"[]')  # marks that nobody reads aloud: dropping them loses nothing and is not reported
+
+# "{HH AW1 S}"; or, its closing brace missing, the brace and the ARPAbet after it, which would be gibberish if read as
+# text; or a stray closing brace.
+_ARPABET_NAME = rf"(?:{'|'.join(ARPABET)})(?![A-Za-z0-9])"
+_BRACES = re.compile(rf"\{{(?P<inside>[^{{}}]*)\}}|\{{(?:\s*+{_ARPABET_NAME})*|\}}")
+
+
+def text_to_ids(text: str, cleaners: Cleaners = "english_cleaners", symbols: Sequence[str] = SYMBOLS) -> list[int]:
+    """The ids of `text` after cleaning; `{HH AW1 S}` is ARPAbet, in either case, and is not cleaned.
+
+    Runs of whitespace become one space and the ends have none. What `unknown_characters` reports is dropped with a
+    warning, so the result may be empty. Raises ValueError for an unknown cleaner.
+    """
+    table = _ids_of(symbols)
+    space = table.get(" ")
+    ids: list[int] = []
+    for symbol in _tokenize(text, cleaners):
+        index = table.get(symbol)
+        if index is None:
+            _warn_dropped(symbol)
+        elif index != space or (ids and ids[-1] != space):
+            ids.append(index)
+    if ids and ids[-1] == space:
+        ids.pop()
+    return ids
+
+
+def unknown_characters(
+    text: str, cleaners: Cleaners = "english_cleaners", symbols: Sequence[str] = SYMBOLS
+) -> list[str]:
+    """What `text_to_ids` drops from `text`, each once, in order: characters, unmatched braces, "@XX" for ARPAbet.
+
+    Quotation marks and square brackets are dropped as well, but silently: they have no sound to lose.
+    """
+    table = _ids_of(symbols)
+    found = dict.fromkeys(_tokenize(text, cleaners))
+    return [symbol for symbol in found if symbol not in table and not _silent(symbol)]
+
+
+def clean_text(text: str, cleaners: Cleaners = "english_cleaners") -> str:
+    """`text` as it will be read: cleaned, its ARPAbet in braces, unmatched braces gone. Errors as in `text_to_ids`."""
+    return " ".join(_join(symbol for symbol in _tokenize(text, cleaners) if symbol not in ("{", "}")).split())
+
+
+def ids_to_text(ids: Iterable[int], symbols: Sequence[str] = SYMBOLS) -> str:
+    """The text that `ids` stand for, ARPAbet in braces, padding left out. Raises ValueError for an id out of range."""
+    named = []
+    for index in ids:
+        if not 0 <= index < len(symbols):
+            last = len(symbols) - 1
+            raise ValueError(f"symbol id {index} is not in 0..{last}: were these ids made with another symbol table?")
+        named.append(symbols[index])
+    return _join(symbol for symbol in named if symbol != PAD)
+
+
+def _tokenize(text: str, cleaners: Cleaners) -> Iterator[str]:
+    """The symbols of the cleaned text, known or not: characters, "@HH" for ARPAbet, a brace for each unmatched one."""
+    names = [cleaners] if isinstance(cleaners, str) else list(cleaners)
+    position = 0
+    for match in _BRACES.finditer(text):
+        yield from _clean(text[position : match.start()], names)
+        if match["inside"] is None:
+            yield match[0][0]
+        else:
+            yield from (ARPABET_PREFIX + name.upper() for name in match["inside"].split())
+        position = match.end()
+    yield from _clean(text[position:], names)
+
+
+def _clean(text: str, names: Sequence[str]) -> str:
+    """Apply the cleaners to the text between braces, keeping a space at its ends, which they strip."""
+    cleaned = text
+    for name in names:
+        if name not in CLEANERS:
+            raise ValueError(f"unknown text cleaner {name!r}: choose from {', '.join(CLEANERS)}")
+        cleaned = CLEANERS[name](cleaned)
+    return f"{' ' * text[:1].isspace()}{cleaned}{' ' * text[-1:].isspace()}"
+
+
+def _join(symbols: Iterable[str]) -> str:
+    """Symbols to text; neighbouring ARPAbet symbols share a pair of braces."""
+    text = "".join(f"{{{symbol[1:]}}}" if symbol[0] == ARPABET_PREFIX and symbol[1:] else symbol for symbol in symbols)
+    return text.replace("}{", " ")
+
+
+def _ids_of(symbols: Sequence[str]) -> dict[str, int]:
+    """The ids by symbol, without padding, which text must not be able to write."""
+    table = SYMBOL_TO_ID if symbols is SYMBOLS else {symbol: index for index, symbol in enumerate(symbols)}
+    return {symbol: index for symbol, index in table.items() if symbol != PAD}
+
+
+def _silent(symbol: str) -> bool:
+    return symbol in SILENT or symbol.isspace()
+
+
+def _warn_dropped(symbol: str) -> None:
+    # One message a symbol, raised on one line: Python's default filter then shows it once, not once a sentence.
+    if not _silent(symbol):
+        kind = "ARPAbet symbol" if len(symbol) > 1 else "character"
+        name = symbol.removeprefix(ARPABET_PREFIX) if len(symbol) > 1 else symbol
+        warnings.warn(f"dropped the {kind} {name!r}: it is not in the symbol table", stacklevel=2)

@@ -1,0 +1,107 @@
+"""Cleaners: from text as written to the lower-case ASCII that the models were trained on. Each is `str -> str`."""
+
+import re
+from collections.abc import Callable
+
+from tacotron2.text.money import CURRENCIES, CURRENCY_SYMBOLS
+from tacotron2.text.numbers import expand_numbers
+from tacotron2.text.patterns import rule
+from tacotron2.text.roman import expand_roman
+
+# "misess" is a spelling that the published checkpoints have learnt to pronounce.
+ABBREVIATIONS = {
+    "mrs": "misess", "mr": "mister", "dr": "doctor", "st": "saint", "co": "company", "jr": "junior", "maj": "major",
+    "gen": "general", "drs": "doctors", "rev": "reverend", "lt": "lieutenant", "hon": "honorable", "sgt": "sergeant",
+    "capt": "captain", "esq": "esquire", "ltd": "limited", "col": "colonel", "ft": "fort",
+    "prof": "professor", "messrs": "messieurs", "vs": "versus", "etc": "et cetera", "ave": "avenue", "mt": "mount",
+    "blvd": "boulevard", "gov": "governor", "sen": "senator",
+}  # fmt: skip
+_ABBREVIATION = re.compile(rf"\b({'|'.join(ABBREVIATIONS)})\.", re.IGNORECASE)
+
+MONTHS = {
+    "Jan": "January", "Feb": "February", "Mar": "March", "Apr": "April", "Jun": "June", "Jul": "July", "Aug": "August",
+    "Sept": "September", "Sep": "September", "Oct": "October", "Nov": "November", "Dec": "December",
+}  # fmt: skip
+_MONTH = re.compile(rf"\b({'|'.join(MONTHS)})\.(?= ?[0-9])|(?<=[0-9] )({'|'.join(MONTHS)})\.(?=,? [0-9])")
+_STREET = re.compile(r"\b([A-Z][a-z]+|[0-9]+(?:st|nd|rd|th)) St\.(?! ?[A-Z])")  # "Elm St.", not "St. Paul's"
+
+SIGN_RULES = (
+    rule(r"&c\b\.?", " et cetera"),
+    rule(r"\b([A-Z]{1,3})&([A-Z]{1,3})\b", lambda match: f"{' '.join(match[1])} and {' '.join(match[2])}"),  # "AT&T"
+    rule(r"&", " and "),
+    rule(r"%(?=\w)", " percent "),
+    rule(r"%", " percent"),
+    rule(r"° ?F\b", " degrees Fahrenheit"),
+    rule(r"° ?C\b", " degrees Celsius"),
+    rule(r"°", " degrees"),
+    rule(r"@", " at "),
+    rule(r"\+", " plus "),
+    rule(r"=", " equals "),
+    rule(r"(?<=\w)[/\\|_](?=\w)", " "),  # dropping them would join the words of "and/or"
+    *(rule(rf"[{sign}]", f" {one} ") for sign, (one, *_) in CURRENCIES.items()),  # those that have no amount
+    rule(r"¢", " cents "),
+)
+
+
+def to_ascii(text: str, keep: str = "") -> str:
+    """Transliterate to ASCII, leaving alone the characters of `keep` and those that have no transliteration.
+
+    The only place that uses Unidecode, which is GPL: it is imported when first needed, and nothing else depends on it.
+    """
+    if text.isascii():
+        return text
+    from unidecode import unidecode
+
+    pieces = re.split(f"([{re.escape(keep)}])", text) if keep else [text]
+    return "".join(piece if piece in keep else unidecode(piece, errors="preserve") for piece in pieces)
+
+
+def collapse_whitespace(text: str) -> str:
+    """Every run of whitespace becomes one space; none is left at the ends."""
+    return " ".join(text.split())
+
+
+def expand_contextual_abbreviations(text: str) -> str:
+    """Those that are recognized by what stands beside them: "Nov. 22" -> "November 22", "Elm St." -> "Elm Street"."""
+    text = _MONTH.sub(lambda match: MONTHS[match[1] or match[2]], text)
+    return _STREET.sub(r"\1 Street", text)
+
+
+def expand_abbreviations(text: str) -> str:
+    """Titles and the like to words: "Dr." -> "doctor"."""
+    return _ABBREVIATION.sub(lambda match: ABBREVIATIONS[match[1].lower()], text)
+
+
+def expand_signs(text: str) -> str:
+    """Signs that stand for a word, outside numbers: "&" -> "and", "%" -> "percent"."""
+    for pattern, read in SIGN_RULES:
+        text = pattern.sub(read, text)
+    return text
+
+
+def basic_cleaners(text: str) -> str:
+    """Lower case, single spaces. For languages whose symbol table holds their own letters."""
+    return collapse_whitespace(text.lower())
+
+
+def transliteration_cleaners(text: str) -> str:
+    """As `basic_cleaners`, in ASCII letters. For languages that can be transliterated."""
+    return basic_cleaners(to_ascii(text))
+
+
+def english_cleaners(text: str) -> str:
+    """English as read aloud: numbers, money, dates, abbreviations and signs become words."""
+    text = collapse_whitespace(to_ascii(text, keep=CURRENCY_SYMBOLS + "°"))
+    text = expand_contextual_abbreviations(text)
+    text = expand_roman(text)
+    text = expand_numbers(text)  # before the titles, for "6 ft." is not a fort
+    text = expand_abbreviations(text)
+    text = expand_signs(text)
+    return basic_cleaners(text)
+
+
+CLEANERS: dict[str, Callable[[str], str]] = {
+    "basic_cleaners": basic_cleaners,
+    "transliteration_cleaners": transliteration_cleaners,
+    "english_cleaners": english_cleaners,
+}

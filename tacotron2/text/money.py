@@ -1,0 +1,68 @@
+"""Sums of money: "£5 10s.", "$21.45", "$2.5 million", "a $10 bill"."""
+
+import re
+
+from tacotron2.text.patterns import ALONE, AMOUNT, INTEGER, Match, rule, text_after, word_before
+from tacotron2.text.spelling import cardinal, count, decimal
+
+CURRENCIES = {  # one, many; and of the hundredth part: one, many
+    "$": ("dollar", "dollars", "cent", "cents"),
+    "£": ("pound", "pounds", "penny", "pence"),
+    "€": ("euro", "euros", "cent", "cents"),
+    "¥": ("yen", "yen", "sen", "sen"),
+}
+CURRENCY_SYMBOLS = "".join(CURRENCIES) + "¢"
+SIGNS = f"[{''.join(CURRENCIES)}]"
+
+SCALES = {"k": "thousand", "m": "million", "mn": "million", "b": "billion", "bn": "billion"}
+SCALE = r"(?:[ -]?(?P<scale>hundred|thousand|million|billion|trillion)\b|(?P<letter>[kK]|[mMbB]n?)\b)"
+
+
+def read_money(match: Match) -> str:
+    """The unit follows the amount and its scale: "$2.5 million" -> "two point five million dollars"."""
+    one, many, one_part, many_parts = CURRENCIES[match["sign"]]
+    whole, _, parts = match["amount"].partition(".")
+    whole = whole.replace(",", "") or "0"
+    # "a $10 bill", "a £2 million loan": the amount is an adjective, and the unit stays singular
+    adjective = word_before(match) in ("a", "an") and re.match(r"[ -][a-z]{4}", text_after(match)) is not None
+    scale = match["scale"] or SCALES.get((match["letter"] or "").lower(), "")
+    if scale or len(parts) not in (0, 2):
+        words = decimal(whole, parts) if parts else cardinal(whole)
+        return " ".join(filter(None, (words, scale, one if adjective else many)))
+    sums = []
+    if whole.strip("0") or not parts.strip("0"):
+        sums.append(f"{count(whole)} {one if adjective or whole == '1' else many}")
+    if parts.strip("0"):
+        sums.append(f"{cardinal(parts.lstrip('0'))} {one_part if parts == '01' else many_parts}")
+    return ", ".join(sums)  # the comma is how the published checkpoints were taught to say it
+
+
+def read_cents(match: Match) -> str:
+    return f"{match[1]} {'cent' if match[1] == '1' else 'cents'}"
+
+
+def read_shillings_and_pence(match: Match) -> str:
+    """Shillings, pence or both: "10s. 6d." -> "ten shillings, six pence"."""
+    shillings, pence = match["shillings"], match["pence"]
+    sums = []
+    if shillings:
+        sums.append(f"{cardinal(shillings)} {'shilling' if shillings == '1' else 'shillings'}")
+    if pence:
+        sums.append("one penny" if pence == "1" else f"{cardinal(pence)} pence")
+    return ", ".join(sums)
+
+
+MONEY_RULES = (
+    rule(rf"(?<=[A-Za-z])(?={SIGNS}[0-9.])", " "),  # "US$5"
+    rule(rf"(?<=[0-9]) ?- ?(?={SIGNS}[0-9])", " to "),
+    rule(rf"(?P<sign>{SIGNS}) ?(?P<amount>{INTEGER}(?:\.[0-9]++)?|\.[0-9]++){SCALE}?(?![0-9])", read_money),
+    rule(rf"({AMOUNT}) ?¢", read_cents),
+    rule(rf"{ALONE}(?P<shillings>[0-9]{{1,3}})s\.,? ?(?P<pence>[0-9]{{1,2}})d\b\.?", read_shillings_and_pence),
+    rule(
+        r"(?:(?<=pounds )|(?<=pounds, )|(?<=pound ))(?P<shillings>[0-9]{1,2})s\b\.?(?P<pence>)",
+        read_shillings_and_pence,
+    ),
+    # alone, "10s." is shillings only if its period does not end the sentence: "in his 20s."
+    rule(rf"{ALONE}(?P<shillings>[0-9]{{1,2}})s\.(?= [a-z]|,)(?P<pence>)", read_shillings_and_pence),
+    rule(rf"{ALONE}(?P<shillings>)(?P<pence>[0-9]{{1,2}})d\.", read_shillings_and_pence),
+)

@@ -1,0 +1,95 @@
+"""Numbers in running English text to words, by an ordered list of rules.
+
+Each rule replaces what it recognizes by words, so those after it see only the digits that are left; the last reads
+every remaining integer as a cardinal.
+"""
+
+import re
+
+from tacotron2.text.codes import CODE_RULES
+from tacotron2.text.dates import CLOCK_RULES, YEAR_RULES
+from tacotron2.text.money import MONEY_RULES
+from tacotron2.text.patterns import ALONE, AMOUNT, INTEGER, Match, Rule, rule, text_after
+from tacotron2.text.spelling import cardinal, decimal, fraction, in_pairs, ordinal
+
+UNITS = {
+    "mm": "millimeter", "cm": "centimeter", "km": "kilometer", "kg": "kilogram", "mg": "milligram", "ml": "milliliter",
+    "lb": "pound", "lbs": "pound", "oz": "ounce", "yd": "yard", "yds": "yard", "hr": "hour", "hrs": "hour",
+    "min": "minute", "mins": "minute", "sec": "second", "secs": "second", "in": "inch", "ft": "foot",
+    "mph": "mile per hour", "kHz": "kilohertz", "Hz": "hertz",
+}  # fmt: skip
+UNIT_PLURALS = {
+    "inch": "inches", "foot": "feet", "mile per hour": "miles per hour", "kilohertz": "kilohertz", "hertz": "hertz",
+}  # fmt: skip
+UNIT = "|".join(rf"{unit}(?=\.)" if unit in ("in", "ft") else rf"{unit}\b" for unit in UNITS)
+
+DENOMINATORS = frozenset((2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 32, 64, 100, 1000))  # "9/11" is no fraction
+
+
+def expand_numbers(text: str) -> str:
+    """Replace every number of `text`, which must be ASCII but for currency signs, by words."""
+    for pattern, read in RULES:
+        text = pattern.sub(read, text)
+    return text
+
+
+def read_slashes(match: Match) -> str:
+    """Fractions, dates: "3 1/2" -> "three and one half", "11/22/1963" -> "eleven, twenty-two, nineteen sixty-three"."""
+    whole, parts = match["whole"], match["parts"].split("/")
+    if len(parts) == 2 and int(parts[1]) in DENOMINATORS and parts[0][0] != "0" and int(parts[0]) < int(parts[1]):
+        part = fraction(*parts)
+        return f"{cardinal(whole)} and {part}" if whole else part
+    words = [in_pairs(part) if len(part) == 4 else cardinal(part.lstrip("0") or "0") for part in parts]
+    return (f"{cardinal(whole)} " if whole else "") + (", " if len(parts) > 2 else " ").join(words)
+
+
+def read_unit(match: Match) -> str:
+    """Spell the unit and leave the number to later rules: "6.5mm" -> "6.5 millimeters", "7-mm" -> "7-millimeter"."""
+    unit = UNITS[match["unit"]]
+    if match["hyphen"] or match["number"] == "1":
+        return f"{match['number']}{match['hyphen'] or ' '}{unit}"
+    return f"{match['number']} {UNIT_PLURALS.get(unit, unit + 's')}"
+
+
+def read_decimal(match: Match) -> str:
+    return decimal(match[1] or "", match[2])
+
+
+def read_version(match: Match) -> str:
+    return " point ".join(cardinal(part) for part in match[0].split("."))
+
+
+def read_ordinal(match: Match) -> str:
+    return ordinal(match[1])
+
+
+def read_cardinal(match: Match) -> str:
+    words = cardinal(match[0])
+    return words + " " if re.match(r"[A-Za-z]", text_after(match)) else words
+
+
+RULES: tuple[Rule, ...] = (
+    rule(r"(?<![^ (])-(?=[0-9.$£])(?!\.[^0-9])", "minus "),
+    *MONEY_RULES,
+    *CODE_RULES,
+    *CLOCK_RULES,
+    rule(
+        r"(?<![\w/.,])(?:(?P<whole>[0-9]{1,4})(?: |-|- | and ))?(?P<parts>[0-9]{1,4}(?:/[0-9]{1,4}){1,2})(?![\w/])",
+        read_slashes,
+    ),
+    rule(rf"{ALONE}({INTEGER})(?:st|nd|rd|th)\b", read_ordinal, re.I),
+    rule(rf"{ALONE}([0-9]++(?<=[0-9][23]))d\b", read_ordinal),  # "the 22d of June"
+    rule(rf"{ALONE}([0-9]{{1,2}})' ?([0-9]{{1,2}})(?:\"|'')", lambda match: f"{match[1]} foot {match[2]}"),
+    rule(rf"(?P<number>{AMOUNT})(?P<hyphen>-)? ?(?P<unit>{UNIT})(?:\.(?! [A-Z]|$))?", read_unit),
+    rule(rf"({AMOUNT}) ?- ?({AMOUNT})", lambda match: f"{match[1]} to {match[2]}"),
+    rule(rf"{ALONE}[0-9]++(?:\.[0-9]++){{2,}}+", read_version),
+    # ".38-caliber": the point of a caliber is not read
+    rule(
+        r"(?<![\w.])\.([0-9]{2})(?=[ -](?:[Cc]aliber|[Ss]pecial|revolver|pistol|rifle))",
+        lambda match: cardinal(match[1]),
+    ),
+    rule(rf"(?<![0-9.,])({INTEGER})?\.([0-9]++)", read_decimal),
+    rule(r"(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])", " "),
+    *YEAR_RULES,
+    rule(INTEGER, read_cardinal),
+)

@@ -1,0 +1,67 @@
+"""Roman numerals: ordinals after a name, "Charles II." -> "Charles the second", cardinals after a heading."""
+
+import re
+from itertools import pairwise
+
+from tacotron2.text.spelling import cardinal, ordinal
+
+HEADINGS = re.compile(
+    "act|appendix|article|book|bowl|canto|chapter|class|division|figure|game|grade|group|level|mark|no|number|page|part"
+    "|phase|plate|psalm|scene|schedule|section|series|stage|step|table|title|type|vatican|vol|volume|war",
+    re.IGNORECASE,
+)
+# Only after these (or a title) is a lone I, V or X a numeral: elsewhere it is the pronoun or an initial.
+RULERS = re.compile(
+    "alexander|antiochus|artaxerxes|cambyses|catherine|charles|constantine|cyrus|darius|edward|elizabeth|ferdinand"
+    "|francis|frederick|george|gregory|gustavus|henry|james|leo|leopold|louis|napoleon|nebuchadnezzar|nicholas|otto"
+    "|peter|philip|pius|ptolemy|rameses|ramses|richard|sargon|seleucus|victor|william|xerxes",
+    re.IGNORECASE,
+)
+TITLES = r"(?:King|Queen|Pope|Emperor|Empress|Tsar|Czar|Kaiser|Sultan|Prince) "
+AFTER_A_RULER = r"(?:$|[^\w ]| (?:and|at|by|came|died|for|from|had|in|is|of|on|the|to|was|were|who|with)\b)"
+
+_NUMERAL = re.compile(rf"\b(?P<title>{TITLES})?(?P<name>[A-Z][A-Za-z]+\.?) (?P<numeral>[IVXLC]+)\b(?P<dot>\.)?")
+_CENTURY = re.compile(r"\b([IVX]{2,5})(?= [Cc]entury\b)")
+_VALID = re.compile(r"(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})")  # 1 to 99
+_LETTER_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
+
+
+def roman_value(numeral: str) -> int:
+    """The value of a well-formed numeral below 100, else 0."""
+    if not _VALID.fullmatch(numeral):
+        return 0
+    values = [_LETTER_VALUES[letter] for letter in numeral]
+    return sum(-value if value < after else value for value, after in pairwise([*values, 0]))
+
+
+def expand_roman(text: str) -> str:
+    """Replace the Roman numerals whose context shows that they are numerals."""
+    text = _CENTURY.sub(lambda match: ordinal(str(roman_value(match[1]))) if roman_value(match[1]) else match[0], text)
+    return _NUMERAL.sub(_read, text)
+
+
+def _read(match: re.Match[str]) -> str:
+    name, numeral, dot = match["name"], match["numeral"], match["dot"] or ""
+    value = roman_value(numeral)
+    heading = HEADINGS.fullmatch(name.rstrip("."))
+    if not value or numeral in ("L", "C") or not (heading or _is_ruler(match)):
+        return match[0]
+    rest = match.string[match.end() : match.end() + 2]
+    if re.match(r"[,;:)]| [a-z]", rest):
+        dot = ""  # the old custom of a period after every numeral, not the end of a sentence
+    words = cardinal(str(value)) if heading else f"the {ordinal(str(value))}"
+    return f"{match['title'] or ''}{name} {words}{dot}"
+
+
+def _is_ruler(match: re.Match[str]) -> bool:
+    name, numeral = match["name"], match["numeral"]
+    if name.endswith("."):
+        return False  # "St. II" is nobody
+    if len(numeral) > 1:
+        return set(numeral) <= set("IVX")
+    if not (match["title"] or RULERS.fullmatch(name)):
+        return False
+    after = match.string[match.end("numeral") : match.end("numeral") + 12]
+    if numeral == "I":
+        return re.match(AFTER_A_RULER, after) is not None
+    return not re.match(r"\. [A-Z]", after)  # "George V. Higgins"

@@ -1,0 +1,84 @@
+"""Digits to English words, out of context: each function is one way of reading a number aloud.
+
+All take strings of ASCII digits, because "007" and a number of 400 digits are not integers to a reader.
+"""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import inflect
+
+MAX_CARDINAL_DIGITS = 15  # up to hundreds of trillions; a longer number is read digit by digit
+
+DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@cache
+def _engine() -> inflect.engine:
+    import inflect  # takes two seconds; most programs start without a number to read
+
+    return inflect.engine()
+
+
+def digit_by_digit(digits: str) -> str:
+    """Read "2915" as "two nine one five"; anything that is not a digit is skipped."""
+    return " ".join(DIGIT_WORDS[int(digit)] for digit in digits if digit.isdecimal())
+
+
+@lru_cache(maxsize=4096)  # inflect is slow, and texts repeat the small numbers
+def cardinal(digits: str) -> str:
+    """Read "2,345" as "two thousand three hundred forty-five"; digit by digit if too long or with leading zeros."""
+    digits = digits.replace(",", "")
+    if len(digits) > MAX_CARDINAL_DIGITS or (len(digits) > 1 and digits[0] == "0"):
+        return digit_by_digit(digits)
+    words = _engine().number_to_words(digits, andword="")
+    assert isinstance(words, str)
+    return words.replace(",", "")  # inflect's "two thousand, three hundred" would be read with a pause
+
+
+def count(digits: str) -> str:
+    """As `cardinal`, but four digits of round hundreds are counted in hundreds: "1400" -> "fourteen hundred"."""
+    return in_pairs(digits) if len(digits) == 4 and digits.endswith("00") else cardinal(digits)
+
+
+def ordinal(digits: str) -> str:
+    """Read "22" as "twenty-second"."""
+    return str(_engine().ordinal(cardinal(digits)))
+
+
+def in_pairs(digits: str) -> str:
+    """As years and house numbers: "1842" -> "eighteen forty-two", "605" -> "six oh five"; "2003" is a cardinal."""
+    if len(digits) not in (3, 4) or digits[0] == "0" or digits[-3:] == "000" or digits[-3:-1] == "00":
+        return cardinal(digits)
+    high, low = digits[:-2], digits[-2:]
+    if low == "00":
+        return f"{cardinal(high)} hundred"
+    return f"{cardinal(high)} {minutes(low)}"
+
+
+def minutes(digits: str) -> str:
+    """The two digits after a clock's colon or a century: "05" -> "oh five", "30" -> "thirty"."""
+    return f"oh {cardinal(digits[1])}" if digits[0] == "0" else cardinal(digits)
+
+
+def decimal(whole: str, fraction: str) -> str:
+    """The two sides of a decimal point: "6", "50" -> "six point five zero"; "", "25" -> "point two five"."""
+    return f"{cardinal(whole) if whole else ''} point {digit_by_digit(fraction)}".lstrip()
+
+
+def plural(words: str) -> str:
+    """Plural of the last word: "nineteen sixty" -> "nineteen sixties", "hundred" -> "hundreds"."""
+    if words.endswith("y"):
+        return words[:-1] + "ies"
+    return words + ("es" if words.endswith("x") else "s")
+
+
+def fraction(numerator: str, denominator: str) -> str:
+    """Numerator and denominator: "1", "2" -> "one half"; "3", "4" -> "three quarters"; "1", "16" -> "one sixteenth"."""
+    part = {"2": "half", "4": "quarter"}.get(denominator) or ordinal(denominator)
+    if numerator != "1":
+        part = "halves" if part == "half" else plural(part)
+    return f"{cardinal(numerator)} {part}"

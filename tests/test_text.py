@@ -1,0 +1,400 @@
+"""The text front end: the published ids, how numbers are read, and the policies for text that cannot be read."""
+
+import json
+import random
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+from scripts.measure_cleaners import disagreements, number_rows, words
+from tacotron2.text import SYMBOLS, clean_text, ids_to_text, text_to_ids, unknown_characters
+from tacotron2.text.cleaners import CLEANERS, english_cleaners, to_ascii
+from tacotron2.text.roman import roman_value
+from tacotron2.text.spelling import cardinal, in_pairs, ordinal
+from tacotron2.text.symbols import SYMBOL_TO_ID
+
+HERE = Path(__file__).parent
+GOLDEN = json.loads((HERE / "golden" / "text_ids.json").read_text(encoding="utf-8"))
+
+# The reference reads a number with a thousands separator as a year, "twelve thirty-four"; we do not.
+GOLDEN_EXCEPTIONS = {"The number 1,234 is odd?": "the number one thousand two hundred thirty-four is odd?"}
+
+
+# The symbol table and the published ids
+
+
+def test_symbol_table_is_the_published_one():
+    assert len(SYMBOLS) == len(set(SYMBOLS)) == 148
+    assert "".join(SYMBOLS[:12]) == "_-!'(),.:;? "
+    expected = {"_": 0, "-": 1, "!": 2, " ": 11, "A": 12, "Z": 37, "a": 38, "z": 63, "@AA": 64, "@AA0": 65, "@ZH": 147}
+    assert {symbol: SYMBOL_TO_ID[symbol] for symbol in expected} == expected
+    assert SYMBOLS[64:] == tuple(sorted(SYMBOLS[64:]))
+
+
+@pytest.mark.parametrize("row", GOLDEN, ids=[row["text"][:30] for row in GOLDEN])
+def test_golden_ids_of_the_reference(row):
+    text = row["text"]
+    if text in GOLDEN_EXCEPTIONS:
+        assert ids_to_text(text_to_ids(text)) == GOLDEN_EXCEPTIONS[text]
+        assert text_to_ids(text) != row["ids"]
+    else:
+        assert text_to_ids(text) == row["ids"]
+
+
+def test_golden_exceptions_are_all_in_the_golden_file():
+    assert set(GOLDEN_EXCEPTIONS) <= {row["text"] for row in GOLDEN}
+
+
+# How numbers are read
+
+READINGS = {
+    "cardinals": [
+        ("2,345", "two thousand three hundred forty-five"),
+        ("636,371 matters", "six hundred thirty-six thousand three hundred seventy-one matters"),
+        ("101", "one hundred one"),
+        ("0", "zero"),
+        ("1,2,3", "one,two,three"),
+        ("aged 18, weight 165 pounds", "aged eighteen, weight one hundred sixty-five pounds"),
+        ("6439 persons", "six thousand four hundred thirty-nine persons"),
+        ("-5 degrees", "minus five degrees"),
+        ("007", "zero zero seven"),
+    ],
+    "years": [
+        ("in 1842", "in eighteen forty-two"),
+        ("In 1800;", "in eighteen hundred;"),
+        ("in 1809", "in eighteen oh nine"),
+        ("in 2000 and 2005 and 2010", "in two thousand and two thousand five and twenty ten"),
+        ("November 22, 1963,", "november twenty-two, nineteen sixty-three,"),
+        ("April 24th, 1787", "april twenty-fourth, seventeen eighty-seven"),
+        ("22 November 1963", "twenty-two november nineteen sixty-three"),
+        ("Nov. 22, '63", "november twenty-two, sixty-three"),
+        ("In 626 Assurbanipal died", "in six twenty-six assurbanipal died"),
+        ("in 120 days", "in one hundred twenty days"),
+        ("about 2250 B.C.", "about twenty-two fifty b.c."),
+        ("the 1780 riots", "the seventeen eighty riots"),
+        ("1812 prisoners", "one thousand eight hundred twelve prisoners"),
+        ("1963-11-22", "nineteen sixty-three, eleven, twenty-two"),
+    ],
+    "decades": [
+        ("the 1960s", "the nineteen sixties"),
+        ("the 1930's", "the nineteen thirties"),
+        ("the '60s", "the sixties"),
+        ("the 1900s", "the nineteen hundreds"),
+        ("in his 20s.", "in his twenties."),
+    ],
+    "ordinals": [
+        ("1st, 2nd, 3rd, 4th, 21st", "first, second, third, fourth, twenty-first"),
+        ("the 12th and 100th", "the twelfth and one hundredth"),
+        ("the 22d of June", "the twenty-second of june"),
+    ],
+    "money": [
+        ("£5", "five pounds"),
+        ("£1 and $1", "one pound and one dollar"),
+        ("£20,000 worth", "twenty thousand pounds worth"),
+        ("£1400,", "fourteen hundred pounds,"),
+        ("£2372.", "two thousand three hundred seventy-two pounds."),
+        ("£5, 5 shillings", "five pounds, five shillings"),
+        ("£3 10s. 6d.", "three pounds ten shillings, six pence"),
+        ("10s. a week", "ten shillings a week"),
+        ("$21.45", "twenty-one dollars, forty-five cents"),
+        ("$0.99 or $.50", "ninety-nine cents or fifty cents"),
+        ("$1.01", "one dollar, one cent"),
+        ("$5.00.", "five dollars."),
+        ("$3,300,000,000", "three billion three hundred million dollars"),
+        ("$2.5 million, £3m", "two point five million dollars, three million pounds"),
+        ("a $10 bill", "a ten dollar bill"),
+        ("$5-$10", "five dollars to ten dollars"),
+        ("€20, US$5, 5¢", "twenty euros, us five dollars, five cents"),
+        ("the £ sterling", "the pound sterling"),
+    ],
+    "signs": [
+        ("5%", "five percent"),
+        ("4.5% of it", "four point five percent of it"),
+        ("what % is it?", "what percent is it?"),
+        ("Smith & Wesson", "smith and wesson"),
+        ("AT&T", "a t and t"),
+        ("&c.", "et cetera"),
+        ("2+2=4", "two plus two equals four"),
+        ("and/or", "and or"),
+        ("98.6°F", "ninety-eight point six degrees fahrenheit"),
+    ],
+    "decimals and fractions": [
+        ("6.5-millimeter", "six point five-millimeter"),
+        ("0.25 or .25", "zero point two five or point two five"),
+        ("1,234.5", "one thousand two hundred thirty-four point five"),
+        (".38-caliber", "thirty-eight-caliber"),
+        ("1/2, 3/4, 2/3", "one half, three quarters, two thirds"),
+        ("9-1/2 inches", "nine and one half inches"),
+        ("3½", "three and one half"),
+        ("11/22/1963", "eleven, twenty-two, nineteen sixty-three"),
+        ("1.2.3", "one point two point three"),
+    ],
+    "times": [
+        ("12:33 p.m.", "twelve thirty-three p.m."),
+        ("10:05", "ten oh five"),
+        ("10:00", "ten o'clock"),
+        ("10:00 a.m.", "ten a.m."),
+        ("1 o'clock", "one o'clock"),
+        ("10:30pm", "ten thirty p.m."),
+        ("a 10:1 ratio", "a ten to one ratio"),
+    ],
+    "names and codes": [
+        ("No. 5", "number five"),
+        ("Nos. 5 and 6", "numbers five and six"),
+        ("Exhibit No. 133-A", "exhibit number one thirty-three a"),
+        ("No. 2,202,130,462", "number two two zero two one three zero four six two"),
+        ("P.O. Box 2915", "p.o. box two nine one five"),
+        ("C2766", "c two seven six six"),
+        ("VC836", "v c eight three six"),
+        ("a B-29", "a b twenty-nine"),
+        ("page 249", "page two forty-nine"),
+        ("1026 North Beckley", "ten twenty-six north beckley"),
+        ("544 Camp Street", "five forty-four camp street"),
+        ("3126 Harlandale", "thirty-one twenty-six harlandale"),
+        ("3126 Germans", "three thousand one hundred twenty-six germans"),
+        ("500 North Beckley", "five hundred north beckley"),
+        ("555-1234", "five five five, one two three four"),
+    ],
+    "ranges and units": [
+        ("pages 10-12", "pages ten to twelve"),
+        ("1939-1945", "nineteen thirty-nine to nineteen forty-five"),
+        ("a 15-minute walk", "a fifteen-minute walk"),
+        ("9mm and 10 km", "nine millimeters and ten kilometers"),
+        ("6 ft. 2 in. tall", "six feet two inches tall"),
+        ("5'10\" tall", "five foot ten tall"),
+    ],
+    "roman numerals": [
+        ("Charles II. was", "charles the second was"),
+        ("Nebuchadnezzar III., a native", "nebuchadnezzar the third, a native"),
+        ("Henry VIII's wives", "henry the eighth's wives"),
+        ("the 16th Charles I.", "the sixteenth charles the first."),
+        ("World War II", "world war two"),
+        ("Chapter IV", "chapter four"),
+        ("the XIX century", "the nineteenth century"),
+        ("but Charles I know", "but charles i know"),
+        ("Malcolm X", "malcolm x"),
+        ("George V. Higgins", "george v. higgins"),
+        ("I think, MD, CIVIL MIX", "i think, md, civil mix"),
+    ],
+    "abbreviations": [
+        ("Dr. Smith and Mrs. Jones", "doctor smith and misess jones"),
+        ("St. Paul's", "saint paul's"),
+        ("on Elm St. and 5th St.", "on elm street and fifth street"),
+        ("Ft. Worth", "fort worth"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("written", "spoken"),
+    [pytest.param(*case, id=f"{family}: {case[0]}") for family, cases in READINGS.items() for case in cases],
+)
+def test_english_is_read_as_people_read_it(written, spoken):
+    assert english_cleaners(written) == spoken
+
+
+def test_readings_agree_with_a_human_reader():
+    rows = number_rows(HERE / "data" / "ljspeech_numbers.csv")
+    assert len(rows) > 700
+    assert 1 - len(disagreements(rows)) / len(rows) >= 0.95
+
+
+def test_agreement_compares_words_only():
+    assert words("At 'eleven:forty-five', A.M.") == ["at", "eleven", "forty", "five", "am"]
+
+
+def test_spelling_out_of_context():
+    assert [in_pairs(n) for n in ("605", "1000", "1900", "2003")] == [
+        "six oh five",
+        "one thousand",
+        "nineteen hundred",
+        "two thousand three",
+    ]
+    assert ordinal("20") == "twentieth"
+    assert cardinal("1,000,000") == "one million"
+    assert [roman_value(n) for n in ("I", "IV", "XIX", "XLII", "IIII", "")] == [1, 4, 19, 42, 0, 0]
+
+
+# Spaces, cleaners, symbols
+
+
+def test_whitespace_is_collapsed_and_stripped():
+    assert text_to_ids(" \tHello,\n\n world \n") == text_to_ids("hello, world")
+    assert text_to_ids('a " b') == text_to_ids("a b")
+    assert text_to_ids("hello\n")[-1] == SYMBOL_TO_ID["o"]
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", '""', "{}", "{ }"])
+def test_empty_text_has_no_ids(text):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert text_to_ids(text) == []
+
+
+def test_unknown_cleaner_is_named_with_the_choices():
+    with pytest.raises(ValueError, match=r"'englsh_cleaners'.*basic_cleaners.*english_cleaners"):
+        text_to_ids("hello", "englsh_cleaners")
+    with pytest.raises(ValueError, match="nope"):
+        text_to_ids("", ["english_cleaners", "nope"])
+
+
+def test_other_cleaners():
+    assert clean_text("Der  Größe", "basic_cleaners") == "der größe"
+    assert clean_text("Der  Größe", "transliteration_cleaners") == "der grosse"
+    assert clean_text("Größe 2", ["transliteration_cleaners", "english_cleaners"]) == "grosse two"
+    assert clean_text("Größe 2", []) == "Größe 2"
+
+
+def test_only_to_ascii_uses_unidecode():
+    folder = HERE.parent / "tacotron2" / "text"
+    uses = [
+        line for path in folder.glob("*.py") for line in path.read_text().splitlines() if "import unidecode" in line
+    ]
+    assert uses == ["    from unidecode import unidecode"]
+    assert to_ascii("café £5", keep="£") == "cafe £5"
+
+
+def test_another_symbol_table():
+    symbols = ["_", " ", "ä", "b"]
+    assert text_to_ids("Bä b", "basic_cleaners", symbols) == [3, 2, 1, 3]
+    assert ids_to_text([3, 2, 1, 3, 0], symbols) == "bä b"
+    assert unknown_characters("bäcker {B}", "basic_cleaners", symbols) == ["c", "k", "e", "r", "@B"]
+
+
+def test_ids_to_text_is_the_inverse():
+    text = "doctor {HH AW1 S}, (a-b): 'c'; d!"
+    assert ids_to_text(text_to_ids(text)) == text
+    assert ids_to_text([*text_to_ids("a"), 0, 0]) == "a"
+    with pytest.raises(ValueError, match="148"):
+        ids_to_text([148])
+    with pytest.raises(ValueError, match="-1"):
+        ids_to_text([-1])
+
+
+# ARPAbet
+
+
+def test_arpabet_is_not_cleaned_and_its_case_does_not_matter():
+    expected = [SYMBOL_TO_ID[symbol] for symbol in ("@HH", "@AW1", "@S")]
+    assert text_to_ids("{HH AW1 S}") == text_to_ids("{ hh aw1  s }") == expected
+    assert text_to_ids("a {HH AW1 S}.") == [SYMBOL_TO_ID["a"], SYMBOL_TO_ID[" "], *expected, SYMBOL_TO_ID["."]]
+    assert text_to_ids("a{HH AW1 S}b") == [SYMBOL_TO_ID["a"], *expected, SYMBOL_TO_ID["b"]]
+    assert clean_text("Turn {hh aw1 s} {S} 2 ") == "turn {HH AW1 S} {S} two"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "dropped"),
+    [
+        ("a {HH QQ S} b", "a {HH S} b", ["@QQ"]),
+        ("a {QQ} b", "a b", ["@QQ"]),
+        ("Turn {HH AW1 S", "turn", ["{"]),
+        ("Turn {HH AW1 S at five", "turn at five", ["{"]),
+        ("{see below", "see below", ["{"]),
+        ("{{S} b", "{S} b", ["{"]),
+        ("turn} left", "turn left", ["}"]),
+    ],
+)
+def test_what_is_not_arpabet_is_dropped_with_a_warning(text, kept, dropped):
+    with pytest.warns(UserWarning, match="dropped"):
+        ids = text_to_ids(text)
+    assert ids_to_text(ids) == kept
+    assert unknown_characters(text) == dropped
+
+
+# Text that cannot be read
+
+
+def test_unknown_characters_are_dropped_warned_about_once_and_listed():
+    text = "smile 😀 <now> ~ 😀"
+    assert unknown_characters(text) == ["😀", "<", ">", "~"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        assert ids_to_text(text_to_ids(text)) == "smile now"
+        text_to_ids(text)
+    messages = [str(warning.message) for warning in caught]
+    assert len(messages) == len(set(messages)) == 4
+    assert "'😀'" in messages[0]
+
+
+def test_padding_cannot_be_written_in_a_text():
+    with pytest.warns(UserWarning, match="'_'"):
+        assert ids_to_text(text_to_ids("_a_b_ _")) == "a b"
+    assert unknown_characters("_ a") == ["_"]
+
+
+def test_quotation_marks_are_dropped_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ids_to_text(text_to_ids('“He said: "no" [twice]”')) == "he said: no twice"
+
+
+def test_a_number_of_400_digits_is_read_digit_by_digit():
+    assert words(clean_text("27" * 200)) == ["two", "seven"] * 200
+    assert words(clean_text("$" + "27" * 200)) == [*["two", "seven"] * 200, "dollars"]
+    assert words(clean_text("1" + ",000" * 2000)) == ["one"] + ["zero"] * 6000
+    assert words(clean_text("1." + "5" * 400)) == ["one", "point", *["five"] * 400]
+
+
+PATTERNS = [
+    "a",
+    "1",
+    "1 ",
+    "1,",
+    "1-",
+    "1.",
+    "1/",
+    "$1",
+    "£",
+    "A",
+    "A ",
+    "{",
+    "{HH ",
+    "}",
+    "V ",
+    "1s. ",
+    "No. 1",
+    "é",
+    " ",
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_time_is_linear_in_the_length_of_the_text(pattern):
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        text_to_ids((pattern * 10_000)[:10_000])
+    assert time.perf_counter() - started < 2  # 0.2 s; a quadratic rule needs tens of seconds
+
+
+def test_no_text_breaks_it():
+    generator = random.Random(0)
+    pieces = [*map(chr, range(32, 127)), *"0123456789,,..-:/$£€¥¢°½²–—’“%&{}\t\n\u00a0\u2028٠०𝟘\u0301😀北İßﬁ｛Ⅷ\ud800"]  # noqa: RUF001
+    pieces += [
+        "No. ",
+        "Charles II",
+        "HH ",
+        "s.",
+        "d.",
+        "am",
+        "{HH AW1 S}",
+        "mm",
+        "th",
+        "1960",
+        "box ",
+        "million",
+        "St.",
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(1500):
+            text = "".join(generator.choice(pieces) for _ in range(generator.randrange(40)))
+            ids = text_to_ids(text)
+            assert all(0 < index < len(SYMBOLS) for index in ids), text
+            assert not any(character in "0123456789%&" for character in ids_to_text(ids).split("{")[0]), text
+        for cleaner in CLEANERS:
+            for _ in range(300):
+                text = "".join(chr(generator.randrange(0x110000)) for _ in range(20))
+                assert all(0 < index < len(SYMBOLS) for index in text_to_ids(text, cleaner)), text
