@@ -1,0 +1,1 @@
+"""What both models share; nothing here knows a model."""

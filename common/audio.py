@@ -1,0 +1,122 @@
+"""Audio files, log-mel spectrograms and Griffin-Lim, all built from AudioConfig.
+
+Shapes: B batch, N samples, T frames. Samples are float32 in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import librosa
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor, nn
+
+from common.config import AudioConfig
+from common.errors import UserError
+
+
+def load_audio(
+    path: str | Path, config: AudioConfig, convert: bool = False, start: int = 0, num_samples: int = -1
+) -> np.ndarray:
+    """Samples (N) of a mono clip of any format libsndfile reads; `start` and `num_samples` select a part of it.
+
+    A clip of another rate or with several channels is refused, or with `convert` resampled and mixed down.
+    """
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            rate, channels = file.samplerate, file.channels
+            if not convert:
+                if rate != config.sample_rate:
+                    raise UserError(
+                        f"{path}: the sample rate is {rate} Hz, audio.sample_rate={config.sample_rate}; resample the "
+                        "clip, or set data.convert_audio=true"
+                    )
+                if channels != 1:
+                    raise UserError(f"{path}: {channels} channels; make the clip mono, or set data.convert_audio=true")
+                file.seek(start)
+                audio = file.read(num_samples, dtype="float32")
+            else:
+                audio = file.read(dtype="float32", always_2d=True).mean(axis=1)
+                audio = librosa.resample(audio, orig_sr=rate, target_sr=config.sample_rate)
+                audio = audio[start : None if num_samples < 0 else start + num_samples]
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise UserError(f"{path}: not a readable audio file ({error}); replace it or remove its row") from error
+    if audio.size == 0:
+        raise UserError(f"{path}: no samples after {start}; the clip is empty or truncated: replace it or its row")
+    if not np.isfinite(audio).all():
+        raise UserError(f"{path}: holds samples that are not finite numbers; replace it or remove its row")
+    return audio
+
+
+def save_audio(path: str | Path, audio: Tensor | np.ndarray, sample_rate: int) -> None:
+    """Write samples (N) as a 16-bit wav; what lies beyond [-1, 1] is clipped."""
+    samples = audio.detach().float().cpu().numpy() if isinstance(audio, Tensor) else audio
+    soundfile.write(str(path), np.clip(samples, -1.0, 1.0), sample_rate, subtype="PCM_16", format="WAV")
+
+
+def mel_filterbank(config: AudioConfig) -> np.ndarray:
+    """Slaney filterbank (n_mels, 1 + n_fft // 2)."""
+    return librosa.filters.mel(
+        sr=config.sample_rate, n_fft=config.n_fft, n_mels=config.n_mels, fmin=config.fmin, fmax=config.fmax
+    )
+
+
+class LogMel(nn.Module):
+    """audio (B, N) -> log-mel (B, n_mels, 1 + N // hop_length): log(max(filterbank @ |STFT|, log_floor))."""
+
+    window: Tensor
+    filterbank: Tensor
+
+    def __init__(self, config: AudioConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("window", torch.hann_window(config.win_length), persistent=False)
+        self.register_buffer("filterbank", torch.from_numpy(mel_filterbank(config)), persistent=False)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        config = self.config
+        # Reflect padding is undefined for clips of at most n_fft / 2 samples: they get silence at the end instead.
+        num_frames = 1 + audio.shape[-1] // config.hop_length
+        missing = config.n_fft // 2 + 1 - audio.shape[-1]
+        if missing > 0:
+            audio = nn.functional.pad(audio, (0, missing))
+        spectrum = torch.stft(
+            audio,
+            config.n_fft,
+            hop_length=config.hop_length,
+            win_length=config.win_length,
+            window=self.window,
+            center=True,
+            pad_mode="reflect",
+            return_complex=True,
+        )
+        mel = torch.matmul(self.filterbank, spectrum.abs())  # (B, n_mels, T)
+        return mel.clamp(min=config.log_floor).log()[..., :num_frames]
+
+
+class GriffinLim:
+    """log-mel (n_mels, T) -> audio (T * hop_length), a vocoder that needs no training.
+
+    The linear magnitudes come from the filterbank's pseudo-inverse; the phases from the fast Griffin-Lim algorithm
+    (Perraudin et al., 2013), as librosa implements it.
+    """
+
+    def __init__(self, config: AudioConfig, num_iterations: int = 60) -> None:
+        self.config = config
+        self.num_iterations = num_iterations
+        self.inverse = np.linalg.pinv(mel_filterbank(config))  # (1 + n_fft // 2, n_mels)
+
+    def __call__(self, mel: Tensor, seed: int = 0) -> Tensor:
+        magnitude = np.maximum(self.inverse @ np.exp(mel.detach().float().cpu().numpy()), 0.0)
+        audio = librosa.griffinlim(
+            magnitude,
+            n_iter=self.num_iterations,
+            hop_length=self.config.hop_length,
+            win_length=self.config.win_length,
+            n_fft=self.config.n_fft,
+            pad_mode="reflect",
+            random_state=seed,
+        )  # (T - 1) * hop_length samples: the first and the last frame are centred on the ends
+        return torch.from_numpy(np.pad(audio, (0, self.config.hop_length)).astype(np.float32))

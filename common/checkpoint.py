@@ -1,0 +1,113 @@
+"""Checkpoints: one file holds all that is needed to go on training or to speak.
+
+A checkpoint is a dict: `format`, `model_name`, `model_config`, `audio_config`, `text` (symbols and cleaners, or None),
+`state_dict`, and for resuming `optimizer`, `scaler`, `progress`, `rng` and the whole run's `config`. It holds only
+tensors and plain containers, so that it loads with weights_only=True and runs no code.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.errors import UserError
+
+FORMAT = "tacotron2-waveglow/1"
+FILE_NAME = "step_{:08d}.pt"
+BEST = "best.pt"
+_FILE_PATTERN = re.compile(r"step_(\d{8,})\.pt")
+
+
+def make_directory(path: Path) -> None:
+    """Create the directory that checkpoints will be written to, and see that it can be written to."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written to ({error.strerror or error}); choose another run_dir") from error
+
+
+def save(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write atomically: a crash or a full disk leaves the older files as they were and no half-written one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, **checkpoint}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: the checkpoint was not saved ({error.strerror or error}); free some space") from error
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read and verify a checkpoint of ours, on the CPU."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path}: no such file; check the path")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load does not compare checksums
+        if damaged:
+            raise UserError(f"checkpoint {path}: damaged ({damaged} fails its checksum); use another one")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"checkpoint {path}: not a readable checkpoint ({_first_line(error)})") from error
+    except Exception as error:  # what weights_only refuses comes as pickle.UnpicklingError, with a page of text
+        raise UserError(f"checkpoint {path}: refused, it holds more than tensors ({_first_line(error)})") from error
+    if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
+        raise UserError(f"checkpoint {path}: not a checkpoint of this project (no format {FORMAT!r})")
+    return checkpoint
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0][:200]
+
+
+def all_steps(directory: Path) -> list[Path]:
+    """The step checkpoints in `directory`, oldest first."""
+    found = [(int(match[1]), path) for path in directory.glob("*.pt") if (match := _FILE_PATTERN.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def find(path: str | Path) -> Path:
+    """`path` itself, or for a run directory its newest checkpoint."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    steps = all_steps(path / "checkpoints") or all_steps(path)
+    if not steps:
+        raise UserError(f"{path}: the directory holds no checkpoint (checkpoints/step_*.pt); train first")
+    return steps[-1]
+
+
+def load_state(module: torch.nn.Module, state_dict: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Load every weight, or name the keys that are missing, unexpected or of another shape."""
+    own = module.state_dict()
+    problems = [f"missing {key}" for key in own if key not in state_dict]
+    problems += [f"unexpected {key}" for key in state_dict if key not in own]
+    problems += [
+        f"{key} is {tuple(value.shape)}, the model's is {tuple(own[key].shape)}"
+        for key, value in state_dict.items()
+        if key in own and own[key].shape != value.shape
+    ]
+    if problems:
+        listed = "\n  ".join(problems[:10] + ([f"... and {len(problems) - 10} more"] if len(problems) > 10 else []))
+        raise UserError(f"checkpoint {path} does not fit the model of this configuration:\n  {listed}")
+    module.load_state_dict(state_dict)
+
+
+def prune(directory: Path, keep_last: int) -> None:
+    """Remove all but the `keep_last` newest step checkpoints, and what a killed save left behind."""
+    for path in [*all_steps(directory)[:-keep_last], *directory.glob(".*.pt.tmp")]:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+"""Filelists: text files with a row `path|transcript` for each clip, paths relative to the data root.
+
+Rows with more columns, such as LJSpeech's `id|raw|normalized`, are refused here; prepare_filelists writes this form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import UserError
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One row. `path` is as written, `file` is where it is on this machine, `where` is FILELIST:LINE for messages."""
+
+    path: str
+    text: str
+    file: Path
+    where: str
+
+
+def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
+    """(line number from 1, line) of each non-blank line of a UTF-8 text file; `what` names the file in errors."""
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{what} {path}: {error.strerror or error}; check the path") from error
+    lines = []
+    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        try:
+            text = line.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}:{number}: byte 0x{line[error.start]:02x} is not UTF-8; save the file as UTF-8 "
+                f"(iconv -f latin1 -t utf-8)"
+            ) from error
+        if text:
+            lines.append((number, text))
+    if not lines:
+        raise UserError(f"{what} {path}: the file holds no line of text")
+    return lines
+
+
+def read_filelist(path: str | Path, root: str | Path) -> list[Clip]:
+    """The clips of a filelist, all of whose files exist inside `root`.
+
+    Errors name the file and the line: not two columns, an empty transcript, a path that is absolute or leaves the
+    root, a missing file, the same path twice.
+    """
+    problems, clips, seen = [], [], dict[str, int]()
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"data.root={root}: no such directory; set data.root=DIR to the folder that holds the clips")
+    resolved_root = root.resolve()
+    for number, line in read_lines(path, "filelist"):
+        where = f"{path}:{number}"
+        columns = line.split("|")
+        if len(columns) != 2:
+            problems.append(f"{where}: {len(columns)} column(s) in {line[:60]!r}; a row is path|transcript")
+            continue
+        name, text = columns[0].strip(), columns[1].strip()
+        file = root / name
+        if not text:
+            problems.append(f"{where}: the transcript of {name} is empty; write what is said, or remove the row")
+        elif not file.resolve().is_relative_to(resolved_root):
+            problems.append(f"{where}: {name} is outside of data.root={root}; use a path relative to it")
+        elif name in seen:
+            problems.append(f"{where}: {name} stands already on line {seen[name]}; remove one of the rows")
+        elif not file.is_file():
+            problems.append(f"{where}: {file} does not exist; check the row, or data.root={root}")
+        else:
+            seen[name] = number
+            clips.append(Clip(name, text, file, where))
+    raise_problems(problems)
+    return clips
+
+
+def raise_problems(problems: list[str], shown: int = 10) -> None:
+    """One UserError that lists the first `shown` problems and counts the rest; nothing when there are none."""
+    if problems:
+        rest = [f"... and {len(problems) - shown} more"] if len(problems) > shown else []
+        raise UserError("\n".join(problems[:shown] + rest))

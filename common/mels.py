@@ -1,0 +1,149 @@
+"""Prepared mels on disk: one float32 .npy (n_mels, T) for each clip, with the audio config they were made with.
+
+    MEL_DIR/audio.json      the AudioConfig of every mel here
+    MEL_DIR/manifest.jsonl  a line for each finished mel: clip, frames, and the size and time of the clip it came from
+    MEL_DIR/<clip>.npy
+
+A row of a filelist may also name a mel itself (.npy, or the reference's .pt); such mels are read as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.config import AudioConfig
+from common.errors import UserError
+from common.filelist import Clip, raise_problems
+
+AUDIO_FILE, MANIFEST_FILE = "audio.json", "manifest.jsonl"
+MEL_SUFFIXES = (".npy", ".pt")
+PREPARE = "run: bash scripts/prepare_mels.sh DATA_ROOT"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the manifest."""
+
+    clip: str
+    frames: int
+    size: int  # bytes of the clip
+    mtime_ns: int
+
+
+def audio_differences(ours: AudioConfig, theirs: dict[str, object]) -> list[str]:
+    """ "audio.key is x, stored y" for each key that differs."""
+    own = dataclasses.asdict(ours)
+    keys = sorted(own.keys() | theirs.keys())
+    return [f"audio.{k} is {own.get(k)}, stored {theirs.get(k)}" for k in keys if own.get(k) != theirs.get(k)]
+
+
+class MelDirectory:
+    """The mels of one audio config; `entries` are those that are there."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.entries: dict[str, Entry] = {}
+        self.audio: dict[str, object] | None = None
+        try:
+            if (self.path / AUDIO_FILE).is_file():
+                self.audio = json.loads((self.path / AUDIO_FILE).read_text(encoding="utf-8"))
+            if (self.path / MANIFEST_FILE).is_file():
+                for line in (self.path / MANIFEST_FILE).read_text(encoding="utf-8").splitlines():
+                    entry = Entry(**json.loads(line))
+                    self.entries[entry.clip] = entry
+        except (ValueError, TypeError) as error:
+            # A killed run may leave half a line; what was read before it stands, the rest is computed again.
+            print(f"{self.path}: a line of {MANIFEST_FILE} is damaged ({error}); later mels count as missing")
+
+    @staticmethod
+    def mel_path(directory: Path, clip: str) -> Path:
+        return (directory / clip).with_suffix(".npy")
+
+    def is_fresh(self, clip: Clip) -> bool:
+        """True if the mel of `clip` is there and the clip has not changed since."""
+        entry = self.entries.get(clip.path)
+        stat = clip.file.stat()
+        return (
+            entry is not None
+            and (entry.size, entry.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+            and self.mel_path(self.path, clip.path).is_file()
+        )
+
+    def reset(self, audio: AudioConfig) -> None:
+        """Start anew with another audio config: what is there counts as stale and is rewritten, clip by clip."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.entries, self.audio = {}, dataclasses.asdict(audio)
+        (self.path / MANIFEST_FILE).unlink(missing_ok=True)
+        _write_atomically(self.path / AUDIO_FILE, json.dumps(self.audio, indent=2) + "\n")
+
+    def add(self, entry: Entry) -> None:
+        self.entries[entry.clip] = entry
+        with open(self.path / MANIFEST_FILE, "a", encoding="utf-8") as file:
+            file.write(json.dumps(dataclasses.asdict(entry)) + "\n")
+
+    def compact(self) -> None:
+        """Rewrite the manifest with one line a clip."""
+        lines = [json.dumps(dataclasses.asdict(entry)) + "\n" for entry in self.entries.values()]
+        _write_atomically(self.path / MANIFEST_FILE, "".join(lines))
+
+    @classmethod
+    def save(cls, directory: Path, clip: str, mel: np.ndarray) -> None:
+        """Write the mel of `clip`, whole or not at all."""
+        path = cls.mel_path(directory, clip)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        with open(temporary, "wb") as file:
+            np.save(file, mel)
+        os.replace(temporary, path)
+
+    def check(self, clips: list[Clip], audio: AudioConfig) -> list[int]:
+        """Frames of each clip's mel; a UserError if one is missing, stale, or made with another audio config."""
+        prepared = [clip for clip in clips if clip.file.suffix not in MEL_SUFFIXES]
+        if prepared and self.audio is None:
+            raise UserError(f"data.mel_dir={self.path}: holds no prepared mels ({AUDIO_FILE} is missing); {PREPARE}")
+        if prepared and (differences := audio_differences(audio, self.audio or {})):
+            raise UserError(
+                f"data.mel_dir={self.path}: the mels were made with another audio config: {'; '.join(differences)}; "
+                f"use that config, another data.mel_dir, or {PREPARE}"
+            )
+        missing = [clip for clip in prepared if not self.is_fresh(clip)]
+        if missing:
+            raise UserError(
+                f"data.mel_dir={self.path}: {len(missing)} of {len(prepared)} mels are missing or older than their "
+                f"clip, the first for {missing[0].path}; {PREPARE}"
+            )
+        frames, problems = [], []
+        for clip in clips:
+            if clip.file.suffix not in MEL_SUFFIXES:
+                frames.append(self.entries[clip.path].frames)
+                continue
+            try:
+                shape = self.load(clip).shape
+            except (OSError, ValueError, RuntimeError) as error:
+                problems.append(f"{clip.where}: {clip.file} is not a readable mel ({str(error)[:80]})")
+                continue
+            if len(shape) != 2 or shape[0] != audio.n_mels or shape[1] == 0:
+                problems.append(f"{clip.where}: {clip.file} has the shape {tuple(shape)}, not ({audio.n_mels}, frames)")
+            frames.append(shape[-1])
+        raise_problems(problems)
+        return frames
+
+    def load(self, clip: Clip) -> np.ndarray:
+        """The mel (n_mels, T) of a clip, mapped from disk where the format allows."""
+        if clip.file.suffix == ".pt":
+            mel: np.ndarray = torch.load(clip.file, map_location="cpu", weights_only=True).float().numpy()
+            return mel
+        return np.load(clip.file if clip.file.suffix == ".npy" else self.mel_path(self.path, clip.path), mmap_mode="r")
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

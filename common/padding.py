@@ -1,0 +1,19 @@
+"""Sequences of different lengths <-> one padded tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def lengths_to_mask(lengths: Tensor, max_length: int) -> Tensor:
+    """Lengths (B) -> mask (B, max_length), True where a position belongs to its sequence."""
+    return torch.arange(max_length, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def pad_last(sequences: Sequence[Tensor], value: float = 0.0) -> Tensor:
+    """Tensors (..., T_i) -> (B, ..., max T_i), filled up with `value`."""
+    longest = max(sequence.shape[-1] for sequence in sequences)
+    return torch.stack([torch.nn.functional.pad(s, (0, longest - s.shape[-1]), value=value) for s in sequences])

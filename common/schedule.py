@@ -1,0 +1,14 @@
+"""Epoch -> learning rate, a pure function."""
+
+from __future__ import annotations
+
+from common.config import TrainerConfig
+
+
+def learning_rate(config: TrainerConfig, epoch: int) -> float:
+    """The rate of `epoch` (counted from 0): `learning_rate`, times the factor of the last anneal epoch reached."""
+    factor = 1.0
+    for start, next_factor in zip(config.anneal_epochs, config.anneal_factors, strict=True):
+        if epoch >= start:
+            factor = next_factor
+    return config.learning_rate * factor

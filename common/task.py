@@ -1,0 +1,65 @@
+"""What the trainer needs to know of a model: data, loss and pictures. Each model's task.py implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from common.config import TrainConfig
+from common.tracker import Tracker
+
+Draw = tuple[int, int]  # (index of a clip, epoch): with the run's seed all that chance in a data set may depend on
+
+
+class ClipDataset(Protocol):
+    """A map from draws to items, with the lengths that batches are sorted by."""
+
+    @property
+    def lengths(self) -> Sequence[int]: ...
+
+    def __getitem__(self, draw: Draw) -> Any: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass
+class Loss:
+    """The result of one batch."""
+
+    loss: Tensor  # scalar, the one to minimise
+    num_items: int  # what items/s counts: mel frames or audio samples
+    parts: dict[str, Tensor]  # scalars for the log, by Task.part_names
+
+
+class Task(Protocol):
+    """One model in training. `batch` is a NamedTuple of tensors, whatever `collate` makes of items."""
+
+    name: ClassVar[str]
+    model_class: ClassVar[type[nn.Module]]
+    config_class: ClassVar[type[Any]]
+    item_name: ClassVar[str]
+    part_names: ClassVar[tuple[str, ...]]  # the keys of Loss.parts, "loss" among them
+    model_config: Any
+
+    def __init__(self, config: TrainConfig) -> None: ...
+
+    def build_model(self) -> nn.Module: ...
+
+    def text_state(self) -> dict[str, Any] | None:
+        """Symbols and cleaners for the checkpoint, None for a model without text."""
+        ...
+
+    def datasets(self) -> tuple[ClipDataset, ClipDataset]:
+        """(training, validation), checked: what is wrong with the data is said here, before the first step."""
+        ...
+
+    def collate(self, items: list[Any]) -> Any: ...
+
+    def loss(self, model: nn.Module, batch: Any) -> Loss: ...
+
+    def report(self, model: nn.Module, batch: Any, tracker: Tracker, step: int) -> None:
+        """Pictures and sounds of a validation batch, with `model` in eval mode."""
+        ...

@@ -1,0 +1,97 @@
+"""Where a run's numbers, pictures and sounds go: the console, log.jsonl, TensorBoard and samples/."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from common.audio import save_audio
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class JsonLines:
+    """Appends one JSON object a line, each with the time, and flushes it."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
+
+    def write(self, **values: Any) -> None:
+        self.file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class Tracker:
+    """Rank 0's record of a run. On the other ranks (`active=False`) every method does nothing."""
+
+    def __init__(self, run_dir: Path, sample_rate: int, active: bool = True, progress: bool = True) -> None:
+        self.active = active
+        self.sample_rate = sample_rate
+        self.samples = run_dir / "samples"
+        self.bar: tqdm[Any] | None = None
+        self.show_bar = progress and sys.stderr.isatty()
+        if active:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            self.log = JsonLines(run_dir / "log.jsonl")
+            self.board = SummaryWriter(str(run_dir / "tensorboard"))
+            self.samples.mkdir(parents=True, exist_ok=True)
+
+    def start(self, step: int, total_steps: int | None) -> None:
+        """Show the progress bar, at `step` of `total_steps`; where output is no terminal, plain lines stand for it."""
+        if self.active and self.show_bar:
+            self.bar = tqdm(total=total_steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
+
+    def advance(self) -> None:
+        if self.bar:
+            self.bar.update()
+
+    def message(self, text: str) -> None:
+        if self.active:
+            if self.bar:
+                self.bar.write(text)
+            else:
+                print(text, flush=True)
+
+    def scalars(self, step: int, epoch: int, values: Mapping[str, float], line: str = "") -> None:
+        """Log `values`; `line` is what the console shows, next to the bar or as a line of its own."""
+        if not self.active:
+            return
+        self.log.write(step=step, epoch=epoch, **values)
+        for key, value in values.items():
+            self.board.add_scalar(key, value, step)
+        if line and self.bar:
+            self.bar.set_postfix_str(line)
+        elif line:
+            print(f"step {step:>7,}  epoch {epoch:>4}  {line}", flush=True)
+
+    def figure(self, name: str, figure: Figure, step: int) -> None:
+        if self.active:
+            figure.savefig(self.samples / f"{name}_{step:08d}.png", dpi=100)
+            self.board.add_figure(name, figure, step, close=False)
+
+    def audio(self, name: str, audio: Tensor, step: int) -> None:
+        """audio (N)"""
+        if self.active:
+            audio = audio.detach().float().cpu().clamp(-1, 1)
+            save_audio(self.samples / f"{name}_{step:08d}.wav", audio, self.sample_rate)
+            self.board.add_audio(name, audio.unsqueeze(0), step, self.sample_rate)
+
+    def close(self) -> None:
+        if self.active:
+            if self.bar:
+                self.bar.close()
+            self.log.close()
+            self.board.close()

@@ -1,0 +1,367 @@
+"""The training loop, the same for every task: AMP, DDP, accumulation, clipping, validation, checkpoints, resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from common import checkpoint as checkpoints
+from common import distributed
+from common.batching import BatchPlan, Done, RankSampler
+from common.config import TrainConfig
+from common.distributed import Ranks
+from common.errors import UserError
+from common.mels import audio_differences
+from common.schedule import learning_rate
+from common.task import Loss, Task
+from common.tracker import Tracker
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+MAX_BAD_STEPS = 20  # in a row, after the loss scaler has had its chances
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far training has come; part of every checkpoint."""
+
+    step: int = 0  # optimizer steps
+    epoch: int = 0  # the one in progress, from 0
+    done: Done = dataclasses.field(default_factory=list)  # batches of it that are done
+    best_loss: float = float("inf")
+    bad_steps: int = 0  # steps in a row without a finite gradient
+
+
+class Window:
+    """Sums over some steps of this rank: what a line of the log is made from."""
+
+    def __init__(self, part_names: Sequence[str]) -> None:
+        self.start = time.monotonic()
+        self.steps = self.items = self.skipped = 0
+        self.grad_norm = 0.0
+        self.part_names = part_names
+        self.parts = [torch.zeros(()) for _ in part_names]  # weighted by items
+
+    def add(self, loss: Loss) -> None:
+        self.items += loss.num_items
+        for i, name in enumerate(self.part_names):
+            self.parts[i] = self.parts[i] + loss.parts[name].detach().float() * loss.num_items
+
+    def means(self, device: torch.device) -> tuple[dict[str, float], float, float]:
+        """({part: mean over the items of all ranks}, their number, seconds); every rank must call it."""
+        seconds = time.monotonic() - self.start
+        items, *sums = distributed.sum_over_ranks([float(self.items), *map(float, self.parts)], device)
+        return {name: value / max(items, 1) for name, value in zip(self.part_names, sums, strict=True)}, items, seconds
+
+
+class Trainer:
+    """Trains `task` as `config` says; `fit` is the whole run."""
+
+    def __init__(self, task: Task, config: TrainConfig, ranks: Ranks) -> None:
+        self.task, self.config, self.ranks = task, config, ranks
+        self.options = config.trainer
+        self.run_dir = Path(config.run_dir)
+        self.device = ranks.device
+        checkpoints.make_directory(self.run_dir / "checkpoints")
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = self.options.tf32
+            torch.backends.cudnn.allow_tf32 = self.options.tf32
+        torch.manual_seed(config.seed)  # the same initial weights on every rank
+        self.model = task.build_model().to(self.device)
+        torch.manual_seed(config.seed + ranks.rank)  # but dropout of its own
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=self.options.learning_rate, weight_decay=self.options.weight_decay
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.options.precision == "fp16")
+        self.progress = Progress()
+        self.train_data, self.val_data = task.datasets()
+        self.plan = BatchPlan(self.train_data.lengths, config.seed)
+        self.global_batch_size = self.options.batch_size * ranks.world_size
+        self.sampler = RankSampler(ranks.rank, ranks.world_size)
+        self.loader = self._loader(self.train_data, self.sampler)
+        self.val_sampler = RankSampler(0, 1)
+        self.val_sampler.set_epoch(0, self._val_batches())
+        self.val_loader = self._loader(self.val_data, self.val_sampler)
+        self._resume()
+        self.parallel = self._wrap()
+        self.tracker = Tracker(
+            self.run_dir, config.audio.sample_rate, active=ranks.is_main, progress=self.options.progress
+        )
+        self.started = time.monotonic()
+
+    # ---- set-up ----
+
+    def _loader(self, data: Any, sampler: RankSampler) -> DataLoader[Any]:
+        workers = self.config.data.num_workers
+        return DataLoader(
+            data,
+            batch_sampler=sampler,
+            collate_fn=self.task.collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its own: starting an epoch must not move the training's random state
+        )
+
+    def _val_batches(self) -> list[list[int]]:
+        """This rank's share of the validation set, longest clips first, so that none is padded much."""
+        lengths = self.val_data.lengths
+        order = sorted(range(len(self.val_data)), key=lambda i: -lengths[i])
+        size = self.options.batch_size
+        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        return batches[self.ranks.rank :: self.ranks.world_size][: self.options.val_batches]
+
+    def _wrap(self) -> nn.Module:
+        if self.ranks.world_size == 1:
+            return self.model
+        devices = [self.ranks.local_rank] if self.device.type == "cuda" else None
+        # BatchNorm keeps local statistics, as the reference does; rank 0's running averages are everybody's.
+        return DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True)
+
+    def _resume(self) -> None:
+        """Go on from the newest checkpoint of the run directory, if there is one."""
+        steps = checkpoints.all_steps(self.run_dir / "checkpoints")
+        path = distributed.from_main(steps[-1] if steps else None)
+        if path is None:
+            return
+        state = checkpoints.load(path)
+        if state["model_name"] != self.task.name:
+            raise UserError(f"run_dir={self.run_dir} holds a {state['model_name']}; choose another run_dir")
+        if differences := audio_differences(self.config.audio, state["audio_config"]):
+            raise UserError(f"run_dir={self.run_dir}: {'; '.join(differences)}; choose another run_dir")
+        if state["text"] != self.task.text_state():
+            raise UserError(f"run_dir={self.run_dir}: other symbols or cleaners than data's; choose another run_dir")
+        checkpoints.load_state(self.model, state["state_dict"], path)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        if self.ranks.rank < len(state["rng"]):
+            rng = state["rng"][self.ranks.rank]
+            torch.set_rng_state(rng["cpu"])
+            if self.device.type == "cuda" and "cuda" in rng:
+                torch.cuda.set_rng_state(rng["cuda"], self.device)
+        if self.ranks.is_main:
+            print(f"resumed from {path} at step {self.progress.step}", flush=True)
+
+    # ---- the run ----
+
+    def fit(self) -> None:
+        """Train until the epochs, steps or minutes of the config are used up, then save and validate."""
+        first_step = self.progress.step
+        self.tracker.message(self._headline())
+        self.tracker.start(first_step, self._total_steps())
+        try:
+            with self._profiler():
+                while self.progress.epoch < self.options.epochs and not self._is_over(first_step):
+                    self._train_epoch(first_step)
+            if self.progress.step > first_step:
+                if self.progress.step % self.options.val_every_steps:
+                    self.validate()
+                self.save()
+            else:
+                self.tracker.message("nothing to do: raise trainer.epochs or max_steps, or choose another run_dir")
+            run_time = time.monotonic() - self.started
+            self.tracker.scalars(self.progress.step, self.progress.epoch, {"run_time": run_time})
+        finally:
+            self.tracker.close()
+
+    @contextmanager
+    def _profiler(self) -> Iterator[None]:
+        if not self.options.profile:
+            yield
+            return
+        with torch.profiler.profile() as profile:
+            yield
+        if self.ranks.is_main:
+            self.tracker.message(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=20))
+            profile.export_chrome_trace(str(self.run_dir / "profile.json"))
+
+    def _headline(self) -> str:
+        parameters = sum(p.numel() for p in self.model.parameters())
+        return (
+            f"{self.task.name}: {parameters:,} parameters, {len(self.train_data):,} clips to train on, "
+            f"{len(self.val_data):,} to validate, {self.ranks.world_size} x {self.device}, {self.options.precision}, "
+            f"in {self.run_dir}"
+        )
+
+    def _total_steps(self) -> int | None:
+        batches = -(-len(self.train_data) // self.global_batch_size)
+        total = self.options.epochs * -(-batches // self.options.accumulation_steps)
+        return min(total, self.options.max_steps or total) if self.options.max_minutes is None else None
+
+    def _is_over(self, first_step: int) -> bool:
+        options, step = self.options, self.progress.step
+        if options.max_steps and step >= options.max_steps:
+            return True
+        if options.max_steps_this_run and step - first_step >= options.max_steps_this_run:
+            return True
+        if options.max_minutes is None:
+            return False
+        # Clocks differ: all ranks must stop at the same step, so rank 0 decides.
+        late = distributed.from_main(time.monotonic() - self.started > options.max_minutes * 60)
+        return bool(late)
+
+    def _train_epoch(self, first_step: int) -> None:
+        progress, options = self.progress, self.options
+        rate = learning_rate(options, progress.epoch)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
+        batches = self.plan.batches(progress.epoch, self.global_batch_size, progress.done)
+        self.sampler.set_epoch(progress.epoch, batches)
+        epoch, window = self._window(), self._window()
+        self.parallel.train()
+        num_left = len(batches)
+        for group in _grouped(self.loader, options.accumulation_steps):
+            self.train_step(group, window, epoch)
+            num_left -= len(group)
+            progress.done[-1][1] += len(group)
+            progress.step += 1
+            self.tracker.advance()
+            if progress.step % options.log_every_steps == 0:
+                self._log(window)
+                window = self._window()
+            if progress.step % options.val_every_steps == 0:
+                self.validate()
+                window.start = time.monotonic()
+            if self._is_over(first_step):
+                break
+            if progress.step % options.checkpoint_every_steps == 0:
+                self.save()
+        if num_left:
+            return
+        progress.epoch, progress.done = progress.epoch + 1, []
+        if epoch.steps:  # a run that was resumed right at the end of an epoch has none
+            means, _, seconds = epoch.means(self.device)
+            values = {"train_epoch_loss": means["loss"], "train_epoch_time": seconds}
+            self.tracker.scalars(progress.step, progress.epoch, values)
+
+    def train_step(self, batches: list[Any], *windows: Window) -> None:
+        """One optimizer step on one or several batches."""
+        self.optimizer.zero_grad(set_to_none=True)
+        for i, batch in enumerate(batches):
+            last = i == len(batches) - 1
+            with nullcontext() if last else self._no_sync():
+                with self._autocast():
+                    result = self.task.loss(self.parallel, self._to_device(batch))
+                self.scaler.scale(result.loss / len(batches)).backward()
+            for window in windows:
+                window.add(result)
+        self.scaler.unscale_(self.optimizer)
+        limit = self.options.grad_clip_norm or float("inf")
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        finite = norm < float("inf")
+        if finite or self.scaler.is_enabled():  # the scaler skips the step by itself, and lowers its scale
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.progress.bad_steps = 0 if finite else self.progress.bad_steps + 1
+        for window in windows:
+            window.steps += 1
+            window.skipped += not finite
+            window.grad_norm = norm
+        if self.progress.bad_steps > MAX_BAD_STEPS:
+            raise UserError(
+                f"{MAX_BAD_STEPS} steps in a row without a finite gradient, the last at step {self.progress.step}: "
+                "lower trainer.learning_rate, set trainer.grad_clip_norm, or use trainer.precision=bf16 or fp32; the "
+                f"newest checkpoint in {self.run_dir / 'checkpoints'} is unharmed"
+            )
+
+    def validate(self) -> None:
+        """Log the validation loss, draw the report, keep the best checkpoint."""
+        window = self._window()
+        self.model.eval()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.no_grad():  # leaves the training's random state alone
+            torch.manual_seed(self.config.seed)
+            for batch in self.val_loader:
+                with self._autocast():
+                    window.add(self.task.loss(self.model, self._to_device(batch)))
+            means, items, seconds = window.means(self.device)
+            if self.ranks.is_main:
+                first = self.task.collate([self.val_data[(0, 0)]])
+                self.task.report(self.model, self._to_device(first), self.tracker, self.progress.step)
+        self.model.train()
+        progress = self.progress
+        self.tracker.message(f"step {progress.step:>7,}  validation loss {means['loss']:.4f}")
+        values = {f"val_{name}": value for name, value in means.items()}
+        self.tracker.scalars(progress.step, progress.epoch, {**values, "val_items_per_sec": items / seconds})
+        if means["loss"] < progress.best_loss:
+            progress.best_loss = means["loss"]
+            self._write(checkpoints.BEST)
+
+    # ---- small parts ----
+
+    def _window(self) -> Window:
+        return Window(self.task.part_names)
+
+    def _no_sync(self) -> AbstractContextManager[None]:
+        """Gradients of all but the last accumulated batch stay on their rank."""
+        return self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else nullcontext()
+
+    def _autocast(self) -> torch.autocast:
+        dtype = DTYPES.get(self.options.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def _to_device(self, batch: Any) -> Any:
+        return type(batch)(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
+
+    def _log(self, window: Window) -> None:
+        """A line of the log; its time counts from the last one, so that waiting for data is in it."""
+        means, items, seconds = window.means(self.device)
+        rate = self.optimizer.param_groups[0]["lr"]
+        values = {
+            **{f"train_{name}": value for name, value in means.items()},
+            "train_items_per_sec": items / seconds,
+            "train_iter_time": seconds / window.steps,
+            "learning_rate": rate,
+            "grad_norm": window.grad_norm,
+            "skipped_steps": window.skipped,
+        }
+        if self.scaler.is_enabled():
+            values["loss_scale"] = self.scaler.get_scale()
+        line = f"loss {means['loss']:.4f}  grad {window.grad_norm:.2f}  lr {rate:.1e}  "
+        line += f"{items / seconds:,.0f} {self.task.item_name}/s"
+        self.tracker.scalars(self.progress.step, self.progress.epoch, values, line)
+
+    def save(self) -> None:
+        """Write a checkpoint of this step and drop the oldest."""
+        self._write(checkpoints.FILE_NAME.format(self.progress.step))
+        if self.ranks.is_main:
+            checkpoints.prune(self.run_dir / "checkpoints", self.options.keep_last)
+
+    def _write(self, name: str) -> None:
+        rng = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        every_rng = distributed.gather(rng)
+        if self.ranks.is_main:
+            state = {
+                "model_name": self.task.name,
+                "model_config": dataclasses.asdict(self.task.model_config),
+                "audio_config": dataclasses.asdict(self.config.audio),
+                "text": self.task.text_state(),
+                "state_dict": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "progress": dataclasses.asdict(self.progress),
+                "rng": every_rng,
+                "config": dataclasses.asdict(self.config),
+            }
+            checkpoints.save(self.run_dir / "checkpoints" / name, state)
+        distributed.barrier()
+
+
+def _grouped(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` consecutive batches; the last may be shorter."""
+    iterator = iter(batches)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
