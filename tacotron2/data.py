@@ -1,0 +1,63 @@
+"""Clips as pairs of symbol ids and mel."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from common.config import AudioConfig, DataConfig
+from common.filelist import raise_problems, read_filelist
+from common.mels import MelDirectory
+from common.padding import pad_last
+from common.task import Draw
+from tacotron2.text import text_to_ids
+
+
+class Tacotron2Batch(NamedTuple):
+    """One padded batch."""
+
+    text: Tensor  # (B, L) symbol ids
+    text_lengths: Tensor  # (B)
+    mel: Tensor  # (B, n_mels, T)
+    mel_lengths: Tensor  # (B) frames
+
+
+class TextMelDataset:
+    """(ids (L), mel (n_mels, T)) of each clip of a filelist. Texts are cleaned once, here."""
+
+    def __init__(self, filelist: str, data: DataConfig, audio: AudioConfig) -> None:
+        self.clips = read_filelist(filelist, data.root)[: data.limit]
+        self.mels = MelDirectory(data.mel_dir)
+        self.ids = [text_to_ids(clip.text, data.cleaners) for clip in self.clips]
+        raise_problems(
+            [
+                f"{clip.where}: nothing is left of {clip.text[:40]!r} after {data.cleaners}; mend or remove the row"
+                for clip, ids in zip(self.clips, self.ids, strict=True)
+                if not ids
+            ]
+        )
+        self.lengths = self.mels.check(self.clips, audio)  # frames
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        index, _ = draw
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the mapped file is read-only, and so is our use of it
+            mel = torch.from_numpy(self.mels.load(self.clips[index]))
+        return torch.tensor(self.ids[index]), mel
+
+
+def collate(items: list[tuple[Tensor, Tensor]]) -> Tacotron2Batch:
+    """Pad with symbol 0 and zeros."""
+    texts, mels = zip(*items, strict=True)
+    return Tacotron2Batch(
+        text=pad_last(texts, 0),
+        text_lengths=torch.tensor([len(text) for text in texts]),
+        mel=pad_last(mels),
+        mel_lengths=torch.tensor([mel.shape[1] for mel in mels]),
+    )

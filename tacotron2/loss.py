@@ -1,0 +1,38 @@
+"""Tacotron 2's training loss: MSE before and after the postnet, and cross-entropy of the gate."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.padding import lengths_to_mask
+from tacotron2.model import Tacotron2Output
+
+
+def gate_target(mel_lengths: Tensor, num_frames: int, frames_per_step: int) -> Tensor:
+    """(B, T) 1 from the last decoder step of an utterance on, 0 before."""
+    first = (mel_lengths - 1) // frames_per_step * frames_per_step
+    return 1.0 - lengths_to_mask(first, num_frames).float()
+
+
+def tacotron2_loss(
+    output: Tacotron2Output, mel: Tensor, mel_lengths: Tensor, frames_per_step: int = 1
+) -> dict[str, Tensor]:
+    """Means over the frames that exist: {"mel", "mel_postnet", "gate", "loss" = their sum}, each a scalar.
+
+    mel (B, n_mels, T), mel_lengths (B). The reference averages over padding too; without padding the two are equal.
+    """
+    mask = lengths_to_mask(mel_lengths, mel.shape[2])  # (B, T)
+    num_frames = mask.sum()
+
+    def masked_mse(prediction: Tensor) -> Tensor:
+        return ((prediction.float() - mel) ** 2 * mask.unsqueeze(1)).sum() / (num_frames * mel.shape[1])
+
+    target = gate_target(mel_lengths, mel.shape[2], frames_per_step)
+    cross_entropy = F.binary_cross_entropy_with_logits(output.gate.float(), target, reduction="none")
+    parts = {
+        "mel": masked_mse(output.mel),
+        "mel_postnet": masked_mse(output.mel_postnet),
+        "gate": (cross_entropy * mask).sum() / num_frames,
+    }
+    return {"loss": parts["mel"] + parts["mel_postnet"] + parts["gate"], **parts}

@@ -1,0 +1,368 @@
+"""Tacotron 2: characters to mel spectrogram (Shen et al., 2018, arXiv:1712.05884).
+
+Shapes: B batch, L characters, T mel frames, r frames a decoder step, S = T / r decoder steps,
+E encoder_embedding_dim. Module names follow the reference implementation, so that its weights load key by key.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.padding import lengths_to_mask
+
+CHECK_STOP_EVERY = 8  # steps between two looks at the gates; each look makes a GPU wait for the host
+
+
+@dataclass(frozen=True)
+class Tacotron2Config:
+    """The reference's constructor arguments under their own names, and the rates it hard-codes."""
+
+    n_mel_channels: int = 80
+    n_symbols: int = 148
+    symbols_embedding_dim: int = 512
+    encoder_kernel_size: int = 5
+    encoder_n_convolutions: int = 3
+    encoder_embedding_dim: int = 512
+    attention_rnn_dim: int = 1024
+    attention_dim: int = 128
+    attention_location_n_filters: int = 32
+    attention_location_kernel_size: int = 31
+    n_frames_per_step: int = 1
+    decoder_rnn_dim: int = 1024
+    prenet_dim: int = 256
+    max_decoder_steps: int = 2000
+    gate_threshold: float = 0.5  # stop when sigmoid(gate) exceeds it
+    postnet_embedding_dim: int = 512
+    postnet_kernel_size: int = 5
+    postnet_n_convolutions: int = 5
+    p_encoder_dropout: float = 0.5
+    prenet_dropout: float = 0.5  # also in inference (section 2.2 of the paper); 0 makes synthesis deterministic
+    p_attention_dropout: float = 0.1
+    p_decoder_dropout: float = 0.1
+    p_postnet_dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("n_frames_per_step", "n_mel_channels", "n_symbols", "max_decoder_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name}={getattr(self, name)} must be at least 1")
+        for name in ("encoder_kernel_size", "attention_location_kernel_size", "postnet_kernel_size"):
+            if getattr(self, name) % 2 == 0:
+                raise UserError(f"model.{name}={getattr(self, name)} must be odd, to keep the length")
+        if self.encoder_embedding_dim % 2:
+            raise UserError(f"model.encoder_embedding_dim={self.encoder_embedding_dim} must be even: two directions")
+
+
+class Tacotron2Output(NamedTuple):
+    """What teacher-forced decoding gives; frames beyond an utterance's length are 0."""
+
+    mel: Tensor  # (B, n_mels, T) before the postnet
+    mel_postnet: Tensor  # (B, n_mels, T)
+    gate: Tensor  # (B, T) logits of "this is the last frame"
+    alignment: Tensor  # (B, T, L) attention weights
+
+
+class Tacotron2Speech(NamedTuple):
+    """What free-running decoding gives; frames beyond an utterance's length are 0."""
+
+    mel_postnet: Tensor  # (B, n_mels, T)
+    mel_lengths: Tensor  # (B) frames, the stop frame included
+    alignment: Tensor  # (B, T, L)
+    truncated: Tensor  # (B) True where max_decoder_steps came before the gate opened
+
+
+class LinearNorm(nn.Module):
+    """Linear layer with Xavier initialisation for the nonlinearity that follows it."""
+
+    def __init__(self, in_dim: int, out_dim: int, bias: bool = True, gain: str = "linear") -> None:
+        super().__init__()
+        self.linear_layer = nn.Linear(in_dim, out_dim, bias=bias)
+        nn.init.xavier_uniform_(self.linear_layer.weight, gain=nn.init.calculate_gain(gain))  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_layer(x)
+
+
+class ConvNorm(nn.Module):
+    """Length-preserving convolution with Xavier initialisation for the nonlinearity that follows it."""
+
+    def __init__(self, in_dim: int, out_dim: int, kernel_size: int, bias: bool = True, gain: str = "linear") -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(in_dim, out_dim, kernel_size, padding=kernel_size // 2, bias=bias)
+        nn.init.xavier_uniform_(self.conv.weight, gain=nn.init.calculate_gain(gain))  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+def conv_batch_norm(in_dim: int, out_dim: int, kernel_size: int, gain: str) -> nn.Sequential:
+    return nn.Sequential(ConvNorm(in_dim, out_dim, kernel_size, gain=gain), nn.BatchNorm1d(out_dim))
+
+
+class Encoder(nn.Module):
+    """Convolutions and a bidirectional LSTM over the characters (section 2.2).
+
+    Every convolution sees zeros beyond the end of a text, as it would if the text stood alone: padding changes nothing.
+    """
+
+    def __init__(self, config: Tacotron2Config) -> None:
+        super().__init__()
+        self.dropout = config.p_encoder_dropout
+        dim = config.encoder_embedding_dim
+        dims = [config.symbols_embedding_dim, *[dim] * config.encoder_n_convolutions]
+        self.convolutions = nn.ModuleList(
+            conv_batch_norm(a, b, config.encoder_kernel_size, "relu") for a, b in itertools.pairwise(dims)
+        )
+        self.lstm = nn.LSTM(dims[-1], dim // 2, batch_first=True, bidirectional=True)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Embedded text (B, L, symbols_embedding_dim), lengths (B) -> memory (B, L, E), 0 beyond the lengths."""
+        mask = lengths_to_mask(lengths, x.shape[1]).unsqueeze(1)
+        x = x.transpose(1, 2) * mask  # (B, dim, L)
+        for convolution in self.convolutions:
+            x = F.dropout(F.relu(convolution(x)), self.dropout, self.training) * mask
+        packed = nn.utils.rnn.pack_padded_sequence(
+            x.transpose(1, 2), lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
+        memory, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[2])
+        return memory
+
+
+class Prenet(nn.Module):
+    """Two layers whose dropout is never off, without biases (section 2.2)."""
+
+    def __init__(self, in_dim: int, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        # The reference initialises these with the gain of a linear layer.
+        self.layers = nn.ModuleList([LinearNorm(in_dim, dim, bias=False), LinearNorm(dim, dim, bias=False)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = F.dropout(F.relu(layer(x)), self.dropout, training=True)
+        return x
+
+
+class LocationLayer(nn.Module):
+    """Features of the previous and the cumulative attention weights (Chorowski et al., 2015, eq. 8)."""
+
+    def __init__(self, config: Tacotron2Config) -> None:
+        super().__init__()
+        filters, kernel_size = config.attention_location_n_filters, config.attention_location_kernel_size
+        self.location_conv = ConvNorm(2, filters, kernel_size, bias=False)
+        self.location_dense = LinearNorm(filters, config.attention_dim, bias=False, gain="tanh")
+
+    def forward(self, weights: Tensor) -> Tensor:
+        """(B, 2, L) -> (B, L, attention_dim)"""
+        return self.location_dense(self.location_conv(weights).transpose(1, 2))
+
+
+class Memory(NamedTuple):
+    """The encoded text as the attention wants it, computed once for an utterance."""
+
+    values: Tensor  # (B, L, E)
+    keys: Tensor  # (B, L, attention_dim)
+    padding: Tensor  # (B, L) True beyond the end of a text
+
+
+@dataclass
+class AttentionState:
+    """What attention_rnn and the attention hand from one step to the next."""
+
+    hidden: Tensor  # (B, attention_rnn_dim) after dropout
+    cell: Tensor  # (B, attention_rnn_dim)
+    weights: Tensor  # (B, L)
+    weights_sum: Tensor  # (B, L) over all steps so far
+    context: Tensor  # (B, E)
+
+
+class Attention(nn.Module):
+    """Location-sensitive attention: energy = v . tanh(query + keys + location) (Chorowski et al., 2015, eq. 9)."""
+
+    def __init__(self, config: Tacotron2Config) -> None:
+        super().__init__()
+        dim = config.attention_dim
+        self.query_layer = LinearNorm(config.attention_rnn_dim, dim, bias=False, gain="tanh")
+        self.memory_layer = LinearNorm(config.encoder_embedding_dim, dim, bias=False, gain="tanh")
+        self.v = LinearNorm(dim, 1, bias=False)
+        self.location_layer = LocationLayer(config)
+
+    def prepare(self, memory: Tensor, lengths: Tensor) -> Memory:
+        """memory (B, L, E), lengths (B) -> Memory"""
+        return Memory(memory, self.memory_layer(memory), ~lengths_to_mask(lengths, memory.shape[1]))
+
+    def forward(self, query: Tensor, state: AttentionState, memory: Memory) -> tuple[Tensor, Tensor]:
+        """query (B, attention_rnn_dim) -> context (B, E), weights (B, L)"""
+        location = self.location_layer(torch.stack((state.weights, state.weights_sum), dim=1))
+        energy = self.v(torch.tanh(self.query_layer(query).unsqueeze(1) + memory.keys + location)).squeeze(2)
+        # float32: a softmax over some hundred characters loses its tail in half precision
+        weights = torch.softmax(energy.float().masked_fill(memory.padding, float("-inf")), dim=1)
+        context = torch.bmm(weights.to(memory.values.dtype).unsqueeze(1), memory.values).squeeze(1)
+        return context, weights
+
+
+class Decoder(nn.Module):
+    """Autoregressive decoder (section 2.2). The dropped-out hidden states are what is fed back."""
+
+    def __init__(self, config: Tacotron2Config) -> None:
+        super().__init__()
+        self.config = config
+        step_dim = config.n_mel_channels * config.n_frames_per_step
+        memory_dim, rnn_dim = config.encoder_embedding_dim, config.decoder_rnn_dim
+        self.prenet = Prenet(step_dim, config.prenet_dim, config.prenet_dropout)
+        self.attention_rnn = nn.LSTMCell(config.prenet_dim + memory_dim, config.attention_rnn_dim)
+        self.attention_layer = Attention(config)
+        self.decoder_rnn = nn.LSTMCell(config.attention_rnn_dim + memory_dim, rnn_dim)
+        self.linear_projection = LinearNorm(rnn_dim + memory_dim, step_dim)
+        self.gate_layer = LinearNorm(rnn_dim + memory_dim, 1, gain="sigmoid")
+
+    def initial_attention(self, memory: Tensor) -> AttentionState:
+        batch, length, memory_dim = memory.shape
+        zeros = memory.new_zeros
+        return AttentionState(
+            hidden=zeros(batch, self.config.attention_rnn_dim),
+            cell=zeros(batch, self.config.attention_rnn_dim),
+            weights=zeros(batch, length, dtype=torch.float32),
+            weights_sum=zeros(batch, length, dtype=torch.float32),
+            context=zeros(batch, memory_dim),
+        )
+
+    def attention_step(self, prenet_out: Tensor, state: AttentionState, memory: Memory) -> AttentionState:
+        """prenet_out (B, prenet_dim): move attention_rnn and the attention on by one step."""
+        hidden, cell = self.attention_rnn(torch.cat((prenet_out, state.context), 1), (state.hidden, state.cell))
+        hidden = F.dropout(hidden, self.config.p_attention_dropout, self.training)
+        context, weights = self.attention_layer(hidden, state, memory)
+        return AttentionState(hidden, cell, weights, state.weights_sum + weights, context)
+
+    def decoder_step(self, state: AttentionState, rnn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Move decoder_rnn's (hidden, cell) on by one step."""
+        hidden, cell = self.decoder_rnn(torch.cat((state.hidden, state.context), 1), rnn)
+        return F.dropout(hidden, self.config.p_decoder_dropout, self.training), cell
+
+    def forward(self, memory: Tensor, lengths: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Teacher-forced: memory (B, L, E), lengths (B), mel (B, n_mels, S * r) -> mel (B, n_mels, S * r), gate (B, S),
+        alignment (B, S, L)."""
+        batch, _, num_frames = mel.shape
+        steps = mel.transpose(1, 2).reshape(batch, num_frames // self.config.n_frames_per_step, -1)
+        inputs = F.pad(steps[:, :-1], (0, 0, 1, 0)).transpose(0, 1)  # (S, B, n_mels * r), an all-zero go frame first
+        prepared = self.attention_layer.prepare(memory, lengths)
+        state = self.initial_attention(memory)
+        rnn = (memory.new_zeros(batch, self.config.decoder_rnn_dim),) * 2
+        outputs, alignment = [], []
+        for prenet_out in self.prenet(inputs):
+            state = self.attention_step(prenet_out, state, prepared)
+            rnn = self.decoder_step(state, rnn)
+            outputs.append(torch.cat((rnn[0], state.context), 1))
+            alignment.append(state.weights)
+        stacked = torch.stack(outputs, 1)  # (B, S, decoder_rnn_dim + E)
+        mel_out = self.linear_projection(stacked).reshape(batch, num_frames, -1).transpose(1, 2)
+        return mel_out, self.gate_layer(stacked).squeeze(2), torch.stack(alignment, 1)
+
+    def infer(self, memory: Tensor, lengths: Tensor, max_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Free-running: memory (B, L, E), lengths (B) -> mel (B, n_mels, S * r), num_steps (B), alignment (B, S, L),
+        truncated (B). The step at which the gate opens is kept."""
+        batch, length, _ = memory.shape
+        config = self.config
+        prepared = self.attention_layer.prepare(memory, lengths)
+        state = self.initial_attention(memory)
+        rnn = (memory.new_zeros(batch, config.decoder_rnn_dim),) * 2
+        frames = memory.new_zeros(batch, config.n_mel_channels * config.n_frames_per_step)
+        mel = memory.new_zeros(max_steps, *frames.shape)
+        alignment = memory.new_zeros(max_steps, batch, length, dtype=torch.float32)
+        num_steps = torch.full((batch,), max_steps, device=memory.device)
+        stopped = torch.zeros(batch, dtype=torch.bool, device=memory.device)
+        for step in range(max_steps):
+            state = self.attention_step(self.prenet(frames), state, prepared)
+            rnn = self.decoder_step(state, rnn)
+            output = torch.cat((rnn[0], state.context), 1)
+            frames = self.linear_projection(output)
+            mel[step], alignment[step] = frames, state.weights
+            stops = (torch.sigmoid(self.gate_layer(output)).squeeze(1) > config.gate_threshold) & ~stopped
+            num_steps = torch.where(stops, step + 1, num_steps)
+            stopped |= stops
+            if step % CHECK_STOP_EVERY == CHECK_STOP_EVERY - 1 and bool(stopped.all()):
+                break
+        total = int(num_steps.max())
+        mel_out = mel[:total].transpose(0, 1).reshape(batch, total * config.n_frames_per_step, -1).transpose(1, 2)
+        return mel_out, num_steps, alignment[:total].transpose(0, 1), ~stopped
+
+
+class Postnet(nn.Module):
+    """Five convolutions that predict a residual of the mel (section 2.2)."""
+
+    def __init__(self, config: Tacotron2Config) -> None:
+        super().__init__()
+        self.dropout = config.p_postnet_dropout
+        inner = [config.postnet_embedding_dim] * (config.postnet_n_convolutions - 1)
+        dims = [config.n_mel_channels, *inner, config.n_mel_channels]
+        gains = ["tanh"] * len(inner) + ["linear"]
+        self.convolutions = nn.ModuleList(
+            conv_batch_norm(a, b, config.postnet_kernel_size, gain)
+            for a, b, gain in zip(dims, dims[1:], gains, strict=False)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (B, n_mels, T), mask (B, 1, T) -> residual (B, n_mels, T)"""
+        last = len(self.convolutions) - 1
+        for i, convolution in enumerate(self.convolutions):
+            x = convolution(x) if i == last else torch.tanh(convolution(x))
+            x = F.dropout(x, self.dropout, self.training) * mask
+        return x
+
+
+class Tacotron2(nn.Module):
+    """The whole model."""
+
+    def __init__(self, config: Tacotron2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.n_symbols, config.symbols_embedding_dim)
+        bound = (6 / (config.n_symbols + config.symbols_embedding_dim)) ** 0.5
+        nn.init.uniform_(self.embedding.weight, -bound, bound)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.postnet = Postnet(config)
+
+    def encode(self, text: Tensor, text_lengths: Tensor) -> Tensor:
+        """text (B, L), text_lengths (B) -> memory (B, L, E)"""
+        return self.encoder(self.embedding(text), text_lengths)
+
+    def forward(self, text: Tensor, text_lengths: Tensor, mel: Tensor, mel_lengths: Tensor) -> Tacotron2Output:
+        """Teacher-forced: text (B, L) ids, text_lengths (B), mel (B, n_mels, T), mel_lengths (B) frames.
+
+        T need not be a multiple of n_frames_per_step: the last step is filled up with zeros and cut off again.
+        """
+        r, num_frames = self.config.n_frames_per_step, mel.shape[2]
+        mask = lengths_to_mask(mel_lengths, num_frames)
+        filled = F.pad(mel * mask.unsqueeze(1), (0, -num_frames % r))
+        mel_out, gate, alignment = self.decoder(self.encode(text, text_lengths), text_lengths, filled)
+        mel_out = mel_out[:, :, :num_frames] * mask.unsqueeze(1)
+        return Tacotron2Output(
+            mel=mel_out,
+            mel_postnet=mel_out + self.postnet(mel_out, mask.unsqueeze(1)),
+            gate=gate.repeat_interleave(r, 1)[:, :num_frames] * mask,
+            alignment=alignment.repeat_interleave(r, 1)[:, :num_frames] * mask.unsqueeze(2),
+        )
+
+    @torch.no_grad()
+    def infer(self, text: Tensor, text_lengths: Tensor, max_decoder_steps: int | None = None) -> Tacotron2Speech:
+        """Free-running: text (B, L) ids, text_lengths (B); at most max_decoder_steps (default: the config's) steps."""
+        r = self.config.n_frames_per_step
+        max_steps = max_decoder_steps or self.config.max_decoder_steps
+        mel, num_steps, alignment, truncated = self.decoder.infer(
+            self.encode(text, text_lengths), text_lengths, max_steps
+        )
+        mask = lengths_to_mask(num_steps * r, mel.shape[2])
+        mel = mel * mask.unsqueeze(1)
+        return Tacotron2Speech(
+            mel_postnet=mel + self.postnet(mel, mask.unsqueeze(1)),
+            mel_lengths=num_steps * r,
+            alignment=alignment.repeat_interleave(r, 1) * mask.unsqueeze(2),
+            truncated=truncated,
+        )
