@@ -1,0 +1,64 @@
+"""Clips as random pieces of audio with their mel."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.audio import load_audio
+from common.config import AudioConfig, DataConfig
+from common.errors import UserError
+from common.filelist import read_filelist
+from common.mels import MEL_SUFFIXES, MelDirectory
+from common.task import Draw
+
+
+class WaveGlowBatch(NamedTuple):
+    """One batch of pieces."""
+
+    mel: Tensor  # (B, n_mels, ceil(N / hop_length))
+    audio: Tensor  # (B, N), N = segment_length
+
+
+class SegmentDataset:
+    """(mel (n_mels, T), audio (N)) of a piece of each clip, at a place that seed, epoch and clip decide.
+
+    A piece starts where a mel frame is centred, so the prepared mel is cut, not computed again. A clip shorter than a
+    piece is filled up with silence.
+    """
+
+    def __init__(self, filelist: str, data: DataConfig, audio: AudioConfig, seed: int) -> None:
+        self.clips = read_filelist(filelist, data.root)[: data.limit]
+        mels = [clip for clip in self.clips if clip.file.suffix in MEL_SUFFIXES]
+        if mels:
+            raise UserError(f"{mels[0].where}: {mels[0].path} is a mel; WaveGlow needs a filelist of audio files")
+        self.mels = MelDirectory(data.mel_dir)
+        self.frames = self.mels.check(self.clips, audio)
+        self.data, self.audio, self.seed = data, audio, seed
+        self.segment_frames = math.ceil(data.segment_length / audio.hop_length)
+        self.lengths = [data.segment_length] * len(self.clips)  # samples
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        index, epoch = draw
+        rng = np.random.default_rng((self.seed, epoch, index))
+        # The last frame of a clip is centred at or after its last sample: the piece must end before it.
+        first = int(rng.integers(max(self.frames[index] - self.segment_frames, 1)))
+        mel = np.array(self.mels.load(self.clips[index])[:, first : first + self.segment_frames])
+        num_samples = self.data.segment_length
+        start = first * self.audio.hop_length
+        audio = load_audio(self.clips[index].file, self.audio, self.data.convert_audio, start, num_samples)
+        missing = self.segment_frames - mel.shape[1]
+        mel = np.pad(mel, ((0, 0), (0, missing)), constant_values=math.log(self.audio.log_floor))
+        return torch.from_numpy(mel), torch.from_numpy(np.pad(audio, (0, num_samples - len(audio))))
+
+
+def collate(items: list[tuple[Tensor, Tensor]]) -> WaveGlowBatch:
+    mels, audios = zip(*items, strict=True)
+    return WaveGlowBatch(torch.stack(mels), torch.stack(audios))

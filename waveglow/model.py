@@ -1,0 +1,217 @@
+"""WaveGlow: mel spectrogram to audio by a normalizing flow (Prenger et al., 2018, arXiv:1811.00002).
+
+Shapes: B batch, N samples, T mel frames, G = N / n_group groups, C channels of a flow.
+Module names follow the reference implementation, so that its weights load key by key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.errors import UserError
+
+
+@dataclass(frozen=True)
+class WaveGlowConfig:
+    """Sizes; the defaults are the paper's 512-channel model."""
+
+    n_mel_channels: int = 80
+    hop_length: int = 256  # samples: the stride of the upsampling
+    win_length: int = 1024  # samples: its kernel
+    n_flows: int = 12
+    n_group: int = 8
+    n_early_every: int = 4
+    n_early_size: int = 2
+    n_layers: int = 8
+    n_channels: int = 512
+    kernel_size: int = 3
+
+    def __post_init__(self) -> None:
+        left = self.n_group - (self.n_flows - 1) // self.n_early_every * self.n_early_size
+        if self.n_group % 2 or self.n_early_size % 2 or left < 2:
+            raise UserError(
+                f"model.n_group={self.n_group}, n_early_size={self.n_early_size}, n_early_every={self.n_early_every}, "
+                f"n_flows={self.n_flows} leave {left} channels to the last flow; sizes must be even and leave 2 or more"
+            )
+        if self.hop_length % self.n_group:
+            raise UserError(f"model.n_group={self.n_group} must divide the hop length, {self.hop_length}")
+        if self.kernel_size % 2 == 0 or self.n_layers < 1 or self.n_channels < 1:
+            raise UserError(
+                f"model.kernel_size={self.kernel_size} must be odd, n_layers={self.n_layers} and "
+                f"n_channels={self.n_channels} at least 1"
+            )
+
+
+class WaveGlowOutput(NamedTuple):
+    """The latent and the log-determinants of the Jacobian."""
+
+    z: Tensor  # (B, n_group, G), the channels that left early first
+    log_s: list[Tensor]  # of each flow (B, C / 2, G)
+    log_det: list[Tensor]  # of each flow's 1x1 convolution: B * G * log |det W|, scalar
+
+
+class WeightNormConv(nn.Module):
+    """Length-preserving 1-d convolution with weight = g * v / |v| (Salimans and Kingma, 2016, eq. 2)."""
+
+    def __init__(self, in_dim: int, out_dim: int, kernel_size: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.dilation = dilation
+        conv = nn.Conv1d(in_dim, out_dim, kernel_size)
+        assert conv.bias is not None
+        self.bias = nn.Parameter(conv.bias.detach())
+        self.weight_g = nn.Parameter(conv.weight.detach().norm(dim=(1, 2), keepdim=True))  # (out, 1, 1)
+        self.weight_v = nn.Parameter(conv.weight.detach())  # (out, in, kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_dim, G) -> (B, out_dim, G)"""
+        weight = torch._weight_norm(self.weight_v, self.weight_g, 0)
+        padding = self.dilation * (weight.shape[2] // 2)
+        return F.conv1d(x, weight, self.bias, padding=padding, dilation=self.dilation)
+
+
+class WN(nn.Module):
+    """The coupling's network: dilated, gated convolutions conditioned on the mel (section 2.2 of the paper)."""
+
+    def __init__(self, config: WaveGlowConfig, in_dim: int) -> None:
+        super().__init__()
+        channels, mel_dim = config.n_channels, config.n_mel_channels * config.n_group
+        self.start = WeightNormConv(in_dim, channels)
+        self.in_layers = nn.ModuleList(
+            WeightNormConv(channels, 2 * channels, config.kernel_size, dilation=2**i) for i in range(config.n_layers)
+        )
+        self.cond_layers = nn.ModuleList(WeightNormConv(mel_dim, 2 * channels) for _ in range(config.n_layers))
+        # The last layer has no successor, so its output is all skip.
+        self.res_skip_layers = nn.ModuleList(
+            WeightNormConv(channels, channels if i == config.n_layers - 1 else 2 * channels)
+            for i in range(config.n_layers)
+        )
+        self.end = nn.Conv1d(channels, 2 * in_dim, 1)
+        nn.init.zeros_(self.end.weight)  # every coupling starts as the identity
+        assert self.end.bias is not None
+        nn.init.zeros_(self.end.bias)
+
+    def forward(self, x: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, C / 2, G), mel (B, n_mels * n_group, G) -> log_s, b, each (B, C / 2, G) in float32"""
+        x = self.start(x)
+        skip = torch.zeros_like(x)
+        layers = zip(self.in_layers, self.cond_layers, self.res_skip_layers, strict=True)
+        for i, (in_layer, cond_layer, res_skip_layer) in enumerate(layers):
+            tanh, sigmoid = (in_layer(x) + cond_layer(mel)).chunk(2, dim=1)
+            res_skip = res_skip_layer(torch.tanh(tanh) * torch.sigmoid(sigmoid))
+            if i == len(self.in_layers) - 1:
+                skip = skip + res_skip
+            else:
+                residual, layer_skip = res_skip.chunk(2, dim=1)
+                x, skip = x + residual, skip + layer_skip
+        b, log_s = self.end(skip).float().chunk(2, dim=1)  # half precision would overflow in exp(log_s)
+        return log_s, b
+
+
+class InvertibleConv(nn.Module):
+    """Invertible 1x1 convolution (section 2.3), a mixing of the channels before each coupling."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(dim, dim, 1, bias=False)
+        rotation = torch.linalg.qr(torch.randn(dim, dim))[0]
+        if torch.det(rotation) < 0:
+            rotation[:, 0] *= -1
+        self.conv.weight = nn.Parameter(rotation.unsqueeze(2))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, C, G) -> W x, log |det W| (scalar, float32)"""
+        weight = self.conv.weight.squeeze(2)
+        # slogdet: a determinant may turn negative in training, and only its size counts.
+        return self._mix(x, weight), torch.linalg.slogdet(weight.float())[1]
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """W^-1 x. The inverse of at most some tens of channels is cheap, and never stale when computed anew."""
+        return self._mix(x, torch.linalg.inv(self.conv.weight.squeeze(2).float()))
+
+    @staticmethod
+    def _mix(x: Tensor, weight: Tensor) -> Tensor:
+        """weight @ x in the flow's own precision: twelve roundings to half precision would not be invertible."""
+        with torch.autocast(x.device.type, enabled=False):
+            return F.conv1d(x, weight.to(x.dtype).unsqueeze(2))
+
+
+class WaveGlow(nn.Module):
+    """The whole model: forward for training (audio to z), infer for synthesis (z to audio)."""
+
+    def __init__(self, config: WaveGlowConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.upsample = nn.ConvTranspose1d(
+            config.n_mel_channels, config.n_mel_channels, config.win_length, stride=config.hop_length
+        )
+        early = [self._leaves_early(k) for k in range(config.n_flows)]
+        dims = [config.n_group - config.n_early_size * sum(early[: k + 1]) for k in range(config.n_flows)]
+        self.convinv = nn.ModuleList(InvertibleConv(dim) for dim in dims)
+        self.WN = nn.ModuleList(WN(config, dim // 2) for dim in dims)
+
+    def _flows(self) -> list[tuple[InvertibleConv, WN]]:
+        return cast(list[tuple[InvertibleConv, WN]], list(zip(self.convinv, self.WN, strict=True)))
+
+    def _leaves_early(self, flow: int) -> bool:
+        """True if n_early_size channels go to z right before this flow (section 2.4)."""
+        return flow > 0 and flow % self.config.n_early_every == 0
+
+    def _condition(self, mel: Tensor, num_samples: int) -> Tensor:
+        """mel (B, n_mels, T) -> (B, n_mels * n_group, G), upsampled to `num_samples` and grouped."""
+        upsampled = self.upsample(mel)[:, :, :num_samples]
+        group = self.config.n_group
+        return upsampled.unflatten(2, (-1, group)).transpose(2, 3).flatten(1, 2)
+
+    def forward(self, mel: Tensor, audio: Tensor) -> WaveGlowOutput:
+        """mel (B, n_mels, T), audio (B, N) in [-1, 1], N a multiple of n_group and at most T * hop_length."""
+        config = self.config
+        batch, num_samples = audio.shape
+        if num_samples % config.n_group or num_samples > mel.shape[2] * config.hop_length:
+            raise ValueError(
+                f"audio of {num_samples} samples for {mel.shape[2]} mel frames: need a multiple of "
+                f"{config.n_group}, at most {mel.shape[2] * config.hop_length}"
+            )
+        mel = self._condition(mel, num_samples)
+        x = audio.unflatten(1, (-1, config.n_group)).transpose(1, 2)  # (B, n_group, G)
+        z, log_s, log_det = [], [], []
+        for k, (convinv, wn) in enumerate(self._flows()):
+            if self._leaves_early(k):
+                z.append(x[:, : config.n_early_size])
+                x = x[:, config.n_early_size :]
+            x, log_det_w = convinv(x)
+            x_a, x_b = x.chunk(2, dim=1)
+            flow_log_s, b = wn(x_a, mel)
+            x = torch.cat((x_a, (x_b * flow_log_s.exp() + b).to(x.dtype)), dim=1)  # eq. 4 to 7
+            log_s.append(flow_log_s)
+            log_det.append(batch * x.shape[2] * log_det_w)
+        return WaveGlowOutput(torch.cat((*z, x), dim=1), log_s, log_det)
+
+    @torch.no_grad()
+    def infer(self, mel: Tensor, sigma: float = 0.9, z: Tensor | None = None) -> Tensor:
+        """mel (B, n_mels, T) -> audio (B, T * hop_length): the flow run backwards on sigma * z.
+
+        z (B, n_group, G) is drawn from a normal distribution unless given.
+        """
+        config = self.config
+        num_samples = mel.shape[2] * config.hop_length
+        if z is None:
+            z = torch.randn(mel.shape[0], config.n_group, num_samples // config.n_group, device=mel.device)
+        mel = self._condition(mel, num_samples)
+        z = z.to(self.upsample.weight.dtype) * sigma
+        flows = self._flows()
+        last = flows[-1][0].conv.in_channels  # channels of the last flow
+        rest, x = z[:, :-last], z[:, -last:]
+        for k, (convinv, wn) in reversed(list(enumerate(flows))):
+            x_a, x_b = x.chunk(2, dim=1)
+            log_s, b = wn(x_a, mel)
+            x = torch.cat((x_a, ((x_b - b) * (-log_s).exp()).to(x.dtype)), dim=1)
+            x = convinv.inverse(x)
+            if self._leaves_early(k):
+                rest, early = rest[:, : -config.n_early_size], rest[:, -config.n_early_size :]
+                x = torch.cat((early, x), dim=1)
+        return x.transpose(1, 2).flatten(1)  # (B, N)

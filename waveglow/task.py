@@ -1,0 +1,58 @@
+"""WaveGlow in training: its data, its loss, and what to listen to."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import nn
+
+from common.config import TrainConfig, from_dict
+from common.errors import UserError
+from common.plots import mel_figure
+from common.task import Loss
+from common.tracker import Tracker
+from waveglow.data import SegmentDataset, WaveGlowBatch, collate
+from waveglow.loss import waveglow_loss
+from waveglow.model import WaveGlow, WaveGlowConfig
+
+
+class WaveGlowTask:
+    name: ClassVar[str] = "waveglow"
+    model_class: ClassVar[type[nn.Module]] = WaveGlow
+    config_class: ClassVar[type[Any]] = WaveGlowConfig
+    item_name: ClassVar[str] = "samples"
+    part_names: ClassVar[tuple[str, ...]] = ("loss",)
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.model_config: WaveGlowConfig = from_dict(WaveGlowConfig, config.model, "model")
+        if config.data.segment_length % self.model_config.n_group:
+            raise UserError(
+                f"data.segment_length={config.data.segment_length} must be a multiple of model.n_group="
+                f"{self.model_config.n_group}"
+            )
+
+    def build_model(self) -> WaveGlow:
+        return WaveGlow(self.model_config)
+
+    def text_state(self) -> None:
+        return None
+
+    def datasets(self) -> tuple[SegmentDataset, SegmentDataset]:
+        data, audio, seed = self.config.data, self.config.audio, self.config.seed
+        train = SegmentDataset(data.train_filelist, data, audio, seed)
+        return train, SegmentDataset(data.val_filelist, data, audio, seed)
+
+    def collate(self, items: list[Any]) -> WaveGlowBatch:
+        return collate(items)
+
+    def loss(self, model: nn.Module, batch: WaveGlowBatch) -> Loss:
+        loss = waveglow_loss(model(*batch))
+        return Loss(loss, batch.audio.numel(), {"loss": loss})
+
+    def report(self, model: nn.Module, batch: WaveGlowBatch, tracker: Tracker, step: int) -> None:
+        """Copy-synthesis of the first piece of `batch`: its mel, what the model makes of it, and the original."""
+        assert isinstance(model, WaveGlow)
+        tracker.figure("mel_target", mel_figure(batch.mel[0]), step)
+        tracker.audio("copy_synthesis", model.infer(batch.mel[:1])[0], step)
+        tracker.audio("original", batch.audio[0], step)
