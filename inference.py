@@ -1,0 +1,313 @@
+"""Speak a text file, or use the Synthesizer in your own program.
+
+    python inference.py tacotron2=CKPT waveglow=CKPT input=phrases.txt output=DIR
+    python inference.py tacotron2=CKPT vocoder=griffin_lim input=phrases.txt output=DIR
+
+One non-blank line makes one wav, in the file's order: 0000.wav, 0001.wav, ..., each with a picture of its alignment;
+log.jsonl has the speed of every phrase.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common import checkpoint as checkpoints
+from common.audio import GriffinLim, save_audio
+from common.config import AudioConfig, from_dict
+from common.entry import hydra_entry
+from common.errors import UserError, did_you_mean
+from common.filelist import read_lines
+from common.mels import audio_differences
+from common.padding import pad_last
+from common.plots import alignment_figure
+from common.tracker import JsonLines
+from common.trainer import DTYPES
+from tacotron2.model import Tacotron2
+from tacotron2.text import SYMBOLS, text_to_ids, unknown_characters
+from train import TASKS
+from waveglow.denoiser import Denoiser
+from waveglow.model import WaveGlow
+
+
+@dataclass
+class InferenceConfig:
+    """The keys of conf/inference.yaml, which explains them."""
+
+    tacotron2: str
+    input: str
+    output: str
+    waveglow: str | None = None
+    vocoder: str = "waveglow"
+    denoiser_strength: float = 0.01
+    sigma: float = 0.9
+    batch_size: int = 1
+    max_decoder_steps: int | None = None
+    precision: str = "fp32"
+    device: str = "auto"
+    seed: int = 0
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        choices = {
+            "vocoder": ("waveglow", "griffin_lim"),
+            "precision": ("fp32", *DTYPES),
+            "device": ("auto", "cpu", "cuda"),
+        }
+        for key, known in choices.items():
+            if getattr(self, key) not in known:
+                raise UserError(f"{key}={getattr(self, key)!r} is unknown{did_you_mean(getattr(self, key), known)}")
+        if self.batch_size < 1 or (self.max_decoder_steps is not None and self.max_decoder_steps < 1):
+            raise UserError(
+                f"batch_size={self.batch_size} and max_decoder_steps={self.max_decoder_steps} must be at least 1"
+            )
+        if self.denoiser_strength < 0 or self.sigma < 0:
+            raise UserError(f"denoiser_strength={self.denoiser_strength} and sigma={self.sigma} must not be negative")
+        if self.vocoder == "waveglow" and self.waveglow is None:
+            raise UserError("no vocoder: set waveglow=CKPT, or vocoder=griffin_lim, which needs no training")
+
+
+def _build(state: dict[str, Any], path: Path, device: str | torch.device, overrides: dict[str, Any]) -> nn.Module:
+    task = TASKS[state["model_name"]]
+    config = from_dict(task.config_class, state["model_config"] | overrides, "model")
+    model = task.model_class(config)
+    checkpoints.load_state(model, state["state_dict"], path)
+    return model.to(device).eval()
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu", **overrides: Any) -> nn.Module:
+    """The model of a checkpoint, or of a run directory's newest one, in eval mode.
+
+    `overrides` replace fields of its config: prenet_dropout=0.0 makes Tacotron 2 deterministic.
+    """
+    path = checkpoints.find(path)
+    return _build(checkpoints.load(path), path, device, overrides)
+
+
+@dataclass
+class Utterance:
+    """What the Synthesizer makes of one phrase."""
+
+    audio: Tensor  # (N) on the CPU
+    mel: Tensor  # (n_mels, T)
+    alignment: Tensor  # (T, L)
+    truncated: bool  # the decoder did not stop by itself
+    stats: dict[str, float]  # latencies in seconds, items/s, rtf; the reference's log keys
+
+
+class Synthesizer:
+    """Text to audio: Tacotron 2, then WaveGlow with its denoiser, or Griffin-Lim."""
+
+    def __init__(
+        self,
+        tacotron2: Tacotron2,
+        waveglow: WaveGlow | None,
+        audio: AudioConfig,
+        cleaners: str = "english_cleaners",
+        symbols: Sequence[str] = SYMBOLS,
+        precision: str = "fp32",
+    ) -> None:
+        self.tacotron2, self.waveglow, self.audio = tacotron2, waveglow, audio
+        self.cleaners, self.symbols = cleaners, symbols
+        self.device = next(tacotron2.parameters()).device
+        self.precision = precision
+        self.denoiser = Denoiser(waveglow) if waveglow else None
+        self.griffin_lim = GriffinLim(audio)
+
+    @classmethod
+    def load(
+        cls,
+        tacotron2: str | Path,
+        waveglow: str | Path | None = None,
+        device: str = "auto",
+        precision: str = "fp32",
+        **overrides: Any,
+    ) -> Synthesizer:
+        """From checkpoints or run directories; without `waveglow` Griffin-Lim is the vocoder. `overrides` replace
+        fields of Tacotron 2's config."""
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError("device=cuda: no GPU is visible; use device=cpu")
+        path = checkpoints.find(tacotron2)
+        state = _load_named(path, "tacotron2")
+        audio: AudioConfig = from_dict(AudioConfig, state["audio_config"], "audio")
+        vocoder = None
+        if waveglow is not None:
+            vocoder_path = checkpoints.find(waveglow)
+            vocoder_state = _load_named(vocoder_path, "waveglow")
+            if differences := audio_differences(audio, vocoder_state["audio_config"]):
+                raise UserError(
+                    f"{path} and {vocoder_path} cannot be chained: {'; '.join(differences)} (the latter's); use "
+                    "models of one audio config"
+                )
+            vocoder = _build(vocoder_state, vocoder_path, device, {})
+        model = _build(state, path, device, overrides)
+        assert isinstance(model, Tacotron2)
+        assert vocoder is None or isinstance(vocoder, WaveGlow)
+        return cls(model, vocoder, audio, state["text"]["cleaners"], state["text"]["symbols"], precision)
+
+    def speak(self, text: str, **options: Any) -> Utterance:
+        """One phrase; `options` are those of `batches`."""
+        utterance = next(self.batches([text], **options))[0]
+        if utterance is None:
+            raise UserError(f"nothing is left to say of {text[:60]!r} after {self.cleaners}")
+        return utterance
+
+    def batches(
+        self,
+        texts: Sequence[str],
+        batch_size: int = 1,
+        seed: int = 0,
+        sigma: float = 0.9,
+        denoiser_strength: float = 0.01,
+        max_decoder_steps: int | None = None,
+    ) -> Iterator[list[Utterance | None]]:
+        """Speak `texts` in their order, `batch_size` at a time; None stands for a text with nothing to say."""
+        torch.manual_seed(seed)
+        for start in range(0, len(texts), batch_size):
+            ids = [self._ids(text) for text in texts[start : start + batch_size]]
+            spoken = iter(self._speak([i for i in ids if i], seed, sigma, denoiser_strength, max_decoder_steps))
+            yield [next(spoken) if i else None for i in ids]
+
+    def _ids(self, text: str) -> list[int]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the caller asks `dropped` instead, and can say where the text stands
+            return text_to_ids(text, self.cleaners, self.symbols)
+
+    def dropped(self, text: str) -> list[str]:
+        """The characters of `text` that the model has no symbol for."""
+        return unknown_characters(text, self.cleaners, self.symbols)
+
+    def _speak(
+        self, ids: list[list[int]], seed: int, sigma: float, strength: float, max_steps: int | None
+    ) -> Iterator[Utterance]:
+        """One batch through Tacotron 2, then each phrase through the vocoder at its own length: no phrase hears the
+        padding of another."""
+        if not ids:
+            return
+        text = pad_last([torch.tensor(i) for i in ids], 0).to(self.device)
+        lengths = torch.tensor([len(i) for i in ids], device=self.device)
+        start = self._now()
+        with self._autocast():
+            speech = self.tacotron2.infer(text, lengths, max_steps)
+        tacotron2_seconds = self._now() - start
+        total_frames = int(speech.mel_lengths.sum())
+        for row, num_frames in enumerate(speech.mel_lengths.tolist()):
+            mel = speech.mel_postnet[row, :, :num_frames].float()
+            audio, vocoder_stats = self._vocode(mel, seed, sigma, strength)
+            # A phrase's share of its batch's time; with a batch of one this is the latency itself.
+            stats = {
+                "tacotron2_items_per_sec": total_frames / tacotron2_seconds,
+                "tacotron2_latency": tacotron2_seconds * num_frames / total_frames,
+                **vocoder_stats,
+            }
+            stats["latency"] = sum(value for key, value in stats.items() if key.endswith("_latency"))
+            stats["audio_seconds"] = len(audio) / self.audio.sample_rate
+            stats["rtf"] = stats["latency"] / stats["audio_seconds"]
+            stats["times_real_time"] = 1 / stats["rtf"]
+            alignment = speech.alignment[row, :num_frames, : len(ids[row])].float().cpu()
+            yield Utterance(audio, mel.cpu(), alignment, bool(speech.truncated[row]), stats)
+
+    def _vocode(self, mel: Tensor, seed: int, sigma: float, strength: float) -> tuple[Tensor, dict[str, float]]:
+        """mel (n_mels, T) -> audio (T * hop_length), its latencies"""
+        start = self._now()
+        if self.waveglow is None or self.denoiser is None:
+            audio = self.griffin_lim(mel, seed)
+            seconds = self._now() - start
+            return audio, {"griffin_lim_items_per_sec": len(audio) / seconds, "griffin_lim_latency": seconds}
+        with self._autocast():
+            audio = self.waveglow.infer(mel.unsqueeze(0), sigma).float()
+        seconds = self._now() - start
+        start = self._now()
+        if strength:
+            audio = self.denoiser(audio, strength)
+        return audio[0].cpu(), {
+            "waveglow_items_per_sec": audio.shape[1] / seconds,
+            "waveglow_latency": seconds,
+            "denoiser_latency": self._now() - start,
+        }
+
+    def _now(self) -> float:
+        """Seconds, once the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
+
+
+def _load_named(path: Path, name: str) -> dict[str, Any]:
+    state = checkpoints.load(path)
+    if state["model_name"] != name:
+        raise UserError(f"{name}={path}: this checkpoint holds a {state['model_name']}; give one of a {name}")
+    return state
+
+
+@hydra_entry("inference")
+def main(values: dict[str, Any]) -> None:
+    config: InferenceConfig = from_dict(InferenceConfig, values)
+    lines = read_lines(config.input, "input")
+    output = Path(config.output)
+    taken = [path for i in range(len(lines)) if (path := output / f"{i:04d}.wav").exists()]
+    if taken and not config.overwrite:
+        raise UserError(f"{taken[0]} exists already; choose another output=DIR or set overwrite=true")
+    waveglow = config.waveglow if config.vocoder == "waveglow" else None
+    synthesizer = Synthesizer.load(config.tacotron2, waveglow, config.device, config.precision)
+    output.mkdir(parents=True, exist_ok=True)
+    log = JsonLines(output / "log.jsonl")
+    log.write(config=dataclasses.asdict(config))
+    batches = synthesizer.batches(
+        [text for _, text in lines],
+        config.batch_size,
+        config.seed,
+        config.sigma,
+        config.denoiser_strength,
+        config.max_decoder_steps,
+    )
+    totals = {"latency": 0.0, "audio_seconds": 0.0}
+    utterances = (utterance for batch in batches for utterance in batch)
+    for index, ((number, text), utterance) in enumerate(zip(lines, utterances, strict=True)):
+        where = f"{config.input}:{number}"
+        if dropped := synthesizer.dropped(text):
+            print(f"warning: {where}: not spoken, the model has no symbol for them: {' '.join(dropped)}")
+        if utterance is None:
+            print(f"warning: {where}: nothing to say in {text[:60]!r}; {index:04d}.wav is left out")
+            continue
+        if utterance.truncated:
+            print(f"warning: {where}: the decoder did not stop by itself; {index:04d}.wav ends at the step limit")
+        save_audio(output / f"{index:04d}.wav", utterance.audio, synthesizer.audio.sample_rate)
+        alignment_figure(utterance.alignment, text[:80]).savefig(output / f"{index:04d}.png", dpi=100)
+        log.write(file=f"{index:04d}.wav", line=number, text=text, truncated=utterance.truncated, **utterance.stats)
+        for key in totals:
+            totals[key] += utterance.stats[key]
+        speeds = "  ".join(
+            f"{key.removesuffix('_items_per_sec')} {value:,.0f} items/s"
+            for key, value in utterance.stats.items()
+            if key.endswith("_items_per_sec")
+        )
+        print(
+            f"{output / f'{index:04d}.wav'}  {utterance.stats['audio_seconds']:.2f} s  {speeds}  "
+            f"RTF {utterance.stats['rtf']:.3f} ({utterance.stats['times_real_time']:.2f} x real time)",
+            flush=True,
+        )
+    log.close()
+    if totals["audio_seconds"]:
+        rtf = totals["latency"] / totals["audio_seconds"]
+        print(f"total {totals['audio_seconds']:.2f} s of speech, RTF {rtf:.3f} ({1 / rtf:.2f} x real time)")
+
+
+if __name__ == "__main__":
+    main()

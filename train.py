@@ -1,0 +1,45 @@
+"""Train Tacotron 2 or WaveGlow.
+
+    python train.py model=tacotron2 data=ljspeech data.root=DIR run_dir=runs/t2
+    torchrun --nproc-per-node 8 train.py model=waveglow data=ljspeech data.root=DIR run_dir=runs/wg
+
+A run directory that holds checkpoints is continued. All options: python train.py --cfg job
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common import distributed
+from common.config import TrainConfig, from_dict
+from common.entry import hydra_entry
+from common.errors import UserError, did_you_mean
+from common.task import Task
+from common.trainer import Trainer
+from tacotron2.task import Tacotron2Task
+from waveglow.task import WaveGlowTask
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Tacotron2Task, WaveGlowTask)}
+
+
+def build_task(config: TrainConfig) -> Task:
+    """The task that `model.name` selects, with the rest of `model` as its model's config."""
+    name = config.model.pop("name", None)
+    if name not in TASKS:
+        raise UserError(f"model.name={name!r} is unknown{did_you_mean(str(name), TASKS)}")
+    return TASKS[name](config)
+
+
+@hydra_entry("train")
+def main(values: dict[str, Any]) -> None:
+    config: TrainConfig = from_dict(TrainConfig, values)
+    task = build_task(config)
+    ranks = distributed.start(config.trainer.device)
+    try:
+        Trainer(task, config, ranks).fit()
+    finally:
+        distributed.stop()
+
+
+if __name__ == "__main__":
+    main()
