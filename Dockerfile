@@ -1,0 +1,20 @@
+# GPU image: bash scripts/docker/build.sh, then bash scripts/docker/interactive.sh
+FROM pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime
+
+# libsndfile comes with the soundfile wheel; nothing else is needed from the system.
+WORKDIR /workspace/tacotron2-waveglow
+
+# Dependencies in a layer of their own: a change of the code does not install them again. The image's torch satisfies
+# the pin, so pip leaves it alone.
+COPY requirements.txt requirements-dev.txt ./
+RUN pip install --no-cache-dir --break-system-packages -r requirements.txt -r requirements-dev.txt
+
+ARG USER_ID=1000
+ARG GROUP_ID=1000
+RUN (getent group "${GROUP_ID}" || groupadd --gid "${GROUP_ID}" voice) \
+    && useradd --non-unique --uid "${USER_ID}" --gid "${GROUP_ID}" --create-home voice \
+    && chown "${USER_ID}:${GROUP_ID}" .
+USER voice
+
+COPY --chown=voice . .
+CMD ["bash"]

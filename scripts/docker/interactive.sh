@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# A shell in the image, with this repository mounted and all GPUs visible.
+#
+#   bash scripts/docker/interactive.sh [COMMAND ...]
+#   DATA=/data/LJSpeech-1.1 bash scripts/docker/interactive.sh    also mounts a corpus, at LJSpeech-1.1
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+mounts=(-v "$PWD:/workspace/tacotron2-waveglow")
+if [ -n "${DATA:-}" ]; then
+    mounts+=(-v "$(realpath "$DATA"):/workspace/tacotron2-waveglow/LJSpeech-1.1")
+fi
+terminal=()
+[ -t 0 ] && terminal=(-it)
+# --ipc=host: the loader's processes hand batches over in shared memory, of which a container has 64 MB by default.
+exec docker run --rm "${terminal[@]}" --gpus all --ipc=host --ulimit memlock=-1 "${mounts[@]}" tacotron2-waveglow "$@"

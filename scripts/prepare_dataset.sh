@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Download LJSpeech 1.1 (2.7 GB, 3.8 GB unpacked), verify and unpack it, and write its filelists.
+#
+#   bash scripts/prepare_dataset.sh [DIR]      DIR: where the corpus goes; default LJSpeech-1.1
+#
+# An interrupted download goes on where it stopped. If DIR holds a corpus already (metadata.csv and wavs/, LJSpeech or
+# your own recordings), only the filelists are written. A mirror: LJSPEECH_URL=... and, if its archive is another one,
+# LJSPEECH_SHA256=...
+set -euo pipefail
+case ${1:-} in -*) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2 ;; esac
+
+root=${1:-LJSpeech-1.1}
+root=${root%/}
+url=${LJSPEECH_URL:-https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2}
+sha256=${LJSPEECH_SHA256:-be1a30453f28eb8dd26af4101ae40cbf2c50413b1bb21936cbcdc6fae3de8aa5}
+archive=$root.tar.bz2
+
+fail() { echo "error: $*" >&2; exit 1; }
+verified() { [ -f "$1" ] && echo "$sha256  $1" | sha256sum --check --status; }
+
+download() {
+    verified "$archive" && { echo "$archive: already here"; return; }
+    echo "downloading $url"
+    # A finished .part cannot be resumed: the server has no more bytes to give.
+    if ! verified "$archive.part"; then
+        curl --fail --location --retry 5 --continue-at - --output "$archive.part" "$url" ||
+            fail "$url: the download stopped; run this again to go on from $archive.part"
+    fi
+    echo "verifying $archive"
+    if ! verified "$archive.part"; then
+        rm "$archive.part"
+        fail "$archive: SHA-256 differs from $sha256; the damaged download was removed, run this again"
+    fi
+    mv "$archive.part" "$archive"
+}
+
+unpack() {
+    echo "unpacking into $root"
+    rm -rf "$root.part"
+    mkdir -p "$root.part"
+    tar -xjf "$archive" -C "$root.part" --strip-components=1
+    mkdir -p "$root"
+    # metadata.csv last: it is the sign that all the rest is there.
+    [ ! -f "$root.part/README" ] || mv -n "$root.part/README" "$root/"
+    mv "$root.part/wavs" "$root/" || fail "$root/wavs exists without metadata.csv; move it away and run this again"
+    mv "$root.part/metadata.csv" "$root/"
+    rm -rf "$root.part"
+    echo "$archive is no longer needed; remove it to free 2.7 GB"
+}
+
+if [ -e "$root" ] && [ ! -d "$root" ]; then
+    fail "$root is not a directory"
+fi
+if [ -f "$root/metadata.csv" ] && [ -d "$root/wavs" ]; then
+    echo "$root holds a corpus: only its filelists are written"
+else
+    for tool in curl sha256sum tar bzip2; do
+        command -v $tool >/dev/null || fail "$tool is needed to fetch LJSpeech; install it with your package manager"
+    done
+    mkdir -p "$(dirname "$root")"
+    download
+    unpack
+fi
+"${PYTHON:-python}" "$(dirname "$0")/prepare_filelists.py" "$root"
+echo "next: bash scripts/prepare_mels.sh $root"

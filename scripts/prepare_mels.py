@@ -1,0 +1,92 @@
+"""Compute the mel of every clip in a corpus's filelists, in parallel; what is done and fresh is skipped.
+
+python scripts/prepare_mels.py data.root=DIR [audio.fmax=7600 ...]
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from tqdm import tqdm
+
+from common.audio import LogMel, load_audio
+from common.config import AudioConfig, DataConfig, from_dict
+from common.entry import hydra_entry
+from common.errors import UserError
+from common.filelist import Clip, raise_problems, read_filelist
+from common.mels import MEL_SUFFIXES, Entry, MelDirectory, audio_differences
+
+
+@dataclass
+class PreprocessConfig:
+    """The keys of conf/preprocess.yaml."""
+
+    audio: AudioConfig
+    data: DataConfig
+    num_processes: int | None = None
+
+
+def all_clips(data: DataConfig) -> list[Clip]:
+    """The clips of all lists that are audio files."""
+    lists = [data.train_filelist, data.val_filelist]
+    if data.test_filelist and Path(data.test_filelist).is_file() and Path(data.test_filelist).stat().st_size:
+        lists.append(data.test_filelist)
+    clips = {clip.path: clip for filelist in lists for clip in read_filelist(filelist, data.root)}
+    return [clip for clip in clips.values() if clip.file.suffix not in MEL_SUFFIXES]
+
+
+@functools.cache
+def log_mel(audio: AudioConfig) -> LogMel:
+    torch.set_num_threads(1)  # the processes share the cores already
+    return LogMel(audio)
+
+
+def compute(job: tuple[Clip, AudioConfig, DataConfig]) -> Entry | str:
+    """Write one clip's mel; its manifest entry, or what is wrong with the clip."""
+    clip, audio, data = job
+    stat = clip.file.stat()
+    try:
+        samples = load_audio(clip.file, audio, data.convert_audio)
+    except UserError as error:
+        return f"{clip.where}: {error}"
+    mel = log_mel(audio)(torch.from_numpy(samples).unsqueeze(0))[0]
+    MelDirectory.save(Path(data.mel_dir), clip.path, mel.numpy())
+    return Entry(clip.path, mel.shape[1], stat.st_size, stat.st_mtime_ns)
+
+
+@hydra_entry("preprocess")
+def main(values: dict[str, Any]) -> None:
+    config: PreprocessConfig = from_dict(PreprocessConfig, values)
+    clips = all_clips(config.data)
+    mels = MelDirectory(config.data.mel_dir)
+    if mels.audio is None or audio_differences(config.audio, mels.audio):
+        if mels.audio is not None:
+            print(f"{mels.path}: the audio config has changed, all mels are computed again")
+        mels.reset(config.audio)
+    todo = [(clip, config.audio, config.data) for clip in clips if not mels.is_fresh(clip)]
+    problems = []
+    if todo:
+        num_processes = min(config.num_processes or os.cpu_count() or 1, len(todo))
+        # spawn: a forked process must not use PyTorch's threads
+        with multiprocessing.get_context("spawn").Pool(num_processes) as pool:
+            for result in tqdm(pool.imap_unordered(compute, todo, chunksize=4), total=len(todo), unit="clip"):
+                if isinstance(result, Entry):
+                    mels.add(result)
+                else:
+                    problems.append(result)
+        mels.compact()
+    print(f"{mels.path}: {len(todo) - len(problems):,} mels computed, {len(clips) - len(todo):,} were up to date")
+    raise_problems(problems)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Compute the mels of a prepared corpus, in parallel; run it again after an interruption or a change of the audio config.
+#
+#   bash scripts/prepare_mels.sh DIR [audio.fmax=7600 num_processes=4 ...]
+set -euo pipefail
+if [ $# -lt 1 ] || [[ $1 == -* ]]; then
+    sed -n '2,4s/^# \{0,1\}//p' "$0"
+    exit 2
+fi
+root=$1
+shift
+exec "${PYTHON:-python}" "$(dirname "$0")/prepare_mels.py" "data.root=$root" "$@"
