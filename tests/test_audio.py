@@ -1,0 +1,90 @@
+"""Mels equal the reference's, Griffin-Lim gives them back, bad files are named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from common.audio import GriffinLim, LogMel, load_audio, save_audio
+from common.config import AudioConfig
+from common.errors import UserError
+from tests.conftest import GOLDEN, tone
+
+CONFIG = AudioConfig()
+
+
+def test_golden_log_mel():
+    audio = load_audio(GOLDEN / "LJ001-0002.flac", CONFIG)
+    golden = torch.load(GOLDEN / "mel_LJ001-0002.pt", weights_only=True)["log_mel"].reshape(80, -1)
+    mel = LogMel(CONFIG)(torch.from_numpy(audio).unsqueeze(0))[0]
+    torch.testing.assert_close(mel, golden, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("num_samples", [1, 255, 256, 512, 513, 10_000])
+def test_number_of_frames(num_samples: int):
+    assert LogMel(CONFIG)(torch.zeros(2, num_samples)).shape == (2, 80, 1 + num_samples // 256)
+
+
+def test_silence_is_the_floor():
+    assert LogMel(CONFIG)(torch.zeros(1, 2048)).unique().tolist() == pytest.approx([-11.5129], abs=1e-4)
+
+
+def test_loudness_shifts_the_log_mel():
+    audio = torch.from_numpy(tone(0.5, 0)).unsqueeze(0)
+    mel, louder = LogMel(CONFIG)(audio), LogMel(CONFIG)(2 * audio)
+    heard = mel > -9
+    torch.testing.assert_close(louder[heard] - mel[heard], torch.full_like(mel[heard], np.log(2)), atol=1e-3, rtol=0)
+
+
+def test_griffin_lim_gives_the_mel_back():
+    audio = torch.from_numpy(load_audio(GOLDEN / "LJ001-0002.flac", CONFIG))
+    mel = LogMel(CONFIG)(audio.unsqueeze(0))[0]
+    again = GriffinLim(CONFIG)(mel, seed=1)
+    assert again.shape == (mel.shape[1] * 256,)
+    difference = (LogMel(CONFIG)(again.unsqueeze(0))[0, :, : mel.shape[1]] - mel).abs()
+    assert difference[mel > -5].mean() < 0.3  # of a range of about 10
+    assert torch.equal(again, GriffinLim(CONFIG)(mel, seed=1))
+
+
+def test_save_and_load(tmp_path: Path):
+    audio = tone(0.1, 0)
+    save_audio(tmp_path / "a.wav", torch.from_numpy(audio), 22050)
+    np.testing.assert_allclose(load_audio(tmp_path / "a.wav", CONFIG), audio, atol=1 / 32767)
+    save_audio(tmp_path / "b.wav", torch.tensor([2.0, -2.0]), 22050)
+    assert load_audio(tmp_path / "b.wav", CONFIG).tolist() == pytest.approx([1, -1], abs=1e-3)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_a_part_of_a_clip_equals_the_slice(tmp_path: Path, suffix: str):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, tone(0.5, 0), 22050)
+    whole = load_audio(path, CONFIG)
+    np.testing.assert_allclose(load_audio(path, CONFIG, start=3000, num_samples=777), whole[3000:3777], atol=1e-6)
+    converted = load_audio(path, CONFIG, convert=True, start=3000, num_samples=777)
+    np.testing.assert_allclose(converted, whole[3000:3777], atol=1e-6)
+
+
+def test_other_formats_are_refused_or_converted(tmp_path: Path):
+    stereo = tmp_path / "stereo.wav"
+    soundfile.write(stereo, np.stack([tone(0.5, 0)] * 2, 1), 44100)
+    with pytest.raises(UserError, match=r"stereo.wav: the sample rate is 44100 Hz.*convert_audio=true"):
+        load_audio(stereo, CONFIG)
+    assert len(load_audio(stereo, CONFIG, convert=True)) == pytest.approx(0.25 * 22050, abs=2)
+    soundfile.write(stereo, np.stack([tone(0.5, 0)] * 2, 1), 22050)
+    with pytest.raises(UserError, match="2 channels"):
+        load_audio(stereo, CONFIG)
+
+
+def test_bad_files_are_named(tmp_path: Path):
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"not audio at all")
+    with pytest.raises(UserError, match=r"bad.wav: not a readable audio file"):
+        load_audio(bad, CONFIG)
+    soundfile.write(bad, np.zeros(0, np.float32), 22050)
+    with pytest.raises(UserError, match=r"bad.wav: no samples"):
+        load_audio(bad, CONFIG)
+    soundfile.write(bad, np.full(100, np.nan, np.float32), 22050, subtype="FLOAT")
+    with pytest.raises(UserError, match=r"bad.wav: holds samples that are not finite"):
+        load_audio(bad, CONFIG)

@@ -1,0 +1,124 @@
+"""The typed config is strict, and conf/ and the dataclasses say the same."""
+
+import dataclasses
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from common.config import AudioConfig, DataConfig, TrainConfig, TrainerConfig, from_dict
+from common.entry import CONF
+from common.errors import UserError
+from common.schedule import learning_rate
+from inference import InferenceConfig
+from tests.conftest import fails_with, run_script
+from train import TASKS, build_task
+
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+TRAINERS = sorted(path.stem for path in (CONF / "trainer").glob("*.yaml"))
+
+
+def composed(name: str, *overrides: str) -> dict:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(compose(name, overrides=list(overrides)), resolve=True)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_and_its_recipe_make_a_task(model: str):
+    values = composed("train", f"model={model}", "data.root=somewhere", "run_dir=runs/x")
+    config = from_dict(TrainConfig, values)
+    assert config.trainer == from_dict(TrainerConfig, composed("train", f"model={model}", f"trainer={model}",
+                                                               "data.root=x", "run_dir=x")["trainer"])  # fmt: skip
+    assert build_task(config).name in TASKS
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_every_recipe_is_valid(trainer: str):
+    values = composed("train", "model=tacotron2", f"trainer={trainer}", "data.root=x", "run_dir=x")
+    from_dict(TrainConfig, values)
+
+
+@pytest.mark.parametrize("debug", sorted(path.stem for path in (CONF / "debug").glob("*.yaml")))
+def test_every_debug_config_is_valid(debug: str):
+    result = run_script("train.py", "model=waveglow_small", "data=demo", f"debug={debug}", "--cfg", "job", "--resolve")
+    config = from_dict(TrainConfig, OmegaConf.to_container(OmegaConf.create(result.stdout)))
+    assert config.run_dir.startswith("runs/debug/")
+
+
+def test_yaml_and_dataclasses_have_the_same_keys_and_defaults():
+    values = composed("train", "model=tacotron2", "trainer=default", "data.root=x", "run_dir=x")
+    assert from_dict(AudioConfig, values["audio"]) == AudioConfig()
+    assert values["data"].keys() == {field.name for field in dataclasses.fields(DataConfig)}
+    assert values["trainer"].keys() == {field.name for field in dataclasses.fields(TrainerConfig)}
+    inference = composed("inference", "tacotron2=a", "waveglow=b", "input=c", "output=d")
+    assert from_dict(InferenceConfig, inference) == InferenceConfig("a", "c", "d", "b")
+    for name, model in (("tacotron2", "tacotron2"), ("waveglow", "waveglow")):
+        model_values = composed("train", f"model={model}", "data.root=x", "run_dir=x")["model"]
+        assert model_values.pop("name") == name
+        assert from_dict(TASKS[name].config_class, model_values) == TASKS[name].config_class()
+        assert model_values.keys() == {field.name for field in dataclasses.fields(TASKS[name].config_class)}
+
+
+def test_strictness():
+    with pytest.raises(
+        UserError, match=r"unknown config key 'audio.hop_lenght' \(value 3\); did you mean .audio.hop_length"
+    ):
+        from_dict(AudioConfig, {"hop_lenght": 3}, "audio")
+    with pytest.raises(UserError, match=r"'audio.n_mels' is '80' \(str\); it must be of type int"):
+        from_dict(AudioConfig, {"n_mels": "80"}, "audio")
+    with pytest.raises(UserError, match=r"'n_mels' is True"):
+        from_dict(AudioConfig, {"n_mels": True})
+    with pytest.raises(UserError, match=r"'model' has no value"):
+        from_dict(TrainConfig, {"audio": {}, "data": {}, "trainer": {}})
+    with pytest.raises(UserError, match=r"'trainer.anneal_epochs\[1\]' is 'x'"):
+        from_dict(TrainerConfig, {"anneal_epochs": [1, "x"]}, "trainer")
+    assert from_dict(AudioConfig, {"fmax": 7600}).fmax == 7600.0
+    assert from_dict(TrainerConfig, {"max_steps": None}).max_steps is None
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "message"),
+    [
+        (AudioConfig, {"fmax": 12000.0}, "fmax"),
+        (AudioConfig, {"hop_length": 2048}, "hop_length=2048"),
+        (TrainerConfig, {"precision": "fp61"}, "did you mean 'fp16'"),
+        (TrainerConfig, {"batch_size": 0}, "batch_size=0"),
+        (TrainerConfig, {"learning_rate": -1.0}, "learning_rate=-1.0"),
+        (TrainerConfig, {"anneal_epochs": [1, 2], "anneal_factors": [0.1]}, "same length"),
+        (DataConfig, {"segment_length": 0}, "segment_length=0"),
+    ],
+)
+def test_bad_values_are_named(cls: type, values: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        cls(**values)
+
+
+def test_annealing_is_the_references():
+    config = from_dict(TrainerConfig, composed("train", "model=tacotron2", "data.root=x", "run_dir=x")["trainer"])
+    rates = [learning_rate(config, epoch) for epoch in (0, 499, 500, 999, 1000, 1500)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-6])
+    amp = from_dict(
+        TrainerConfig,
+        composed("train", "model=tacotron2", "trainer=tacotron2_amp", "data.root=x", "run_dir=x")["trainer"],
+    )
+    assert [learning_rate(amp, e) for e in (499, 500, 1000, 1500)] == pytest.approx([1e-3, 3e-4, 1e-4, 3e-5])
+    assert amp.precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        (["train.py"], ["model", "tacotron2_small"]),
+        (["train.py", "model=tacotron3"], ["tacotron3", "tacotron2_small"]),
+        (["train.py", "model=tacotron2"], ["data.root=VALUE", "run_dir=VALUE"]),
+        (["train.py", "model=tacotron2", "trainer.btach_size=3"], ["trainer.btach_size", "3", "trainer.batch_size"]),
+        (["train.py", "model=tacotron2", "data=demo", "run_dir=/x", "+trainer.x=3"], ["'trainer.x' (value 3)"]),
+        (["train.py", "model=tacotron2", "data=demo", "run_dir=/x", "+model.x=3"], ["'model.x' (value 3)"]),
+        (["inference.py", "input=a", "output=b"], ["tacotron2=VALUE"]),
+        (["inference.py", "tacotron2=c", "input=a", "output=b"], ["waveglow=CKPT", "vocoder=griffin_lim"]),
+        (["inference.py", "tacotron=c"], ["unknown config key 'tacotron' (value c); did you mean 'tacotron2'?"]),
+        (["scripts/prepare_mels.py"], ["data.root=VALUE"]),
+    ],
+)
+def test_mistakes_on_the_command_line(command: list[str], parts: list[str]):
+    fails_with(run_script(*command, expect=1), *parts)

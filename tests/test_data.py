@@ -1,0 +1,360 @@
+"""From a corpus to batches: filelists, prepared mels, data sets, the plan of an epoch."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from common.audio import LogMel, load_audio
+from common.batching import BatchPlan, RankSampler
+from common.config import AudioConfig, DataConfig
+from common.errors import UserError
+from common.filelist import read_filelist, read_lines
+from common.mels import MelDirectory
+from tacotron2.data import TextMelDataset, collate
+from tests.conftest import REPOSITORY, SENTENCES, fails_with, prepare, run_script, tone, write_corpus
+from waveglow.data import SegmentDataset
+
+AUDIO = AudioConfig()
+
+
+def data_config(root: Path, **options: object) -> DataConfig:
+    lists = {f"{part}_filelist": f"{root}/filelists/{part}.txt" for part in ("train", "val", "test")}
+    return DataConfig(root=str(root), mel_dir=f"{root}/mels", **lists, **options)
+
+
+# ---- filelists ----
+
+
+def test_filelists_hold_every_clip_once(corpus: Path):
+    rows = [line for part in ("train", "val") for line in (corpus / f"filelists/{part}.txt").read_text().splitlines()]
+    assert sorted(rows) == sorted(f"wavs/clip{i}.wav|{text}" for i, text in enumerate(SENTENCES))
+    assert len((corpus / "filelists/val.txt").read_text().splitlines()) == 1
+
+
+def test_ljspeech_split(tmp_path: Path):
+    """Clips with LJSpeech's names go where the reference puts them."""
+    split = json.loads((REPOSITORY / "filelists/ljspeech_split.json").read_text())
+    assert (len(split["val"]), len(split["test"])) == (100, 500)
+    ids = [split["val"][0], split["test"][0], "LJ001-0001", "LJ001-0002"]
+    (tmp_path / "wavs").mkdir()
+    for clip in ids:
+        soundfile.write(tmp_path / f"wavs/{clip}.flac", tone(0.2, 0), 22050)
+    (tmp_path / "metadata.csv").write_text("".join(f"{clip}|5 raw|five spoken\n" for clip in ids))
+    run_script("scripts/prepare_filelists.py", tmp_path)
+    lists = {part: (tmp_path / f"filelists/{part}.txt").read_text() for part in ("train", "val", "test")}
+    assert lists["val"] == f"wavs/{ids[0]}.flac|five spoken\n"
+    assert lists["test"] == f"wavs/{ids[1]}.flac|five spoken\n"
+    assert lists["train"].count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("metadata", "parts"),
+    [
+        ("", ["metadata.csv", "no line of text"]),
+        ("clip0|text\nclip1\n", ["metadata.csv:2", "1 column(s)"]),
+        ("clip0|text\nclip9|text\n", ["metadata.csv:2", "wavs/clip9.wav"]),
+        ("clip0|text\nclip1||\n", ["metadata.csv:2", "transcript of clip1 is empty"]),
+        ("clip0|text\nclip0|text\n", ["metadata.csv:2", "already"]),
+        ("clip0|text\n", ["too few"]),
+    ],
+)
+def test_bad_metadata(tmp_path: Path, metadata: str, parts: list[str]):
+    write_corpus(tmp_path / "c")
+    (tmp_path / "c/metadata.csv").write_text(metadata)
+    fails_with(run_script("scripts/prepare_filelists.py", tmp_path / "c", expect=1), *parts)
+
+
+def test_a_filelist_names_its_bad_lines(corpus: Path, tmp_path: Path):
+    filelist = tmp_path / "list.txt"
+    filelist.write_bytes(
+        b"\xef\xbb\xbfwavs/clip0.wav|good\r\n"
+        b"\r\n"
+        b"wavs/clip1.wav\n"
+        b"wavs/clip1.wav|a|b\n"
+        b"wavs/clip1.wav|  \n"
+        b"wavs/none.wav|text\n"
+        b"../../etc/passwd|text\n"
+        b"/etc/passwd|text\n"
+        b"wavs/clip0.wav|again\n"
+    )
+    with pytest.raises(UserError) as error:
+        read_filelist(filelist, corpus)
+    messages = str(error.value).splitlines()
+    assert [int(message.split(":")[1]) for message in messages] == [3, 4, 5, 6, 7, 8, 9]
+    expected = ["1 column", "3 column", "is empty", "does not exist", "outside", "outside", "already on line 1"]
+    assert all(part in message for part, message in zip(expected, messages, strict=True)), messages
+    filelist.write_bytes(b"wavs/clip0.wav|caf\xe9\n")
+    with pytest.raises(UserError, match=r"list.txt:1: byte 0xe9 is not UTF-8"):
+        read_filelist(filelist, corpus)
+    filelist.write_text("\n \n")
+    with pytest.raises(UserError, match="no line of text"):
+        read_filelist(filelist, corpus)
+    with pytest.raises(UserError, match=r"absent.txt: No such file"):
+        read_filelist(tmp_path / "absent.txt", corpus)
+    with pytest.raises(UserError, match=r"data.root=nowhere"):
+        read_filelist(filelist, "nowhere")
+
+
+def test_lines_keep_their_numbers(tmp_path: Path):
+    (tmp_path / "phrases.txt").write_bytes(b"one\r\n\r\n  two \n")
+    assert read_lines(tmp_path / "phrases.txt", "input") == [(1, "one"), (3, "two")]
+
+
+# ---- mels ----
+
+
+def test_mels_are_those_of_the_clips(corpus: Path):
+    config = data_config(corpus)
+    clips = read_filelist(config.train_filelist, corpus)
+    mels = MelDirectory(config.mel_dir)
+    frames = mels.check(clips, AUDIO)
+    for clip, num_frames in zip(clips, frames, strict=True):
+        audio = torch.from_numpy(load_audio(clip.file, AUDIO))
+        expected = LogMel(AUDIO)(audio.unsqueeze(0))[0]
+        assert num_frames == expected.shape[1]
+        torch.testing.assert_close(torch.tensor(mels.load(clip)), expected)
+
+
+def test_mels_are_skipped_refreshed_and_refused(tmp_path: Path):
+    root = prepare(write_corpus(tmp_path / "c"))
+    command = ["scripts/prepare_mels.py", f"data.root={root}", "num_processes=1"]
+    assert "0 mels computed, 8 were up to date" in run_script(*command).stdout
+    # a clip that changed, and a mel that was lost
+    soundfile.write(root / "wavs/clip0.wav", tone(2.0, 5), 22050)
+    (root / "mels/wavs/clip1.npy").unlink()
+    config = data_config(root)
+    clips = read_filelist(config.train_filelist, root) + read_filelist(config.val_filelist, root)
+    with pytest.raises(UserError, match="2 of 8 mels are missing or older"):
+        MelDirectory(config.mel_dir).check(clips, AUDIO)
+    assert "2 mels computed, 6 were up to date" in run_script(*command).stdout
+    assert sum(MelDirectory(config.mel_dir).check(clips, AUDIO)) > 8 * 40
+    # another audio config
+    with pytest.raises(UserError, match=r"audio.fmax is 7600.0, stored 8000.0.*prepare_mels"):
+        MelDirectory(config.mel_dir).check(clips, AudioConfig(fmax=7600.0))
+    result = run_script(*command, "audio.fmax=7600")
+    assert "has changed" in result.stdout
+    assert "8 mels computed" in result.stdout
+    MelDirectory(config.mel_dir).check(clips, AudioConfig(fmax=7600.0))
+    with pytest.raises(UserError, match=r"audio.fmax is 8000.0, stored 7600.0"):
+        TextMelDataset(config.train_filelist, config, AUDIO)
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path):
+    """Killed in the middle of the manifest's last line: what is whole counts, the rest is computed."""
+    root = prepare(write_corpus(tmp_path / "c"))
+    manifest = root / "mels/manifest.jsonl"
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines[:5]) + lines[5][:20])
+    result = run_script("scripts/prepare_mels.py", f"data.root={root}", "num_processes=2")
+    assert "3 mels computed, 5 were up to date" in result.stdout
+
+
+def test_bad_clips_are_all_listed(tmp_path: Path):
+    root = write_corpus(tmp_path / "c")
+    (root / "wavs/clip1.wav").write_bytes(b"no audio")
+    soundfile.write(root / "wavs/clip2.wav", tone(0.5, 0), 16000)
+    run_script("scripts/prepare_filelists.py", root)
+    result = run_script("scripts/prepare_mels.py", f"data.root={root}", "num_processes=1", expect=1)
+    fails_with(result, "clip1.wav: not a readable audio file", "clip2.wav: the sample rate is 16000 Hz", "train.txt:")
+    assert "6 mels computed" in result.stdout
+    (root / "wavs/clip1.wav").unlink()
+    soundfile.write(root / "wavs/clip1.wav", tone(0.5, 0), 22050)
+    run_script("scripts/prepare_mels.py", f"data.root={root}", "num_processes=1", "data.convert_audio=true")
+
+
+# ---- data sets ----
+
+
+def test_texts_and_mels_are_padded(corpus: Path):
+    config = data_config(corpus)
+    data = TextMelDataset(config.train_filelist, config, AUDIO)
+    batch = collate([data[(i, 0)] for i in range(len(data))])
+    assert batch.mel_lengths.tolist() == list(data.lengths)
+    assert batch.mel.shape == (len(data), 80, max(data.lengths))
+    for i, ids in enumerate(data.ids):
+        assert batch.text[i, : len(ids)].tolist() == ids
+        assert batch.text[i, len(ids) :].eq(0).all()
+        assert batch.mel[i, :, data.lengths[i] :].eq(0).all()
+
+
+def test_text_that_cleans_to_nothing_is_an_error(corpus: Path, tmp_path: Path):
+    (tmp_path / "list.txt").write_text("wavs/clip0.wav|fine\nwavs/clip1.wav|###\n")
+    with pytest.raises(UserError, match=r"list.txt:2: nothing is left of '###'"):
+        TextMelDataset(str(tmp_path / "list.txt"), data_config(corpus), AUDIO)
+
+
+def test_reference_mels_can_be_rows(corpus: Path, tmp_path: Path):
+    """Filelists of the reference name .pt mels, those of the original repository .npy."""
+    mel = torch.randn(80, 33)
+    torch.save(mel, tmp_path / "a.pt")
+    np.save(tmp_path / "b.npy", mel.numpy())
+    np.save(tmp_path / "wrong.npy", np.zeros((33, 80), np.float32))
+    (tmp_path / "list.txt").write_text("a.pt|one\nb.npy|two\n")
+    config = data_config(tmp_path)
+    data = TextMelDataset(str(tmp_path / "list.txt"), config, AUDIO)
+    assert data.lengths == [33, 33]
+    for i in range(2):
+        torch.testing.assert_close(torch.as_tensor(data[(i, 0)][1]), mel)
+    with pytest.raises(UserError, match=r"list.txt:1: a.pt is a mel"):
+        SegmentDataset(str(tmp_path / "list.txt"), config, AUDIO, seed=0)
+    (tmp_path / "list.txt").write_text("wrong.npy|one\n")
+    with pytest.raises(UserError, match=r"wrong.npy has the shape \(33, 80\)"):
+        TextMelDataset(str(tmp_path / "list.txt"), config, AUDIO)
+
+
+def test_segments_match_their_mel(corpus: Path):
+    config = data_config(corpus, segment_length=4096)
+    data = SegmentDataset(config.train_filelist, config, AUDIO, seed=3)
+    places = set()
+    for epoch in range(6):
+        for i in range(len(data)):
+            mel, audio = data[(i, epoch)]
+            assert (mel.shape, audio.shape) == ((80, 16), (4096,))
+            whole = load_audio(data.clips[i].file, AUDIO)
+            starts = np.flatnonzero(whole[: len(whole) - 4096 : 256] == audio[0].item()) * 256
+            start = next(s for s in starts if np.array_equal(whole[s : s + 4096], audio.numpy()))
+            places.add((i, int(start)))
+            expected = LogMel(AUDIO)(torch.from_numpy(whole).unsqueeze(0))[0, :, start // 256 : start // 256 + 16]
+            torch.testing.assert_close(mel, expected)
+            assert torch.equal(data[(i, epoch)][1], audio)  # the same draw is the same piece
+    assert len(places) > 2 * len(data)
+
+
+def test_a_short_clip_is_filled_with_silence(corpus: Path):
+    config = data_config(corpus, segment_length=51200)
+    data = SegmentDataset(config.val_filelist, config, AUDIO, seed=0)
+    mel, audio = data[(0, 0)]
+    num_samples = len(load_audio(data.clips[0].file, AUDIO))
+    assert (mel.shape, audio.shape) == ((80, 200), (51200,))
+    assert audio[num_samples:].eq(0).all()
+    assert mel[:, 1 + num_samples // 256 :].unique().tolist() == pytest.approx([-11.5129], abs=1e-4)
+
+
+# ---- the plan of an epoch ----
+
+
+def test_every_clip_once_an_epoch():
+    plan = BatchPlan(list(range(103)), seed=1)
+    first, second = plan.batches(0, 8, []), plan.batches(1, 8, [])
+    for batches in (first, second):
+        assert sorted(i for batch in batches for i in batch) == list(range(103))
+    assert first != second
+    assert first == BatchPlan(list(range(103)), seed=1).batches(0, 8, [])
+    assert first != BatchPlan(list(range(103)), seed=2).batches(0, 8, [])
+
+
+def test_resume_takes_what_is_left():
+    plan = BatchPlan(list(range(103)), seed=1)
+    whole = plan.batches(0, 8, [])
+    assert plan.batches(0, 8, [[8, 5]]) == whole[5:]
+    taken = {i for batch in whole[:5] for i in batch}
+    done = [[8, 5]]
+    left = plan.batches(0, 6, done)
+    assert done == [[8, 5], [6, 0]]
+    assert sorted(i for batch in left for i in batch) == sorted(set(range(103)) - taken)
+    done[-1][1] = 2
+    assert plan.batches(0, 6, done) == left[2:]
+
+
+def test_batches_hold_clips_of_like_length():
+    lengths = np.random.default_rng(0).integers(50, 800, 512)
+    batches = BatchPlan(lengths, seed=0).batches(0, 16, [])
+    padded = sum(len(batch) * max(lengths[batch]) for batch in batches)
+    assert padded / lengths.sum() < 1.1  # unsorted batches: 1.8
+
+
+def test_ranks_share_every_batch():
+    batches = [[1, 2, 3, 4, 5, 6], [7, 8, 9], [10]]
+    shares = []
+    for rank in range(2):
+        sampler = RankSampler(rank, 2)
+        sampler.set_epoch(4, batches)
+        assert len(sampler) == 3
+        shares.append(list(sampler))
+    assert shares[0] == [[(1, 4), (3, 4), (5, 4)], [(7, 4), (9, 4)], [(10, 4)]]
+    assert shares[1] == [[(2, 4), (4, 4), (6, 4)], [(8, 4)], [(10, 4)]]
+
+
+# ---- the download ----
+
+
+def archive_server(tmp_path: Path, port_file: Path) -> subprocess.Popen[str]:
+    """A local HTTP server with byte ranges, in a process of its own."""
+    code = f"""
+import http.server, os, re
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        data = open(self.translate_path(self.path), "rb").read()
+        start = int((re.match(r"bytes=(\\d+)-", self.headers.get("Range", "")) or [0, 0])[1])
+        open({str(tmp_path / "requests")!r}, "a").write(f"{{start}}\\n")
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {{start}}-{{len(data) - 1}}/{{len(data)}}")
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        self.wfile.write(data[start:])
+    def log_message(self, *args): pass
+os.chdir({str(tmp_path / "served")!r})
+server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+open({str(port_file)!r}, "w").write(str(server.server_port))
+server.serve_forever()
+"""
+    import sys
+    import time
+
+    process = subprocess.Popen([sys.executable, "-c", code], text=True)
+    while not (port_file.exists() and port_file.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl fetches LJSpeech")
+def test_prepare_dataset_downloads_resumes_and_verifies(tmp_path: Path):
+    import hashlib
+    import os
+    import sys
+
+    write_corpus(tmp_path / "LJSpeech-1.1")
+    (tmp_path / "served").mkdir()
+    archive = tmp_path / "served/LJSpeech-1.1.tar.bz2"
+    subprocess.run(["tar", "-cjf", archive, "-C", tmp_path, "LJSpeech-1.1"], check=True)
+    server = archive_server(tmp_path, tmp_path / "port")
+    environment = {
+        **os.environ,
+        "PYTHON": sys.executable,
+        "LJSPEECH_URL": f"http://127.0.0.1:{(tmp_path / 'port').read_text()}/LJSpeech-1.1.tar.bz2",
+        "LJSPEECH_SHA256": hashlib.sha256(archive.read_bytes()).hexdigest(),
+    }
+
+    def prepare_dataset(**more: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", "scripts/prepare_dataset.sh", str(tmp_path / "data/lj")]
+        return subprocess.run(command, cwd=REPOSITORY, env={**environment, **more}, capture_output=True, text=True)
+
+    try:
+        # an interrupted download goes on where it stopped
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data/lj.tar.bz2.part").write_bytes(archive.read_bytes()[:1000])
+        result = prepare_dataset()
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert (tmp_path / "requests").read_text() == "1000\n"
+        assert (tmp_path / "data/lj/metadata.csv").read_text() == (tmp_path / "LJSpeech-1.1/metadata.csv").read_text()
+        assert len(list((tmp_path / "data/lj/wavs").iterdir())) == 8
+        assert (tmp_path / "data/lj/filelists/train.txt").is_file()
+        # a corpus that is there is left alone
+        assert "only its filelists" in prepare_dataset().stdout
+        # a damaged archive is refused and removed, nothing is unpacked
+        shutil.rmtree(tmp_path / "data")
+        result = prepare_dataset(LJSPEECH_SHA256="0" * 64)
+        assert result.returncode == 1
+        assert "SHA-256 differs" in result.stderr
+        assert list((tmp_path / "data").iterdir()) == []
+    finally:
+        server.kill()
+        server.wait()

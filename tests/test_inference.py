@@ -1,0 +1,145 @@
+"""From a phrase file to wavs: order, names, log, pictures, and mistakes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from common.config import AudioConfig
+from common.errors import UserError
+from inference import Synthesizer, load_model
+from tacotron2.model import Tacotron2
+from tests.conftest import fails_with, run_script
+from waveglow.model import WaveGlow
+
+# In the file's order 2, 4, 1, 3 words; the reference would speak the longest first.
+PHRASES = "Second phrase.\n\nThis is the longest.\r\nFirst.\n  \nNow we end.\n"
+
+
+@pytest.fixture
+def phrases(tmp_path: Path) -> Path:
+    (tmp_path / "phrases.txt").write_bytes(PHRASES.encode())
+    return tmp_path / "phrases.txt"
+
+
+def speak(tacotron2_run: Path, waveglow_run: Path, phrases: Path, output: Path, *options: str, expect: int = 0):
+    return run_script(
+        "inference.py", f"tacotron2={tacotron2_run}", f"waveglow={waveglow_run}", f"input={phrases}",
+        f"output={output}", "max_decoder_steps=30", "device=cpu", *options, expect=expect,
+    )  # fmt: skip
+
+
+def log_rows(output: Path) -> list[dict]:
+    return [row for line in (output / "log.jsonl").read_text().splitlines() if "file" in (row := json.loads(line))]
+
+
+def test_one_line_one_wav_in_order(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path):
+    result = speak(tacotron2_run, waveglow_run, phrases, tmp_path / "out", "batch_size=3")
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert names == sorted([f"{i:04d}.{s}" for i in range(4) for s in ("wav", "png")] + ["log.jsonl"])
+    rows = log_rows(tmp_path / "out")
+    assert [row["file"] for row in rows] == ["0000.wav", "0001.wav", "0002.wav", "0003.wav"]
+    assert [row["line"] for row in rows] == [1, 3, 4, 6]
+    assert [row["text"] for row in rows] == [line.strip() for line in PHRASES.splitlines() if line.strip()]
+    for row in rows:
+        audio, rate = soundfile.read(tmp_path / "out" / row["file"])
+        assert rate == 22050
+        assert len(audio) % 256 == 0
+        assert row["audio_seconds"] == pytest.approx(len(audio) / 22050)
+        parts = row["tacotron2_latency"] + row["waveglow_latency"] + row["denoiser_latency"]
+        assert row["latency"] == pytest.approx(parts)
+        assert row["rtf"] == pytest.approx(row["latency"] / row["audio_seconds"])
+        assert row["times_real_time"] == pytest.approx(1 / row["rtf"])
+        assert row["waveglow_items_per_sec"] == pytest.approx(len(audio) / row["waveglow_latency"])
+        assert row["tacotron2_items_per_sec"] > 0
+    assert "RTF" in result.stdout
+    assert "items/s" in result.stdout
+
+
+def test_seed_fixes_the_audio(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        speak(tacotron2_run, waveglow_run, phrases, tmp_path / name, f"seed={seed}")
+    a, b, c = (soundfile.read(tmp_path / name / "0000.wav")[0] for name in "abc")
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+def test_griffin_lim_needs_no_waveglow(tacotron2_run: Path, phrases: Path, tmp_path: Path):
+    run_script(
+        "inference.py", f"tacotron2={tacotron2_run}", "vocoder=griffin_lim", f"input={phrases}",
+        f"output={tmp_path / 'out'}", "max_decoder_steps=10",
+    )  # fmt: skip
+    rows = log_rows(tmp_path / "out")
+    assert len(rows) == 4
+    assert all(row["griffin_lim_latency"] > 0 and "waveglow_latency" not in row for row in rows)
+
+
+def test_truncated_and_silent_lines_are_named(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path):
+    (tmp_path / "phrases.txt").write_text("Some words.\n\n###\nMore words.\n")
+    state = torch.load(tacotron2_run / "checkpoints/best.pt", weights_only=True)
+    state["state_dict"]["decoder.gate_layer.linear_layer.bias"].fill_(-100.0)  # never stops
+    torch.save(state, tmp_path / "endless.pt")
+    result = speak(tmp_path / "endless.pt", waveglow_run, tmp_path / "phrases.txt", tmp_path / "out")
+    assert "phrases.txt:1: the decoder did not stop" in result.stdout
+    assert "phrases.txt:3: not spoken, the model has no symbol for them: #" in result.stdout
+    assert "phrases.txt:3: nothing to say" in result.stdout
+    assert "UserWarning" not in result.stderr
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.wav")) == ["0000.wav", "0002.wav"]
+    assert all(row["truncated"] for row in log_rows(tmp_path / "out"))
+
+
+def test_mistakes(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    fails_with(speak(waveglow_run, tacotron2_run, phrases, out, expect=1), "tacotron2=", "holds a waveglow")
+    fails_with(speak(tacotron2_run, tacotron2_run, phrases, out, expect=1), "waveglow=", "holds a tacotron2")
+    fails_with(speak(tacotron2_run, waveglow_run, tmp_path / "none", out, expect=1), "none", "No such file")
+    fails_with(speak(Path("/none.pt"), waveglow_run, phrases, out, expect=1), "/none.pt", "no such file")
+    fails_with(speak(tmp_path, waveglow_run, phrases, out, expect=1), str(tmp_path), "no checkpoint")
+    (tmp_path / "empty.txt").write_text("\n")
+    fails_with(speak(tacotron2_run, waveglow_run, tmp_path / "empty.txt", out, expect=1), "empty.txt", "no line")
+    (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
+    fails_with(speak(tacotron2_run, waveglow_run, tmp_path / "latin.txt", out, expect=1), "latin.txt:2", "UTF-8")
+    fails_with(speak(tacotron2_run, waveglow_run, phrases, out, "vocoder=vocoder", expect=1), "vocoder")
+    assert not out.exists()
+    out.mkdir()
+    (out / "0002.wav").write_text("mine")
+    fails_with(speak(tacotron2_run, waveglow_run, phrases, out, expect=1), "0002.wav exists", "overwrite=true")
+    assert (out / "0002.wav").read_text() == "mine"
+
+
+def test_load_model(tacotron2_run: Path, waveglow_run: Path):
+    model = load_model(tacotron2_run / "checkpoints/best.pt", prenet_dropout=0.0)
+    assert isinstance(model, Tacotron2)
+    assert not model.training
+    text = torch.tensor([[40, 41, 42]])
+    first, second = (model.infer(text, torch.tensor([3]), 4).mel_postnet for _ in range(2))
+    assert torch.equal(first, second)
+    assert isinstance(load_model(waveglow_run), WaveGlow)
+    with pytest.raises(UserError, match=r"unknown config key .model\.prenet_dropuot"):
+        load_model(tacotron2_run, prenet_dropuot=0.0)
+
+
+def test_a_phrase_sounds_the_same_in_a_batch(tacotron2_run: Path, waveglow_run: Path):
+    """Without noise, batch mates and their padding change nothing."""
+    voice = Synthesizer.load(tacotron2_run, waveglow_run, device="cpu", prenet_dropout=0.0)
+    texts = ["One.", "A much longer phrase than the first.", "Three words here."]
+    options = {"sigma": 0.0, "max_decoder_steps": 20}
+    together = next(voice.batches(texts, batch_size=3, **options))
+    for text, utterance in zip(texts, together, strict=True):
+        alone = voice.speak(text, **options)
+        torch.testing.assert_close(utterance.mel, alone.mel, atol=1e-4, rtol=0)
+        torch.testing.assert_close(utterance.audio, alone.audio, atol=1e-4, rtol=0)
+    with pytest.raises(UserError, match="nothing is left to say"):
+        voice.speak("###")
+
+
+def test_models_of_different_audio_are_not_chained(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path):
+    state = torch.load(waveglow_run / "checkpoints/best.pt", weights_only=True)
+    state["audio_config"]["fmax"] = 7600.0
+    torch.save(state, tmp_path / "other.pt")
+    with pytest.raises(UserError, match=r"cannot be chained: audio.fmax is 8000.0, stored 7600.0"):
+        Synthesizer.load(tacotron2_run, tmp_path / "other.pt", device="cpu")
+    assert Synthesizer.load(tacotron2_run, waveglow_run, device="cpu").audio == AudioConfig()

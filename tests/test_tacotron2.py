@@ -1,0 +1,204 @@
+"""Tacotron 2: the reference's numbers, and what the reference gets wrong."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from tacotron2.loss import gate_target, tacotron2_loss
+from tacotron2.model import Tacotron2, Tacotron2Config
+from tests.conftest import GOLDEN
+
+NO_DROPOUT = {
+    "p_encoder_dropout": 0.0,
+    "prenet_dropout": 0.0,
+    "p_attention_dropout": 0.0,
+    "p_decoder_dropout": 0.0,
+    "p_postnet_dropout": 0.0,
+}
+TINY = Tacotron2Config(
+    n_mel_channels=20,
+    symbols_embedding_dim=16,
+    encoder_embedding_dim=16,
+    attention_rnn_dim=24,
+    attention_dim=8,
+    attention_location_n_filters=4,
+    attention_location_kernel_size=7,
+    decoder_rnn_dim=24,
+    prenet_dim=12,
+    max_decoder_steps=12,
+    postnet_embedding_dim=16,
+    **NO_DROPOUT,
+)
+
+
+def golden_model(**overrides: float) -> Tacotron2:
+    checkpoint = torch.load(GOLDEN / "dle_tacotron2.pt", weights_only=False)
+    names = {field.name for field in dataclasses.fields(Tacotron2Config)}
+    config = {key: value for key, value in checkpoint["config"].items() if key in names}
+    model = Tacotron2(Tacotron2Config(**(config | NO_DROPOUT | overrides)))
+    model.load_state_dict({k.removeprefix("module."): v for k, v in checkpoint["state_dict"].items()})
+    return model
+
+
+def golden_inputs() -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
+    io = torch.load(GOLDEN / "dle_tacotron2_io.pt", weights_only=False)
+    return io, (io["text"], io["text_lengths"], io["mel"], io["mel_lengths"])
+
+
+def ragged_batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Three utterances of different lengths, with rubbish where the padding is."""
+    torch.manual_seed(1)
+    text = torch.randint(1, 148, (3, 9))
+    mel = torch.randn(3, 20, 14)
+    return text, torch.tensor([9, 4, 6]), mel, torch.tensor([7, 14, 10])
+
+
+def model_of(config: Tacotron2Config) -> Tacotron2:
+    torch.manual_seed(0)
+    model = Tacotron2(config)
+    for module in model.modules():  # statistics that are not those of a new model
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+    return model
+
+
+def test_parameter_count():
+    with torch.device("meta"):
+        model = Tacotron2(Tacotron2Config())
+    assert sum(p.numel() for p in model.parameters()) == 28_193_153
+
+
+def test_golden_teacher_forced():
+    io, inputs = golden_inputs()
+    with torch.no_grad():
+        output = golden_model().eval()(*inputs)
+    for name, key in (("mel", "mel_out"), ("mel_postnet", "mel_out_postnet"), ("gate", "gate_out")):
+        torch.testing.assert_close(getattr(output, name), io[key], atol=1e-4, rtol=0)
+    torch.testing.assert_close(output.alignment, io["alignments"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(tacotron2_loss(output, io["mel"], io["mel_lengths"])["loss"], io["loss"])
+
+
+def test_golden_free_running():
+    io, inputs = golden_inputs()
+    speech = golden_model(gate_threshold=2.0).eval().infer(inputs[0], inputs[1], 37)
+    torch.testing.assert_close(speech.mel_postnet, io["infer_mel_postnet"], atol=1e-4, rtol=0)
+    assert speech.truncated.all()
+    assert speech.mel_lengths.tolist() == [37, 37, 37]
+
+
+def test_golden_gradients():
+    io, inputs = golden_inputs()
+    model = golden_model().train()
+    loss = tacotron2_loss(model(*inputs), io["mel"], io["mel_lengths"])["loss"]
+    loss.backward()
+    golden = torch.load(GOLDEN / "dle_tacotron2_grads.pt", weights_only=False)
+    torch.testing.assert_close(loss.detach(), torch.as_tensor(golden["loss_train_nodropout"]))
+    expected = {key.removeprefix("module."): value for key, value in golden["grads"].items()}
+    assert expected.keys() == {name for name, _ in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        largest = expected[name].abs().max().item()
+        # A bias in front of BatchNorm has no gradient but rounding noise, 1e-8 here.
+        assert (parameter.grad - expected[name]).abs().max().item() <= max(1e-4 * largest, 1e-6), name
+
+
+@pytest.mark.parametrize("frames_per_step", [1, 2, 3])
+def test_padding_changes_nothing(frames_per_step: int):
+    model = model_of(dataclasses.replace(TINY, n_frames_per_step=frames_per_step)).eval()
+    text, text_lengths, mel, mel_lengths = ragged_batch()
+    with torch.no_grad():
+        together = model(text, text_lengths, mel, mel_lengths)
+        for i, (num_symbols, num_frames) in enumerate(zip(text_lengths, mel_lengths, strict=True)):
+            alone = model(
+                text[i : i + 1, :num_symbols], text_lengths[i : i + 1], mel[i : i + 1, :, :num_frames],
+                mel_lengths[i : i + 1],
+            )  # fmt: skip
+            torch.testing.assert_close(together.mel_postnet[i, :, :num_frames], alone.mel_postnet[0])
+            torch.testing.assert_close(together.gate[i, :num_frames], alone.gate[0])
+            torch.testing.assert_close(together.alignment[i, :num_frames, :num_symbols], alone.alignment[0])
+            assert together.mel_postnet[i, :, num_frames:].eq(0).all()
+            assert together.alignment[i, :, num_symbols:].eq(0).all()
+
+
+def test_padding_changes_nothing_free_running():
+    model = model_of(TINY).eval()
+    text, text_lengths, _, _ = ragged_batch()
+    together = model.infer(text, text_lengths)
+    for i, num_symbols in enumerate(text_lengths):
+        alone = model.infer(text[i : i + 1, :num_symbols], text_lengths[i : i + 1])
+        num_frames = alone.mel_lengths[0]
+        assert together.mel_lengths[i] == num_frames
+        torch.testing.assert_close(together.mel_postnet[i, :, :num_frames], alone.mel_postnet[0])
+
+
+def test_loss_ignores_padding():
+    model = model_of(TINY).eval()
+    text, text_lengths, mel, mel_lengths = ragged_batch()
+    with torch.no_grad():
+        loss = tacotron2_loss(model(text, text_lengths, mel, mel_lengths), mel, mel_lengths)["loss"]
+        changed = torch.where(torch.arange(14) < mel_lengths[:, None, None], mel, torch.full_like(mel, 7.0))
+        again = tacotron2_loss(model(text, text_lengths, changed, mel_lengths), changed, mel_lengths)["loss"]
+    torch.testing.assert_close(loss, again)
+
+
+@pytest.mark.parametrize("frames_per_step", [1, 2, 3])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_trains_and_speaks(frames_per_step: int, batch: int):
+    """Every parameter gets a gradient, with any frames per step, also in a batch of one."""
+    model = model_of(dataclasses.replace(TINY, n_frames_per_step=frames_per_step)).train()
+    text, text_lengths, mel, mel_lengths = (x[:batch] for x in ragged_batch())
+    output = model(text, text_lengths, mel, mel_lengths)
+    assert output.mel_postnet.shape == mel.shape
+    assert output.gate.shape == (batch, 14)
+    assert output.alignment.shape == (batch, 14, 9)
+    tacotron2_loss(output, mel, mel_lengths, frames_per_step)["loss"].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    speech = model.eval().infer(text, text_lengths, max_decoder_steps=5)
+    assert speech.mel_postnet.shape[2] == speech.alignment.shape[1] == int(speech.mel_lengths.max())
+    assert int(speech.mel_lengths.max()) <= 5 * frames_per_step
+
+
+def test_gate_target_marks_the_last_step():
+    assert gate_target(torch.tensor([4, 6]), 7, 1).tolist() == [[0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1]]
+    assert gate_target(torch.tensor([4, 6]), 7, 3).tolist() == [[0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1]]
+
+
+def test_stop_frame_is_kept_and_rows_stop_alone(monkeypatch: pytest.MonkeyPatch):
+    """The frame at which the gate opens is spoken; a row that goes on to the limit is `truncated`, the other not."""
+    model = model_of(TINY).eval()
+    text, text_lengths, _, _ = ragged_batch()
+    free = model.infer(text, text_lengths, 12)
+    calls = iter(range(100))
+
+    def gate(output: Tensor) -> Tensor:
+        step = next(calls)  # row 0 opens at its third step, row 1 at its fifth, row 2 never
+        return torch.tensor([[step - 1.5], [step - 3.5], [-1.0]])
+
+    monkeypatch.setattr(model.decoder.gate_layer, "forward", gate)
+    speech = model.infer(text, text_lengths, 12)
+    assert speech.mel_lengths.tolist() == [3, 5, 12]
+    assert speech.truncated.tolist() == [False, False, True]
+    torch.testing.assert_close(speech.mel_postnet[2], free.mel_postnet[2])
+    assert speech.mel_postnet[0, :, 3:].eq(0).all()
+
+
+def test_prenet_dropout_is_on_in_eval_mode():
+    text, text_lengths, _, _ = ragged_batch()
+    random = model_of(dataclasses.replace(TINY, prenet_dropout=0.5)).eval()
+    assert not torch.equal(
+        random.infer(text, text_lengths, 4).mel_postnet, random.infer(text, text_lengths, 4).mel_postnet
+    )
+    torch.manual_seed(3)
+    first = random.infer(text, text_lengths, 4).mel_postnet
+    torch.manual_seed(3)
+    assert torch.equal(first, random.infer(text, text_lengths, 4).mel_postnet)
+
+
+def test_bad_sizes_are_refused():
+    with pytest.raises(UserError, match="n_frames_per_step=0"):
+        Tacotron2Config(n_frames_per_step=0)
+    with pytest.raises(UserError, match=r"encoder_kernel_size=4.*odd"):
+        Tacotron2Config(encoder_kernel_size=4)

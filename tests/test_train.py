@@ -1,0 +1,350 @@
+"""Training: it learns, resumes exactly, runs on two ranks, survives bad numbers, and refuses bad input first."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from common import checkpoint as checkpoints
+from common.config import TrainConfig, from_dict
+from common.distributed import Ranks
+from common.errors import UserError
+from common.trainer import MAX_BAD_STEPS, Trainer
+from tests.conftest import (
+    REPOSITORY,
+    TINY_TACOTRON2,
+    TINY_WAVEGLOW,
+    fails_with,
+    run_script,
+    train_command,
+)
+from tests.test_config import composed
+from train import build_task
+
+MODELS = {"tacotron2": TINY_TACOTRON2, "waveglow": TINY_WAVEGLOW}
+
+
+def make_trainer(corpus: Path, run_dir: Path, model: str, *overrides: str) -> Trainer:
+    """A trainer in this process."""
+    values = composed("train", *train_command(corpus, run_dir, MODELS[model], *overrides)[1:])
+    config = from_dict(TrainConfig, values)
+    return Trainer(build_task(config), config, Ranks(0, 0, 1, torch.device("cpu")))
+
+
+def read_log(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    return {row["step"]: row["train_loss"] for row in read_log(run_dir) if "train_loss" in row}
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """The newest checkpoints are equal bit for bit: weights, optimizer, scaler, random state, data position."""
+    first, second = (checkpoints.load(checkpoints.find(path)) for path in (a, b))
+
+    def compare(x: object, y: object, key: str) -> None:
+        if isinstance(x, torch.Tensor):
+            assert isinstance(y, torch.Tensor)
+            assert torch.equal(x, y), key
+        elif isinstance(x, dict):
+            assert isinstance(y, dict)
+            assert x.keys() == y.keys(), key
+            for name in x:
+                compare(x[name], y[name], f"{key}.{name}")
+        elif isinstance(x, list | tuple):
+            assert isinstance(y, list | tuple)
+            assert len(x) == len(y), key
+            for i, (left, right) in enumerate(zip(x, y, strict=True)):
+                compare(left, right, f"{key}[{i}]")
+        else:
+            assert x == y, key
+
+    for key in ("state_dict", "optimizer", "scaler", "progress", "rng"):
+        compare(first[key], second[key], key)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("options", [(), ("trainer.accumulation_steps=2", "data.num_workers=1")])
+def test_resume_equals_no_interruption(corpus: Path, tmp_path: Path, model: str, options: tuple[str, ...]):
+    """7 clips in batches of 2 are 4 steps an epoch: 3 + 4 steps stop and go on in mid-epoch."""
+    common = (*options, "trainer.val_every_steps=2")
+    make_trainer(corpus, tmp_path / "whole", model, *common, "trainer.max_steps=7").fit()
+    make_trainer(corpus, tmp_path / "halves", model, *common, "trainer.max_steps=3").fit()
+    make_trainer(corpus, tmp_path / "halves", model, *common, "trainer.max_steps=7").fit()
+    assert_same_run(tmp_path / "whole", tmp_path / "halves")
+    assert losses(tmp_path / "whole") == losses(tmp_path / "halves")
+
+
+def test_resume_in_fp16(corpus: Path, tmp_path: Path):
+    """The loss scale survives; on the way it has been lowered at least once."""
+    fp16 = ("trainer.precision=fp16", "trainer.max_steps=6")
+    make_trainer(corpus, tmp_path / "whole", "waveglow", *fp16).fit()
+    make_trainer(corpus, tmp_path / "halves", "waveglow", fp16[0], "trainer.max_steps=3").fit()
+    make_trainer(corpus, tmp_path / "halves", "waveglow", *fp16).fit()
+    assert_same_run(tmp_path / "whole", tmp_path / "halves")
+    assert all("loss_scale" in row for row in read_log(tmp_path / "whole") if "train_loss" in row)
+
+
+def test_same_seed_same_run(corpus: Path, tmp_path: Path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        trainer = make_trainer(corpus, tmp_path / name, "tacotron2", "trainer.max_steps=2")
+        trainer = make_trainer(corpus, tmp_path / name, "tacotron2", "trainer.max_steps=2", f"seed={seed}")
+        trainer.fit()
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_one_batch_overfits(corpus: Path, tmp_path: Path, model: str):
+    """On two clips the loss falls far below where a corpus would keep it."""
+    trainer = make_trainer(
+        corpus, tmp_path, model, "data.limit=2", "trainer.epochs=150", "trainer.learning_rate=0.01",
+        "trainer.val_every_steps=1000", "trainer.checkpoint_every_steps=1000", "trainer.grad_clip_norm=1.0",
+    )  # fmt: skip
+    trainer.fit()
+    curve = losses(tmp_path)
+    if model == "tacotron2":
+        assert curve[150] < 0.05 * curve[1]
+    else:
+        assert curve[150] < curve[1] - 1.5
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("model", MODELS)
+def test_mixed_precision_follows_fp32(corpus: Path, tmp_path: Path, model: str, precision: str):
+    for name in ("fp32", precision):
+        make_trainer(corpus, tmp_path / name, model, f"trainer.precision={name}", "trainer.max_steps=3").fit()
+    exact, mixed = losses(tmp_path / "fp32"), losses(tmp_path / precision)
+    # bf16 has 8 bits; the first steps of fp16 may be skipped while the scale is still too large
+    assert mixed[1] == pytest.approx(exact[1], rel=0.02, abs=0.02)
+    assert math.isfinite(mixed[3])
+
+
+def test_accumulation_equals_the_larger_batch(corpus: Path, tmp_path: Path):
+    """WaveGlow's loss is a mean over equal pieces, so 2 x 1 clips give the gradient of 1 x 2."""
+    one = make_trainer(corpus, tmp_path / "one", "waveglow", "trainer.batch_size=2")
+    two = make_trainer(corpus, tmp_path / "two", "waveglow", "trainer.batch_size=1")
+    items = [one.train_data[(i, 0)] for i in range(2)]
+    window = one._window()
+    one.train_step([one.task.collate(items)], window)
+    two.train_step([two.task.collate(items[:1]), two.task.collate(items[1:])], window)
+    for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_are_clipped_and_logged(corpus: Path, tmp_path: Path):
+    trainer = make_trainer(corpus, tmp_path, "tacotron2", "trainer.grad_clip_norm=0.01", "trainer.max_steps=1")
+    trainer.fit()
+    norm = nn.utils.get_total_norm([p.grad for p in trainer.model.parameters() if p.grad is not None])
+    assert norm == pytest.approx(0.01, rel=1e-3)
+    assert next(row for row in read_log(tmp_path) if "grad_norm" in row)["grad_norm"] > 0.01
+
+
+def test_bad_steps_leave_the_weights_and_end_with_a_diagnosis(corpus: Path, tmp_path: Path):
+    trainer = make_trainer(corpus, tmp_path, "waveglow")
+    batch = trainer.task.collate([trainer.train_data[(0, 0)]])
+    bad = batch._replace(audio=batch.audio * float("nan"))
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    window = trainer._window()
+    for _ in range(MAX_BAD_STEPS):
+        trainer.train_step([bad], window)
+    assert window.skipped == MAX_BAD_STEPS
+    assert all(torch.equal(value, before[key]) for key, value in trainer.model.state_dict().items())
+    with pytest.raises(UserError, match="without a finite gradient"):
+        trainer.train_step([bad], window)
+    trainer.train_step([batch], window)
+    assert trainer.progress.bad_steps == 0
+
+
+def test_what_a_run_leaves(tacotron2_run: Path, waveglow_run: Path):
+    """Checkpoints, the reference's log keys, TensorBoard's numbers, pictures and sounds."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for run_dir in (tacotron2_run, waveglow_run):
+        assert sorted(p.name for p in (run_dir / "checkpoints").iterdir()) == ["best.pt", "step_00000004.pt"]
+        keys = {key for row in read_log(run_dir) for key in row}
+        assert keys >= {"train_loss", "train_items_per_sec", "train_iter_time", "train_epoch_time", "val_loss"}
+        assert keys >= {"val_items_per_sec", "run_time", "learning_rate", "grad_norm", "skipped_steps"}
+        board = EventAccumulator(str(run_dir / "tensorboard"), {"images": 0, "audio": 0, "scalars": 0})
+        board.Reload()
+        tags = board.Tags()
+        assert {"train_loss", "val_loss", "learning_rate", "grad_norm"} <= set(tags["scalars"])
+        assert "mel_target" in tags["images"]
+        assert tags["audio"]
+    samples = {p.name for p in (tacotron2_run / "samples").iterdir()}
+    assert {"alignment_teacher_forced_00000004.png", "speech_griffin_lim_00000004.wav"} <= samples
+    assert (waveglow_run / "samples/copy_synthesis_00000004.wav").stat().st_size > 1000
+
+
+def test_items_per_second_include_the_wait_for_data(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A loader that needs 0.2 s a clip bounds what the log may claim."""
+    import time
+
+    trainer = make_trainer(corpus, tmp_path, "tacotron2", "trainer.max_steps=3", "trainer.log_every_steps=3")
+    fast = type(trainer.train_data).__getitem__
+
+    def slow(self: object, draw: tuple[int, int]) -> object:
+        time.sleep(0.2)
+        return fast(self, draw)
+
+    monkeypatch.setattr(type(trainer.train_data), "__getitem__", slow)
+    trainer.fit()
+    row = next(row for row in read_log(tmp_path) if "train_items_per_sec" in row)
+    assert row["train_iter_time"] >= 0.4
+    frames = row["train_items_per_sec"] * row["train_iter_time"] * 3
+    assert frames == pytest.approx(round(frames), abs=1e-3)  # frames of 6 clips over the whole time
+    assert 6 * min(trainer.train_data.lengths) <= round(frames) <= 6 * max(trainer.train_data.lengths)
+
+
+def test_logged_loss_is_the_mean_over_items(corpus: Path, tmp_path: Path):
+    make_trainer(corpus, tmp_path / "each", "waveglow", "trainer.max_steps=4").fit()
+    make_trainer(corpus, tmp_path / "all", "waveglow", "trainer.max_steps=4", "trainer.log_every_steps=4").fit()
+    each = losses(tmp_path / "each")
+    sizes = [2, 2, 2, 2]
+    sizes[[len(b) for b in make_trainer(corpus, tmp_path / "plan", "waveglow").plan.batches(0, 2, [])].index(1)] = 1
+    expected = sum(loss * size for loss, size in zip(each.values(), sizes, strict=True)) / sum(sizes)
+    assert losses(tmp_path / "all")[4] == pytest.approx(expected)
+
+
+def test_checkpoints_are_pruned_and_the_best_is_kept(corpus: Path, tmp_path: Path):
+    make_trainer(
+        corpus, tmp_path, "tacotron2", "trainer.max_steps=6", "trainer.checkpoint_every_steps=1",
+        "trainer.val_every_steps=3", "trainer.keep_last=2",
+    ).fit()  # fmt: skip
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert names == ["best.pt", "step_00000005.pt", "step_00000006.pt"]
+
+
+def test_finished_run_says_so(tacotron2_run: Path, corpus: Path, tmp_path: Path):
+    run_dir = tmp_path / "copy"
+    shutil.copytree(tacotron2_run, run_dir)
+    result = run_script(*train_command(corpus, run_dir, TINY_TACOTRON2, "trainer.max_steps=4"))
+    assert "nothing to do" in result.stdout
+    assert "resumed from" in result.stdout
+
+
+def torchrun(num_ranks: int, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}", *command],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_two_ranks_equal_one_and_resume_as_one(corpus: Path, tmp_path: Path):
+    """Two gloo ranks with one clip each compute what one process computes with two; then one process goes on."""
+    no_dropout = [f"model.{p}=0.0" for p in ("prenet_dropout", "p_attention_dropout", "p_decoder_dropout")]
+    no_dropout += ["model.p_encoder_dropout=0.0", "model.p_postnet_dropout=0.0"]
+    for name, model, extra in (("tacotron2", TINY_TACOTRON2, no_dropout), ("waveglow", TINY_WAVEGLOW, [])):
+        run_dir = tmp_path / name
+        command = train_command(corpus, run_dir, model, *extra, "trainer.batch_size=1", "trainer.max_steps=2")
+        result = torchrun(2, *command)
+        assert result.returncode == 0, result.stdout + result.stderr
+        single = train_command(corpus, tmp_path / f"{name}1", model, *extra, "trainer.max_steps=2")
+        run_script(*single)
+        two, one = losses(run_dir), losses(tmp_path / f"{name}1")
+        assert two.keys() == one.keys() == {1, 2}
+        if name == "waveglow":  # Tacotron 2's BatchNorm has statistics of its own on each rank
+            assert two[1] == pytest.approx(one[1], rel=1e-4)
+            assert two[2] == pytest.approx(one[2], rel=1e-3)
+        run_script(*train_command(corpus, run_dir, model, *extra, "trainer.max_steps=5"))
+        assert max(losses(run_dir)) == 5
+        progress = checkpoints.load(checkpoints.find(run_dir))["progress"]
+        assert progress["epoch"] == 1
+
+
+# ---- bad input, before any step ----
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("row", "parts"),
+    [
+        (None, ["filelist", "bad.txt", "No such file"]),
+        ("", ["bad.txt", "no line of text"]),
+        ("wavs/clip0.wav|", ["bad.txt:1", "transcript of wavs/clip0.wav is empty"]),
+        ("wavs/nope.wav|text", ["bad.txt:1", "wavs/nope.wav does not exist"]),
+    ],
+)
+def test_bad_filelists(corpus: Path, tmp_path: Path, model: str, row: str | None, parts: list[str]):
+    if row is not None:
+        (tmp_path / "bad.txt").write_text(row)
+    with pytest.raises(UserError) as error:
+        make_trainer(corpus, tmp_path / "run", model, f"data.train_filelist={tmp_path}/bad.txt")
+    assert all(part in str(error.value) for part in parts)
+
+
+def test_bad_input_ends_without_a_traceback(corpus: Path, tmp_path: Path):
+    command = train_command(corpus, tmp_path / "run", TINY_TACOTRON2)
+    fails_with(run_script(*command, f"data.train_filelist={tmp_path}/x.txt", expect=1), "x.txt", "check the path")
+    fails_with(run_script(*command, "audio.fmax=7000", expect=1), "audio.fmax is 7000.0, stored 8000.0")
+    fails_with(run_script(*command, "data.mel_dir=/nowhere", expect=1), "/nowhere", "prepare_mels.sh")
+    assert not list((tmp_path / "run/checkpoints").glob("*.pt"))
+    (tmp_path / "file").write_text("in the way")
+    command = train_command(corpus, tmp_path / "file", TINY_TACOTRON2)
+    fails_with(run_script(*command, expect=1), "file", "choose another run_dir")
+
+
+def test_a_clip_that_is_no_longer_audio(corpus: Path, tmp_path: Path):
+    """WaveGlow reads clips in training: one that changed since its mel was made is found before the first step."""
+    root = tmp_path / "corpus"
+    shutil.copytree(corpus, root)
+    (root / "wavs/clip2.wav").write_bytes(b"no audio any more")
+    command = train_command(root, tmp_path / "run", TINY_WAVEGLOW)
+    fails_with(run_script(*command, expect=1), "wavs/clip2.wav", "prepare_mels.sh")
+
+
+def test_a_run_directory_of_another_run(tacotron2_run: Path, corpus: Path, tmp_path: Path):
+    run_dir = tmp_path / "copy"
+    shutil.copytree(tacotron2_run, run_dir)
+    with pytest.raises(UserError, match="holds a tacotron2; choose another run_dir"):
+        make_trainer(corpus, run_dir, "waveglow")
+    with pytest.raises(UserError, match=r"decoder.attention_rnn.*\(96, .*the model's is \(128"):
+        make_trainer(corpus, run_dir, "tacotron2", "model.attention_rnn_dim=32")
+
+
+# ---- checkpoints ----
+
+
+def test_damaged_checkpoints_are_named(tacotron2_run: Path, tmp_path: Path):
+    good = checkpoints.find(tacotron2_run).read_bytes()
+    bad = tmp_path / "bad.pt"
+    for content, message in (
+        (b"", "not a readable checkpoint"),
+        (b"rubbish" * 100, "not a readable checkpoint"),
+        (good[: len(good) // 2], "not a readable checkpoint"),
+        (good[: len(good) // 3] + b"\xff" + good[len(good) // 3 + 1 :], "checksum|not a readable"),
+    ):
+        bad.write_bytes(content)
+        with pytest.raises(UserError, match=f"bad.pt.*({message})"):
+            checkpoints.load(bad)
+    torch.save({"some": "dict"}, bad)
+    with pytest.raises(UserError, match="not a checkpoint of this project"):
+        checkpoints.load(bad)
+    torch.save(nn.Linear(1, 1), bad)
+    with pytest.raises(UserError, match="refused"):
+        checkpoints.load(bad)
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "step_00000001.pt"
+    checkpoints.save(path, {"a": 1})
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(UserError, match="No space left on device"):
+        checkpoints.save(path, {"a": 2})
+    assert checkpoints.load(path)["a"] == 1
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,148 @@
+"""WaveGlow: the reference's numbers, inverse(forward) = identity, the loss, the denoiser."""
+
+import pytest
+import torch
+
+from common.errors import UserError
+from tests.conftest import GOLDEN
+from waveglow.denoiser import Denoiser
+from waveglow.loss import waveglow_loss
+from waveglow.model import WaveGlow, WaveGlowConfig, WaveGlowOutput
+
+TINY = WaveGlowConfig(n_mel_channels=20, n_flows=6, n_early_every=2, n_layers=2, n_channels=8)
+
+
+def golden_model() -> WaveGlow:
+    checkpoint = torch.load(GOLDEN / "dle_waveglow.pt", weights_only=False)
+    config = checkpoint["config"]
+    wn = config.pop("WN_config")
+    model = WaveGlow(WaveGlowConfig(**config, **wn))
+    model.load_state_dict({k.removeprefix("module."): v for k, v in checkpoint["state_dict"].items()})
+    return model.eval()
+
+
+def lively_model(config: WaveGlowConfig = TINY) -> WaveGlow:
+    """A model whose couplings do something: `end` starts at zero."""
+    torch.manual_seed(0)
+    model = WaveGlow(config)
+    for wn in model.WN:
+        torch.nn.init.normal_(wn.end.weight, std=0.1)
+    return model
+
+
+@pytest.mark.parametrize(("channels", "count"), [(512, 268_294_760), (256, 87_879_272)])
+def test_parameter_count(channels: int, count: int):
+    def skip_qr(a: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return a, a
+
+    with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
+        patch.setattr(torch.linalg, "qr", skip_qr)  # not for meta tensors, like det
+        patch.setattr(torch, "det", lambda a: 1.0)
+        model = WaveGlow(WaveGlowConfig(n_channels=channels))
+    assert sum(p.numel() for p in model.parameters()) == count
+    assert len(model.state_dict()) == 938
+
+
+def test_golden_forward_and_loss():
+    io = torch.load(GOLDEN / "dle_waveglow_io.pt", weights_only=False)
+    model = golden_model()
+    output = model(io["mel"], io["audio"])
+    torch.testing.assert_close(output.z, io["z"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.stack(output.log_det), io["log_det_W"], atol=2e-3, rtol=1e-5)
+    for ours, theirs in zip(output.log_s, io["log_s"], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    loss = waveglow_loss(output)
+    torch.testing.assert_close(loss, io["loss"])
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        expected = io["grad_norms"].get(name, io["grad_norms"].get(f"module.{name}"))
+        assert float(parameter.grad.norm()) == pytest.approx(float(expected), rel=1e-3, abs=1e-6), name
+
+
+def test_golden_audio_and_denoiser():
+    io = torch.load(GOLDEN / "dle_waveglow_io.pt", weights_only=False)
+    model = golden_model()
+    torch.testing.assert_close(model.infer(io["mel"], sigma=0.0), io["infer_sigma0"], atol=1e-4, rtol=0)
+    denoiser = Denoiser(model)
+    denoiser.bias = io["denoiser_bias"]
+    ours = denoiser(io["denoise_in"], strength=0.1)
+    torch.testing.assert_close(ours, io["denoise_out_strength_0.1"], atol=1e-4, rtol=0)
+
+
+def test_inverse_of_forward_is_identity():
+    model = lively_model()
+    mel, audio = torch.randn(2, 20, 3), 0.1 * torch.randn(2, 3 * 256)
+    with torch.no_grad():
+        z = model(mel, audio).z
+    assert z.shape == (2, 8, 96)
+    torch.testing.assert_close(model.infer(mel, sigma=1.0, z=z), audio, atol=1e-5, rtol=0)
+
+
+def test_log_determinants_are_those_of_the_jacobian():
+    """log |det dz/dx| by autograd equals sum(log_s) + sum(log_det)."""
+    config = WaveGlowConfig(n_mel_channels=4, hop_length=16, win_length=32, n_flows=4, n_early_every=2, n_channels=4)
+    model = lively_model(config).double()
+    mel, audio = torch.randn(1, 4, 1).double(), torch.randn(1, 16).double()
+    jacobian = torch.autograd.functional.jacobian(lambda x: model(mel, x).z.flatten(), audio).squeeze(1)
+    output = model(mel, audio)
+    total = sum(s.sum() for s in output.log_s) + sum(output.log_det)
+    torch.testing.assert_close(total.float(), torch.linalg.slogdet(jacobian)[1].float())
+
+
+def test_inverse_follows_the_weights():
+    """The 1x1 inverse is never stale: not after a reload, nor after a change of precision."""
+    model, other = lively_model(), lively_model()
+    for convinv in other.convinv:
+        torch.nn.init.orthogonal_(convinv.conv.weight.squeeze(2).data)
+        convinv.conv.weight.data.mul_(1.3)
+    mel, audio = torch.randn(1, 20, 3), 0.1 * torch.randn(1, 768)
+    model.infer(mel)
+    model.load_state_dict(other.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(model.infer(mel, 1.0, z=model(mel, audio).z), audio, atol=1e-5, rtol=0)
+        model.bfloat16()
+        restored = model.infer(mel.bfloat16(), 1.0, z=model(mel.bfloat16(), audio.bfloat16()).z)
+    assert restored.dtype == torch.bfloat16
+    torch.testing.assert_close(restored.float(), audio, atol=0.1, rtol=0)
+
+
+def test_negative_determinant_keeps_the_loss_finite():
+    model = lively_model()
+    model.convinv[0].conv.weight.data[0] *= -1
+    loss = waveglow_loss(model(torch.randn(1, 20, 2), 0.1 * torch.randn(1, 512)))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_loss_by_hand():
+    output = WaveGlowOutput(torch.full((1, 2, 2), 2.0), [torch.full((1, 1, 2), 0.5)], [torch.tensor(3.0)])
+    assert waveglow_loss(output, sigma=1.0).item() == pytest.approx((16 / 2 - 1.0 - 3.0) / 4)
+    assert waveglow_loss(output, sigma=2.0).item() == pytest.approx((16 / 8 - 1.0 - 3.0) / 4)
+
+
+def test_new_model_is_volume_preserving_and_starts_at_the_identity():
+    model = WaveGlow(TINY)
+    output = model(torch.randn(1, 20, 2), torch.randn(1, 512))
+    assert all(log_s.eq(0).all() for log_s in output.log_s)
+    assert all(abs(float(log_det)) < 1e-2 for log_det in output.log_det)
+
+
+def test_audio_length_and_bad_input():
+    model = lively_model()
+    assert model.infer(torch.randn(2, 20, 5)).shape == (2, 5 * 256)
+    with pytest.raises(ValueError, match="multiple of 8"):
+        model(torch.randn(1, 20, 2), torch.randn(1, 509))
+    with pytest.raises(ValueError, match="at most 512"):
+        model(torch.randn(1, 20, 2), torch.randn(1, 520))
+    with pytest.raises(UserError, match="leave 0 channels"):
+        WaveGlowConfig(n_early_every=1, n_flows=5)
+
+
+def test_denoiser_removes_the_bias():
+    """Audio that is nothing but the model's bias becomes much weaker, and strength 0 changes nothing."""
+    model = lively_model()
+    denoiser = Denoiser(model)
+    hum = model.infer(torch.zeros(1, 20, 88), sigma=0.0)
+    assert denoiser(hum, strength=1.0).norm() < 0.5 * hum.norm()
+    torch.testing.assert_close(denoiser(hum, strength=0.0), hum, atol=1e-5, rtol=0)
