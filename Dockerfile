@@ -14,7 +14,7 @@ ARG GROUP_ID=1000
 RUN (getent group "${GROUP_ID}" || groupadd --gid "${GROUP_ID}" voice) \
     && useradd --non-unique --uid "${USER_ID}" --gid "${GROUP_ID}" --create-home voice \
     && chown "${USER_ID}:${GROUP_ID}" .
-USER voice
+USER ${USER_ID}:${GROUP_ID}
 
-COPY --chown=voice . .
+COPY --chown=${USER_ID}:${GROUP_ID} . .
 CMD ["bash"]

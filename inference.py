@@ -13,7 +13,6 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,8 @@ from common.filelist import read_lines
 from common.mels import audio_differences
 from common.padding import pad_last
 from common.plots import alignment_figure
+from common.precision import PRECISIONS, autocast, set_tf32
 from common.tracker import JsonLines
-from common.trainer import DTYPES
 from tacotron2.model import Tacotron2
 from tacotron2.text import SYMBOLS, text_to_ids, unknown_characters
 from train import TASKS
@@ -53,6 +52,7 @@ class InferenceConfig:
     batch_size: int = 1
     max_decoder_steps: int | None = None
     precision: str = "fp32"
+    tf32: bool = True
     device: str = "auto"
     seed: int = 0
     overwrite: bool = False
@@ -60,7 +60,7 @@ class InferenceConfig:
     def __post_init__(self) -> None:
         choices = {
             "vocoder": ("waveglow", "griffin_lim"),
-            "precision": ("fp32", *DTYPES),
+            "precision": PRECISIONS,
             "device": ("auto", "cpu", "cuda"),
         }
         for key, known in choices.items():
@@ -243,10 +243,8 @@ class Synthesizer:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def _autocast(self) -> AbstractContextManager[None]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
+    def _autocast(self) -> torch.autocast:
+        return autocast(self.device, self.precision)
 
 
 def _load_named(path: Path, name: str) -> dict[str, Any]:
@@ -264,6 +262,7 @@ def main(values: dict[str, Any]) -> None:
     taken = [path for i in range(len(lines)) if (path := output / f"{i:04d}.wav").exists()]
     if taken and not config.overwrite:
         raise UserError(f"{taken[0]} exists already; choose another output=DIR or set overwrite=true")
+    set_tf32(config.tf32)
     waveglow = config.waveglow if config.vocoder == "waveglow" else None
     synthesizer = Synthesizer.load(config.tacotron2, waveglow, config.device, config.precision)
     output.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import UserError, did_you_mean
+from common.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class TrainerConfig:
     profile: bool = False  # write a trace of the run to run_dir/profile.json; for a few steps only
 
     def __post_init__(self) -> None:
-        for key, choices in (("precision", ("fp32", "bf16", "fp16")), ("device", ("auto", "cpu", "cuda"))):
+        for key, choices in (("precision", PRECISIONS), ("device", ("auto", "cpu", "cuda"))):
             value = getattr(self, key)
             if value not in choices:
                 raise UserError(f"trainer.{key}={value!r} is unknown{did_you_mean(value, choices)}")

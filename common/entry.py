@@ -30,13 +30,15 @@ def hydra_entry(config_name: str) -> Callable[[Callable[[dict[str, Any]], None]]
     def decorate(function: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
         @functools.wraps(function)
         def main() -> None:
-            mistakes: list[UserError] = []  # raised through Hydra they would be printed twice
+            mistakes: list[str] = []  # raised through Hydra they would be printed twice
 
             def job(config: DictConfig) -> None:
                 try:
                     function(_plain(config))
                 except UserError as error:
-                    mistakes.append(error)
+                    mistakes.append(
+                        str(error).rsplit("common.errors.UserError: ", 1)[-1]
+                    )  # a loader adds its traceback
 
             warnings.showwarning = _show_warning
             # Hydra would print its own report and leave; with this it raises, and we can say it in our words.
@@ -48,7 +50,7 @@ def hydra_entry(config_name: str) -> Callable[[Callable[[dict[str, Any]], None]]
             except KeyboardInterrupt:
                 fail("interrupted", status=130)
             if mistakes:
-                fail(str(mistakes[0]))
+                fail(mistakes[0])
 
         return main
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -22,11 +23,11 @@ from common.config import TrainConfig
 from common.distributed import Ranks
 from common.errors import UserError
 from common.mels import audio_differences
+from common.precision import autocast, set_tf32
 from common.schedule import learning_rate
 from common.task import Loss, Task
 from common.tracker import Tracker
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_BAD_STEPS = 20  # in a row, after the loss scaler has had its chances
 
 
@@ -37,6 +38,7 @@ class Progress:
     step: int = 0  # optimizer steps
     epoch: int = 0  # the one in progress, from 0
     done: Done = dataclasses.field(default_factory=list)  # batches of it that are done
+    data: list[int] = dataclasses.field(default_factory=list)  # [seed, number of clips]: what `done` refers to
     best_loss: float = float("inf")
     bad_steps: int = 0  # steps in a row without a finite gradient
 
@@ -72,9 +74,7 @@ class Trainer:
         self.run_dir = Path(config.run_dir)
         self.device = ranks.device
         checkpoints.make_directory(self.run_dir / "checkpoints")
-        if self.device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = self.options.tf32
-            torch.backends.cudnn.allow_tf32 = self.options.tf32
+        set_tf32(self.options.tf32)
         torch.manual_seed(config.seed)  # the same initial weights on every rank
         self.model = task.build_model().to(self.device)
         torch.manual_seed(config.seed + ranks.rank)  # but dropout of its own
@@ -82,8 +82,8 @@ class Trainer:
             self.model.parameters(), lr=self.options.learning_rate, weight_decay=self.options.weight_decay
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.options.precision == "fp16")
-        self.progress = Progress()
         self.train_data, self.val_data = task.datasets()
+        self.progress = Progress(data=[config.seed, len(self.train_data)])
         self.plan = BatchPlan(self.train_data.lengths, config.seed)
         self.global_batch_size = self.options.batch_size * ranks.world_size
         self.sampler = RankSampler(ranks.rank, ranks.world_size)
@@ -144,7 +144,13 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
+        data = self.progress.data
         self.progress = Progress(**state["progress"])
+        if self.progress.data != data:
+            self.progress.data, self.progress.done = data, []
+            warnings.warn(
+                "the seed or the number of clips has changed: the epoch in progress starts anew", stacklevel=1
+            )
         if self.ranks.rank < len(state["rng"]):
             rng = state["rng"][self.ranks.rank]
             torch.set_rng_state(rng["cpu"])
@@ -308,8 +314,7 @@ class Trainer:
         return self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else nullcontext()
 
     def _autocast(self) -> torch.autocast:
-        dtype = DTYPES.get(self.options.precision)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+        return autocast(self.device, self.options.precision)
 
     def _to_device(self, batch: Any) -> Any:
         return type(batch)(*(tensor.to(self.device, non_blocking=True) for tensor in batch))

@@ -304,6 +304,25 @@ def test_a_clip_that_is_no_longer_audio(corpus: Path, tmp_path: Path):
     fails_with(run_script(*command, expect=1), "wavs/clip2.wav", "prepare_mels.sh")
 
 
+def test_an_error_in_a_loader_process_is_one_message(corpus: Path, tmp_path: Path):
+    root = tmp_path / "corpus"
+    shutil.copytree(corpus, root)
+    for clip in (root / "wavs").iterdir():  # same size, same time: nothing tells before a clip is read
+        stat = clip.stat()
+        clip.write_bytes(b"x" * stat.st_size)
+        os.utime(clip, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    command = train_command(root, tmp_path / "run", TINY_WAVEGLOW, "data.num_workers=1")
+    fails_with(run_script(*command, expect=1), "error: ", "not a readable audio file")
+
+
+def test_other_data_or_seed_starts_the_epoch_anew(corpus: Path, tmp_path: Path):
+    make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=2").fit()
+    with pytest.warns(UserWarning, match="the epoch in progress starts anew"):
+        trainer = make_trainer(corpus, tmp_path, "waveglow", "seed=5")
+    assert trainer.progress.done == []
+    assert trainer.progress.step == 2
+
+
 def test_a_run_directory_of_another_run(tacotron2_run: Path, corpus: Path, tmp_path: Path):
     run_dir = tmp_path / "copy"
     shutil.copytree(tacotron2_run, run_dir)

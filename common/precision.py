@@ -1,0 +1,21 @@
+"""Number formats: float32 with or without TensorFloat-32, bfloat16 and float16 through autocast."""
+
+from __future__ import annotations
+
+import torch
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def set_tf32(enabled: bool) -> None:
+    """On GPUs let matrix products, convolutions and LSTMs round float32 inputs to TF32; torch has products off."""
+    precision = "tf32" if enabled else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+    torch.backends.cudnn.rnn.fp32_precision = precision  # type: ignore[attr-defined]
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a model computes in `precision`, one of PRECISIONS."""
+    return torch.autocast(device.type, dtype=_DTYPES.get(precision), enabled=precision != "fp32")

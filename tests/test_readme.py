@@ -1,0 +1,95 @@
+"""The README's commands are true: every one composes, and the recipe for own recordings runs as written."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.config import TrainConfig, from_dict
+from inference import InferenceConfig, Synthesizer
+from tests.conftest import REPOSITORY, TINY_TACOTRON2, TINY_WAVEGLOW, write_corpus
+from tests.test_config import composed
+from train import build_task
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = [block.strip().splitlines() for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)]
+COMMANDS = [line.split(" #")[0].strip() for block in BLOCKS for line in block]
+
+
+def block_with(text: str) -> list[str]:
+    return next(block for block in BLOCKS if any(text in line for line in block))
+
+
+def test_it_opens_with_the_two_commands():
+    assert [line.split("#")[0].strip() for line in BLOCKS[0]] == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
+def test_every_command_is_valid(command: str):
+    words = shlex.split(command)
+    while "=" in words[0]:
+        words.pop(0)
+    script = next((word for word in words if word.endswith(".py")), None)
+    if words[0] == "make":
+        subprocess.run(["make", "--dry-run", "PYTHON=python3", *words[1:]], cwd=REPOSITORY, check=True)
+    elif words[0] == "bash":
+        subprocess.run(["bash", "-n", words[1]], cwd=REPOSITORY, check=True)
+    elif script == "train.py":
+        options = words[words.index(script) + 1 :]
+        values = composed("train", *[o for o in options if not o.startswith("debug=")])
+        if any(option.startswith("debug=") for option in options):  # sets run_dir itself; test_config composes them
+            values["run_dir"] = "runs/debug"
+        build_task(from_dict(TrainConfig, values))
+    elif script == "inference.py":
+        from_dict(InferenceConfig, composed("inference", *words[2:]))
+    else:
+        assert words[0] in ("source", "tensorboard"), f"{command}: teach this test to check it"
+
+
+def test_files_and_options_it_names_exist():
+    for name in re.findall(r"`((?:[\w/]+/)?[\w]+\.(?:py|sh|md|txt))`", README):
+        if name not in ("phrases.txt",):
+            found = (REPOSITORY / name).exists() or list(REPOSITORY.glob(f"scripts/{name}"))
+            found = found or list(REPOSITORY.glob(f"*/{name}"))
+            assert found, name
+    table = README[README.index("| group |") :].split("\n\n")[0]
+    for group, choices in re.findall(r"\| `(\w+)=` \| (.*) \|", table):
+        for choice in re.findall(r"`(\w+)`", choices):
+            assert (REPOSITORY / "conf" / group / f"{choice}.yaml").exists(), (group, choice)
+
+
+def test_own_recordings_as_written(tmp_path: Path):
+    """The recipe on a corpus of 44.1 kHz clips, with tiny models and few steps."""
+    import soundfile
+
+    root = write_corpus(tmp_path / "my_voice")
+    for clip in (root / "wavs").iterdir():
+        audio, _ = soundfile.read(clip)
+        soundfile.write(clip, audio, 44100)
+    (tmp_path / "phrases.txt").write_text("It works.\n")
+    tiny = {"model=tacotron2": TINY_TACOTRON2, "model=waveglow": TINY_WAVEGLOW}
+    for line in block_with("prepare_dataset.sh my_voice"):
+        words = shlex.split(line)
+        if words[1] == "train.py":
+            words += ["trainer.max_steps=1", "trainer.batch_size=2", "data.num_workers=0"]
+            words = [w for word in words for w in tiny.get(word, [word])]
+        elif words[1] == "inference.py":
+            words.append("max_decoder_steps=5")
+        words = [sys.executable if word == "python" else word for word in words]
+        words = [str(REPOSITORY / word) if word.endswith((".py", ".sh")) else word for word in words]
+        environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+        result = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
+    assert (tmp_path / "my_speech/0000.wav").exists()
+    shutil.rmtree(tmp_path / "my_voice")
+    # the Python example
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code is not None
+    text = re.search(r'speak\("(.*)"\)', code[1])
+    assert text is not None
+    voice = Synthesizer.load(tmp_path / "runs/my_tacotron2", tmp_path / "runs/my_waveglow", device="cpu")
+    assert voice.speak(text[1], max_decoder_steps=3).audio.ndim == 1
