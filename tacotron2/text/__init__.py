@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
+from common.errors import UserError, did_you_mean
 from tacotron2.text.cleaners import CLEANERS
 from tacotron2.text.symbols import ARPABET, ARPABET_PREFIX, PAD, SYMBOL_TO_ID, SYMBOLS
 
@@ -23,7 +24,7 @@ def text_to_ids(text: str, cleaners: Cleaners = "english_cleaners", symbols: Seq
     """The ids of `text` after cleaning; `{HH AW1 S}` is ARPAbet, in either case, and is not cleaned.
 
     Runs of whitespace become one space and the ends have none. What `unknown_characters` reports is dropped with a
-    warning, so the result may be empty. Raises ValueError for an unknown cleaner.
+    warning, so the result may be empty. Raises UserError for an unknown cleaner.
     """
     table = _ids_of(symbols)
     space = table.get(" ")
@@ -86,7 +87,7 @@ def _clean(text: str, names: Sequence[str]) -> str:
     cleaned = text
     for name in names:
         if name not in CLEANERS:
-            raise ValueError(f"unknown text cleaner {name!r}: choose from {', '.join(CLEANERS)}")
+            raise UserError(f"data.cleaners={name!r} is unknown{did_you_mean(name, CLEANERS)}")
         cleaned = CLEANERS[name](cleaned)
     return f"{' ' * text[:1].isspace()}{cleaned}{' ' * text[-1:].isspace()}"
 

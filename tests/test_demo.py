@@ -1,0 +1,53 @@
+"""The embedded corpus is what it claims, and the whole road is walkable on it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import soundfile
+
+from common.filelist import read_filelist
+from tests.conftest import REPOSITORY, run_script
+
+CORPUS = REPOSITORY / "demo" / "corpus"
+
+
+def test_the_embedded_corpus():
+    rows = [line.split("|") for line in (CORPUS / "metadata.csv").read_text(encoding="utf-8").splitlines()]
+    clips = {path.stem: path for path in (CORPUS / "wavs").iterdir()}
+    assert sorted(row[0] for row in rows) == sorted(clips)
+    assert len({row[1] for row in rows}) == len(rows)
+    split = json.loads((REPOSITORY / "filelists/ljspeech_split.json").read_text())
+    assert not {row[0].removeprefix("HB-") for row in rows} & {*split["val"], *split["test"]}
+    infos = [soundfile.info(path) for path in clips.values()]
+    assert {(info.samplerate, info.channels, info.format) for info in infos} == {(22050, 1, "OGG")}
+    assert 25 < sum(info.duration for info in infos) / 60 < 30
+    assert sum(path.stat().st_size for path in clips.values()) < 12e6
+    assert (CORPUS / "README.md").is_file()
+    assert (CORPUS / "LICENSE").is_file()
+
+
+def test_from_the_corpus_to_speech(tmp_path: Path):
+    """prepare_dataset, prepare_mels, debug=fdr of both small models, inference."""
+    root = tmp_path / "corpus"
+    shutil.copytree(CORPUS, root, ignore=shutil.ignore_patterns("mels", "filelists"))
+    for script in ("prepare_dataset.sh", "prepare_mels.sh"):
+        command = ["bash", f"scripts/{script}", str(root)]
+        subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "PYTHON": sys.executable}, check=True)
+    train = read_filelist(root / "filelists/train.txt", root)
+    val = read_filelist(root / "filelists/val.txt", root)
+    assert (len(train), len(val)) == (362, 7)
+    assert len(list((root / "mels").rglob("*.npy"))) == 369
+    for name in ("tacotron2", "waveglow"):
+        run_script(
+            "train.py", f"model={name}_small", "data=demo", f"data.root={root}", "debug=fdr", f"run_dir={tmp_path / name}"
+        )  # fmt: skip
+    run_script(
+        "inference.py", f"tacotron2={tmp_path / 'tacotron2'}", f"waveglow={tmp_path / 'waveglow'}",
+        "input=filelists/demo_phrases.txt", f"output={tmp_path / 'speech'}", "max_decoder_steps=20",
+    )  # fmt: skip
+    names = {path.name for path in (tmp_path / "speech").iterdir()}
+    assert {"0000.wav", "0000.png", "0001.wav", "0001.png", "0002.wav", "0002.png", "log.jsonl"} == names
