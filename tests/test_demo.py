@@ -43,7 +43,8 @@ def test_from_the_corpus_to_speech(tmp_path: Path):
     assert len(list((root / "mels").rglob("*.npy"))) == 369
     for name in ("tacotron2", "waveglow"):
         run_script(
-            "train.py", f"model={name}_small", "data=demo", f"data.root={root}", "debug=fdr", f"run_dir={tmp_path / name}"
+            "train.py", f"model={name}_small", "data=demo", f"data.root={root}", "debug=fdr",
+            f"run_dir={tmp_path / name}",
         )  # fmt: skip
     run_script(
         "inference.py", f"tacotron2={tmp_path / 'tacotron2'}", f"waveglow={tmp_path / 'waveglow'}",

@@ -234,7 +234,7 @@ def test_empty_text_has_no_ids(text):
 
 
 def test_unknown_cleaner_is_named_with_the_choices():
-    with pytest.raises(ValueError, match=r"'englsh_cleaners'.*basic_cleaners.*english_cleaners"):
+    with pytest.raises(ValueError, match=r"'englsh_cleaners'.*did you mean 'english_cleaners'"):
         text_to_ids("hello", "englsh_cleaners")
     with pytest.raises(ValueError, match="nope"):
         text_to_ids("", ["english_cleaners", "nope"])
