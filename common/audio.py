@@ -109,14 +109,17 @@ class GriffinLim:
         self.inverse = np.linalg.pinv(mel_filterbank(config))  # (1 + n_fft // 2, n_mels)
 
     def __call__(self, mel: Tensor, seed: int = 0) -> Tensor:
+        config, num_frames = self.config, mel.shape[1]
         magnitude = np.maximum(self.inverse @ np.exp(mel.detach().float().cpu().numpy()), 0.0)
+        # n frames span (n - 1) * hop_length samples and must be as long as a window: silence makes up for the rest.
+        silence = max(1, 1 + config.n_fft // config.hop_length - num_frames)
         audio = librosa.griffinlim(
-            magnitude,
+            np.pad(magnitude, ((0, 0), (0, silence))),
             n_iter=self.num_iterations,
-            hop_length=self.config.hop_length,
-            win_length=self.config.win_length,
-            n_fft=self.config.n_fft,
+            hop_length=config.hop_length,
+            win_length=config.win_length,
+            n_fft=config.n_fft,
             pad_mode="reflect",
             random_state=seed,
-        )  # (T - 1) * hop_length samples: the first and the last frame are centred on the ends
-        return torch.from_numpy(np.pad(audio, (0, self.config.hop_length)).astype(np.float32))
+        )
+        return torch.from_numpy(audio[: num_frames * config.hop_length].astype(np.float32))

@@ -237,8 +237,7 @@ class Trainer:
                 self._log(window)
                 window = self._window()
             if progress.step % options.val_every_steps == 0:
-                self.validate()
-                window.start = time.monotonic()
+                self.validate(window, epoch)
             if self._is_over(first_step):
                 break
             if progress.step % options.checkpoint_every_steps == 0:
@@ -281,8 +280,8 @@ class Trainer:
                 f"newest checkpoint in {self.run_dir / 'checkpoints'} is unharmed"
             )
 
-    def validate(self) -> None:
-        """Log the validation loss, draw the report, keep the best checkpoint."""
+    def validate(self, *paused: Window) -> None:
+        """Log the validation loss, draw the report, keep the best checkpoint; `paused` do not count the time."""
         window = self._window()
         self.model.eval()
         devices = [self.device] if self.device.type == "cuda" else []
@@ -303,6 +302,8 @@ class Trainer:
         if means["loss"] < progress.best_loss:
             progress.best_loss = means["loss"]
             self._write(checkpoints.BEST)
+        for other in paused:
+            other.start += time.monotonic() - window.start
 
     # ---- small parts ----
 

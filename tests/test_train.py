@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -183,24 +184,47 @@ def test_what_a_run_leaves(tacotron2_run: Path, waveglow_run: Path):
     assert (waveglow_run / "samples/copy_synthesis_00000004.wav").stat().st_size > 1000
 
 
-def test_items_per_second_include_the_wait_for_data(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A loader that needs 0.2 s a clip bounds what the log may claim."""
-    import time
+class Clock:
+    """Stands in for the trainer's `time`: it moves only when told to."""
 
-    trainer = make_trainer(corpus, tmp_path, "tacotron2", "trainer.max_steps=3", "trainer.log_every_steps=3")
-    fast = type(trainer.train_data).__getitem__
+    def __init__(self) -> None:
+        self.now = 0.0
 
-    def slow(self: object, draw: tuple[int, int]) -> object:
-        time.sleep(0.2)
-        return fast(self, draw)
+    def monotonic(self) -> float:
+        return self.now
 
-    monkeypatch.setattr(type(trainer.train_data), "__getitem__", slow)
+    def slow(self, function: Callable[..., object], seconds: float) -> Callable[..., object]:
+        """`function`, taking `seconds` longer."""
+
+        def slowed(*arguments: object) -> object:
+            self.now += seconds
+            return function(*arguments)
+
+        return slowed
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_items_per_second_count_data_and_steps_but_not_validation(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+):
+    """Each clip takes 1 s to load, each step 3 s, each report 100 s: 4 steps of 7 clips are 19 s."""
+    clock = Clock()
+    monkeypatch.setattr("common.trainer.time", clock)
+    options = ("trainer.max_steps=4", "trainer.log_every_steps=4", "trainer.val_every_steps=2")
+    trainer = make_trainer(corpus, tmp_path, model, *options)
+    monkeypatch.setattr(trainer.task, "report", clock.slow(trainer.task.report, 100.0))
+    monkeypatch.setattr(trainer, "train_step", clock.slow(trainer.train_step, 3.0))
+    data = type(trainer.train_data)
+    monkeypatch.setattr(data, "__getitem__", clock.slow(data.__getitem__, 1.0))
     trainer.fit()
-    row = next(row for row in read_log(tmp_path) if "train_items_per_sec" in row)
-    assert row["train_iter_time"] >= 0.4
-    frames = row["train_items_per_sec"] * row["train_iter_time"] * 3
-    assert frames == pytest.approx(round(frames), abs=1e-3)  # frames of 6 clips over the whole time
-    assert 6 * min(trainer.train_data.lengths) <= round(frames) <= 6 * max(trainer.train_data.lengths)
+    rows = read_log(tmp_path)
+    row = next(row for row in rows if "train_items_per_sec" in row)
+    assert row["train_iter_time"] == pytest.approx(19 / 4)
+    items = sum(trainer.train_data.lengths)
+    assert row["train_items_per_sec"] == pytest.approx(items / 19)
+    assert next(row for row in rows if "train_epoch_time" in row)["train_epoch_time"] == pytest.approx(19)
+    val = [row["val_items_per_sec"] for row in rows if "val_items_per_sec" in row]
+    assert val == pytest.approx([trainer.val_data.lengths[0] / 1.0] * 2)
 
 
 def test_logged_loss_is_the_mean_over_items(corpus: Path, tmp_path: Path):
