@@ -60,6 +60,6 @@ class Task(Protocol):
 
     def loss(self, model: nn.Module, batch: Any) -> Loss: ...
 
-    def report(self, model: nn.Module, batch: Any, tracker: Tracker, step: int) -> None:
-        """Pictures and sounds of a validation batch, with `model` in eval mode."""
+    def report(self, model: nn.Module, data: Any, tracker: Tracker, step: int) -> None:
+        """Pictures and sounds of the first clip of the validation set `data`, with `model` in eval mode."""
         ...

@@ -65,6 +65,11 @@ class Tracker:
             else:
                 print(text, flush=True)
 
+    def record(self, **values: Any) -> None:
+        """A line of log.jsonl that is no measurement."""
+        if self.active:
+            self.log.write(**values)
+
     def scalars(self, step: int, epoch: int, values: Mapping[str, float], line: str = "") -> None:
         """Log `values`; `line` is what the console shows, next to the bar or as a line of its own."""
         if not self.active:

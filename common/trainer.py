@@ -165,6 +165,7 @@ class Trainer:
         """Train until the epochs, steps or minutes of the config are used up, then save and validate."""
         first_step = self.progress.step
         self.tracker.message(self._headline())
+        self.tracker.record(step=first_step, config=dataclasses.asdict(self.config))
         self.tracker.start(first_step, self._total_steps())
         try:
             with self._profiler():
@@ -292,8 +293,7 @@ class Trainer:
                     window.add(self.task.loss(self.model, self._to_device(batch)))
             means, items, seconds = window.means(self.device)
             if self.ranks.is_main:
-                first = self.task.collate([self.val_data[(0, 0)]])
-                self.task.report(self.model, self._to_device(first), self.tracker, self.progress.step)
+                self.task.report(self.model, self.val_data, self.tracker, self.progress.step)
         self.model.train()
         progress = self.progress
         self.tracker.message(f"step {progress.step:>7,}  validation loss {means['loss']:.4f}")

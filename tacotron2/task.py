@@ -46,15 +46,17 @@ class Tacotron2Task:
         parts = tacotron2_loss(output, batch.mel, batch.mel_lengths, self.model_config.n_frames_per_step)
         return Loss(parts["loss"], int(batch.mel_lengths.sum()), parts)
 
-    def report(self, model: nn.Module, batch: Tacotron2Batch, tracker: Tracker, step: int) -> None:
-        """The first clip of `batch`: alignment and mel with the teacher, then alone, and how that sounds."""
+    def report(self, model: nn.Module, data: TextMelDataset, tracker: Tracker, step: int) -> None:
+        """The first clip of `data`: alignment and mel with the teacher, then alone, and how that sounds."""
         assert isinstance(model, Tacotron2)
+        device = model.embedding.weight.device
+        batch = Tacotron2Batch(*(tensor.to(device) for tensor in collate([data[(0, 0)]])))
         taught = model(*batch)
         tracker.figure("alignment_teacher_forced", alignment_figure(taught.alignment[0], f"step {step}"), step)
         tracker.figure("mel_teacher_forced", mel_figure(taught.mel_postnet[0], f"step {step}"), step)
         tracker.figure("mel_target", mel_figure(batch.mel[0]), step)
         # A young model does not stop by itself: half again as long as the clip is enough to see.
         max_steps = 1 + int(1.5 * batch.mel.shape[2]) // self.model_config.n_frames_per_step
-        spoken = model.infer(batch.text[:1], batch.text_lengths[:1], max_steps)
+        spoken = model.infer(batch.text, batch.text_lengths, max_steps)
         tracker.figure("alignment_free_running", alignment_figure(spoken.alignment[0], f"step {step}"), step)
         tracker.audio("speech_griffin_lim", GriffinLim(self.config.audio)(spoken.mel_postnet[0]), step)

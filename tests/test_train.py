@@ -171,6 +171,7 @@ def test_what_a_run_leaves(tacotron2_run: Path, waveglow_run: Path):
     for run_dir in (tacotron2_run, waveglow_run):
         assert sorted(p.name for p in (run_dir / "checkpoints").iterdir()) == ["best.pt", "step_00000004.pt"]
         keys = {key for row in read_log(run_dir) for key in row}
+        assert read_log(run_dir)[0]["config"]["trainer"]["batch_size"] == 2
         assert keys >= {"train_loss", "train_items_per_sec", "train_iter_time", "train_epoch_time", "val_loss"}
         assert keys >= {"val_items_per_sec", "run_time", "learning_rate", "grad_norm", "skipped_steps"}
         board = EventAccumulator(str(run_dir / "tensorboard"), {"images": 0, "audio": 0, "scalars": 0})

@@ -45,6 +45,14 @@ class SegmentDataset:
     def __len__(self) -> int:
         return len(self.clips)
 
+    def start_of_clip(self, index: int, seconds: float) -> tuple[Tensor, Tensor]:
+        """(mel (n_mels, T), audio (N)) of the first `seconds` of a clip."""
+        num_frames = math.ceil(seconds * self.audio.sample_rate / self.audio.hop_length)
+        mel = np.array(self.mels.load(self.clips[index])[:, :num_frames])
+        num_samples = mel.shape[1] * self.audio.hop_length
+        audio = load_audio(self.clips[index].file, self.audio, self.data.convert_audio, 0, num_samples)
+        return torch.from_numpy(mel), torch.from_numpy(audio)
+
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
         index, epoch = draw
         rng = np.random.default_rng((self.seed, epoch, index))

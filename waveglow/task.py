@@ -15,6 +15,8 @@ from waveglow.data import SegmentDataset, WaveGlowBatch, collate
 from waveglow.loss import waveglow_loss
 from waveglow.model import WaveGlow, WaveGlowConfig
 
+REPORT_SECONDS = 3.0
+
 
 class WaveGlowTask:
     name: ClassVar[str] = "waveglow"
@@ -50,9 +52,10 @@ class WaveGlowTask:
         loss = waveglow_loss(model(*batch))
         return Loss(loss, batch.audio.numel(), {"loss": loss})
 
-    def report(self, model: nn.Module, batch: WaveGlowBatch, tracker: Tracker, step: int) -> None:
-        """Copy-synthesis of the first piece of `batch`: its mel, what the model makes of it, and the original."""
+    def report(self, model: nn.Module, data: SegmentDataset, tracker: Tracker, step: int) -> None:
+        """Copy-synthesis of the start of the first clip of `data`: its mel, the model's audio, the original."""
         assert isinstance(model, WaveGlow)
-        tracker.figure("mel_target", mel_figure(batch.mel[0]), step)
-        tracker.audio("copy_synthesis", model.infer(batch.mel[:1])[0], step)
-        tracker.audio("original", batch.audio[0], step)
+        mel, audio = data.start_of_clip(0, REPORT_SECONDS)
+        tracker.figure("mel_target", mel_figure(mel), step)
+        tracker.audio("copy_synthesis", model.infer(mel.unsqueeze(0).to(model.upsample.weight.device))[0], step)
+        tracker.audio("original", audio, step)
