@@ -17,6 +17,8 @@ from common.audio import save_audio
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+BAR_FORMAT = "{n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"  # leaves the numbers room on 80 columns
+
 
 class JsonLines:
     """Appends one JSON object a line, each with the time, and flushes it."""
@@ -52,7 +54,7 @@ class Tracker:
     def start(self, step: int, total_steps: int | None) -> None:
         """Show the progress bar, at `step` of `total_steps`; where output is no terminal, plain lines stand for it."""
         if self.active and self.show_bar:
-            self.bar = tqdm(total=total_steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
+            self.bar = tqdm(total=total_steps, initial=step, dynamic_ncols=True, smoothing=0.1, bar_format=BAR_FORMAT)
 
     def advance(self) -> None:
         if self.bar:

@@ -334,7 +334,7 @@ class Trainer:
         }
         if self.scaler.is_enabled():
             values["loss_scale"] = self.scaler.get_scale()
-        line = f"loss {means['loss']:.4f}  grad {window.grad_norm:.2f}  lr {rate:.1e}  "
+        line = f"loss {means['loss']:.4f} grad {window.grad_norm:.2f} lr {rate:.1e} "
         line += f"{items / seconds:,.0f} {self.task.item_name}/s"
         self.tracker.scalars(self.progress.step, self.progress.epoch, values, line)
 

@@ -21,7 +21,7 @@ class Tacotron2Task:
     name: ClassVar[str] = "tacotron2"
     model_class: ClassVar[type[nn.Module]] = Tacotron2
     config_class: ClassVar[type[Any]] = Tacotron2Config
-    item_name: ClassVar[str] = "mel frames"
+    item_name: ClassVar[str] = "frames"
     part_names: ClassVar[tuple[str, ...]] = ("loss", "mel", "mel_postnet", "gate")
 
     def __init__(self, config: TrainConfig) -> None:
