@@ -10,7 +10,7 @@ if [ -d "$runs" ]; then
 fi
 
 cat <<TEXT
-This demo takes about 8 minutes on 2 CPU cores. It will
+This demo takes about 7 minutes on 2 CPU cores. It will
   1. compute the mels of the embedded corpus, 27 minutes of one voice     seconds
   2. train a small Tacotron 2 on them (text to mel)                       4 minutes
   3. train a small WaveGlow on them (mel to audio)                        2 minutes
@@ -29,10 +29,11 @@ show bash scripts/prepare_dataset.sh $corpus
 show bash scripts/prepare_mels.sh $corpus
 show python train.py experiment=demo model=tacotron2_small run_dir=$runs/tacotron2 trainer.max_minutes=4
 show python train.py experiment=demo model=waveglow_small run_dir=$runs/waveglow trainer.max_minutes=2
+# Young models do not stop by themselves: 150 steps are 5 seconds.
 show python inference.py tacotron2=$runs/tacotron2 waveglow=$runs/waveglow input=filelists/demo_phrases.txt \
-    output=$runs/speech overwrite=true
+    output=$runs/speech max_decoder_steps=150 overwrite=true
 show python inference.py tacotron2=$runs/tacotron2 vocoder=griffin_lim input=filelists/demo_phrases.txt \
-    output=$runs/speech_griffin_lim overwrite=true
+    output=$runs/speech_griffin_lim max_decoder_steps=150 overwrite=true
 
 cat <<TEXT
 
