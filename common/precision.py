@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from common.errors import UserError, did_you_mean
+
 PRECISIONS = ("fp32", "bf16", "fp16")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -18,4 +20,6 @@ def set_tf32(enabled: bool) -> None:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context in which a model computes in `precision`, one of PRECISIONS."""
+    if precision not in PRECISIONS:
+        raise UserError(f"precision={precision!r} is unknown{did_you_mean(precision, PRECISIONS)}")
     return torch.autocast(device.type, dtype=_DTYPES.get(precision), enabled=precision != "fp32")

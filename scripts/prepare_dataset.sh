@@ -38,21 +38,16 @@ unpack() {
     echo "unpacking into $root"
     rm -rf "$root.part"
     mkdir -p "$root.part"
-    tar -xjf "$archive" -C "$root.part" --strip-components=1
-    mkdir -p "$root"
-    # metadata.csv last: it is the sign that all the rest is there.
-    [ ! -f "$root.part/README" ] || mv -n "$root.part/README" "$root/"
-    mv "$root.part/wavs" "$root/" || fail "$root/wavs exists without metadata.csv; move it away and run this again"
-    mv "$root.part/metadata.csv" "$root/"
-    rm -rf "$root.part"
+    tar -xjf "$archive" -C "$root.part" --strip-components=1 || fail "$archive could not be unpacked; is the disk full?"
+    if [ -d "$root" ]; then rmdir "$root"; fi
+    mv "$root.part" "$root" # all of it at once: an interruption leaves no half corpus
     echo "$archive is no longer needed; remove it to free 2.7 GB"
 }
 
-if [ -e "$root" ] && [ ! -d "$root" ]; then
-    fail "$root is not a directory"
-fi
 if [ -f "$root/metadata.csv" ] && [ -d "$root/wavs" ]; then
     echo "$root holds a corpus: only its filelists are written"
+elif [ -e "$root" ] && [ -n "$(ls -A "$root")" ]; then
+    fail "$root is not empty and holds no corpus: it needs metadata.csv and wavs/; mend it or name another directory"
 else
     for tool in curl sha256sum tar bzip2; do
         command -v $tool >/dev/null || fail "$tool is needed to fetch LJSpeech; install it with your package manager"

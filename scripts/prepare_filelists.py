@@ -63,6 +63,14 @@ def split(ids: list[str]) -> dict[str, str]:
     return {clip: "val" if i < num_val else "train" for i, clip in enumerate(order)}
 
 
+def write_list(path: Path, text: str) -> None:
+    """Write a filelist; one that is there and differs, edited by hand perhaps, is kept as PATH.old."""
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        path.replace(f"{path}.old")
+        print(f"{path} has changed; the one before is kept as {path}.old")
+    path.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, help="directory that holds metadata.csv and wavs/")
@@ -72,7 +80,7 @@ def main() -> None:
     (corpus / "filelists").mkdir(exist_ok=True)
     for part in ("train", "val", "test"):
         lines = [f"{path}|{text}\n" for clip, path, text in rows if parts[clip] == part]
-        (corpus / "filelists" / f"{part}.txt").write_text("".join(lines), encoding="utf-8")
+        write_list(corpus / "filelists" / f"{part}.txt", "".join(lines))
         print(f"{corpus / 'filelists' / part}.txt: {len(lines):,} clips")
 
 

@@ -53,6 +53,17 @@ def test_ljspeech_split(tmp_path: Path):
     assert lists["train"].count("\n") == 2
 
 
+def test_an_edited_filelist_is_kept(tmp_path: Path):
+    root = write_corpus(tmp_path / "c")
+    run_script("scripts/prepare_filelists.py", root)
+    train = root / "filelists/train.txt"
+    train.write_text("wavs/clip0.wav|my own\n")
+    assert "kept as" in run_script("scripts/prepare_filelists.py", root).stdout
+    assert (root / "filelists/train.txt.old").read_text() == "wavs/clip0.wav|my own\n"
+    assert train.read_text().count("\n") == 7
+    assert "kept" not in run_script("scripts/prepare_filelists.py", root).stdout
+
+
 @pytest.mark.parametrize(
     ("metadata", "parts"),
     [
@@ -349,6 +360,12 @@ def test_prepare_dataset_downloads_resumes_and_verifies(tmp_path: Path):
         assert (tmp_path / "data/lj/filelists/train.txt").is_file()
         # a corpus that is there is left alone
         assert "only its filelists" in prepare_dataset().stdout
+        # what a user has in the way is left alone too
+        (tmp_path / "data/lj/metadata.csv").unlink()
+        result = prepare_dataset()
+        assert result.returncode == 1
+        assert "not empty and holds no corpus" in result.stderr
+        assert (tmp_path / "data/lj/wavs/clip0.wav").is_file()
         # a damaged archive is refused and removed, nothing is unpacked
         shutil.rmtree(tmp_path / "data")
         result = prepare_dataset(LJSPEECH_SHA256="0" * 64)
