@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed-requirements
 .PHONY: demo test lint install clean
 
 demo: $(INSTALLED)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
+	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON=python bash scripts/demo.sh
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from common import checkpoint as checkpoints
 from common.audio import GriffinLim, save_audio
-from common.config import AudioConfig, from_dict
+from common.config import AudioConfig, check_seed, from_dict
 from common.entry import hydra_entry
-from common.errors import UserError, did_you_mean
+from common.errors import UserError, did_you_mean, make_directory
 from common.filelist import read_lines
 from common.mels import audio_differences
 from common.padding import pad_last
@@ -70,6 +70,7 @@ class InferenceConfig:
             raise UserError(
                 f"batch_size={self.batch_size} and max_decoder_steps={self.max_decoder_steps} must be at least 1"
             )
+        check_seed(self.seed)
         if self.denoiser_strength < 0 or self.sigma < 0:
             raise UserError(f"denoiser_strength={self.denoiser_strength} and sigma={self.sigma} must not be negative")
         if self.vocoder == "waveglow" and self.waveglow is None:
@@ -259,13 +260,13 @@ def main(values: dict[str, Any]) -> None:
     config: InferenceConfig = from_dict(InferenceConfig, values)
     lines = read_lines(config.input, "input")
     output = Path(config.output)
-    taken = [path for i in range(len(lines)) if (path := output / f"{i:04d}.wav").exists()]
-    if taken and not config.overwrite:
+    names = [output / f"{i:04d}{suffix}" for i in range(len(lines)) for suffix in (".wav", ".png")]
+    if (taken := [path for path in names if path.exists()]) and not config.overwrite:
         raise UserError(f"{taken[0]} exists already; choose another output=DIR or set overwrite=true")
+    make_directory(output, "output")
     set_tf32(config.tf32)
     waveglow = config.waveglow if config.vocoder == "waveglow" else None
     synthesizer = Synthesizer.load(config.tacotron2, waveglow, config.device, config.precision)
-    output.mkdir(parents=True, exist_ok=True)
     log = JsonLines(output / "log.jsonl")
     log.write(config=dataclasses.asdict(config))
     batches = synthesizer.batches(

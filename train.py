@@ -24,7 +24,7 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in (Tacotron2Task, Wave
 
 def build_task(config: TrainConfig) -> Task:
     """The task that `model.name` selects, with the rest of `model` as its model's config."""
-    name = config.model.pop("name", None)
+    name = config.model.get("name")
     if name not in TASKS:
         raise UserError(f"model.name={name!r} is unknown{did_you_mean(str(name), TASKS)}")
     return TASKS[name](config)

@@ -110,7 +110,9 @@ class GriffinLim:
 
     def __call__(self, mel: Tensor, seed: int = 0) -> Tensor:
         config, num_frames = self.config, mel.shape[1]
-        magnitude = np.maximum(self.inverse @ np.exp(mel.detach().float().cpu().numpy()), 0.0)
+        # A young or diverged model may predict anything; e^10 is far above what audio in [-1, 1] can have.
+        log_mel = mel.detach().float().cpu().nan_to_num().clamp(max=10.0).numpy()
+        magnitude = np.maximum(self.inverse @ np.exp(log_mel), 0.0)
         # n frames span (n - 1) * hop_length samples and must be as long as a window: silence makes up for the rest.
         silence = max(1, 1 + config.n_fft // config.hop_length - num_frames)
         audio = librosa.griffinlim(

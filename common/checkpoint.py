@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,6 @@ BEST = "best.pt"
 _FILE_PATTERN = re.compile(r"step_(\d{8,})\.pt")
 
 
-def make_directory(path: Path) -> None:
-    """Create the directory that checkpoints will be written to, and see that it can be written to."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written to ({error.strerror or error}); choose another run_dir") from error
-
-
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
     """Write atomically: a crash or a full disk leaves the older files as they were and no half-written one."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -43,9 +33,10 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch reports some failed writes as RuntimeError
+        raise UserError(f"{path}: the checkpoint was not saved ({_first_line(error)}); free some space") from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: the checkpoint was not saved ({error.strerror or error}); free some space") from error
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -80,15 +71,35 @@ def all_steps(directory: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def newest(directory: Path) -> Path | None:
+    """The newest step checkpoint in `directory` that can be read, None if there is none at all.
+
+    Damaged ones are skipped with a warning; if all are damaged it is a UserError: nothing starts over silently.
+    """
+    problems = []
+    for path in reversed(all_steps(directory)):
+        try:
+            load(path)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            warnings.warn(f"{problem}; the older {path.name} is used", stacklevel=2)
+        return path
+    if problems:
+        raise UserError("\n".join([*problems, f"no checkpoint in {directory} can be read; restore one or remove them"]))
+    return None
+
+
 def find(path: str | Path) -> Path:
     """`path` itself, or for a run directory its newest checkpoint."""
     path = Path(path)
     if not path.is_dir():
         return path
-    steps = all_steps(path / "checkpoints") or all_steps(path)
-    if not steps:
+    found = newest(path / "checkpoints") or newest(path)
+    if found is None:
         raise UserError(f"{path}: the directory holds no checkpoint (checkpoints/step_*.pt); train first")
-    return steps[-1]
+    return found
 
 
 def load_state(module: torch.nn.Module, state_dict: dict[str, torch.Tensor], path: str | Path) -> None:
@@ -103,7 +114,10 @@ def load_state(module: torch.nn.Module, state_dict: dict[str, torch.Tensor], pat
     ]
     if problems:
         listed = "\n  ".join(problems[:10] + ([f"... and {len(problems) - 10} more"] if len(problems) > 10 else []))
-        raise UserError(f"checkpoint {path} does not fit the model of this configuration:\n  {listed}")
+        raise UserError(
+            f"checkpoint {path} does not fit the model of this configuration; use the options it was trained with, or "
+            f"another run_dir:\n  {listed}"
+        )
     module.load_state_dict(state_dict)
 
 

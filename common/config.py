@@ -54,6 +54,7 @@ class DataConfig:
     test_filelist: str | None = None  # only prepare_mels reads it
     mel_dir: str = "???"
     cleaners: str = "english_cleaners"
+    follow_links: bool = False  # accept clips behind symbolic links that lead out of `root`
     convert_audio: bool = False  # resample and mix down clips of another format instead of refusing them
     segment_length: int = 8000  # samples; WaveGlow trains on random pieces of this length
     limit: int | None = None  # use only the first so many clips of each list
@@ -74,7 +75,6 @@ class TrainerConfig:
     batch_size: int = 32  # for each rank and each of the accumulation steps
     epochs: int = 1
     max_steps: int | None = None  # stop after so many optimizer steps
-    max_steps_this_run: int | None = None  # the same, not counting the steps before a resume
     max_minutes: float | None = None  # stop, with a checkpoint, after so many minutes of this run
     learning_rate: float = 1e-3
     anneal_epochs: list[int] = field(default_factory=list)  # from these epochs on ...
@@ -91,6 +91,7 @@ class TrainerConfig:
     checkpoint_every_steps: int = 500
     keep_last: int = 2  # checkpoints kept beside the best one
     progress: bool = True
+    fresh: bool = False  # remove what an earlier run left in run_dir first; for debugging
     profile: bool = False  # write a trace of the run to run_dir/profile.json; for a few steps only
 
     def __post_init__(self) -> None:
@@ -103,9 +104,14 @@ class TrainerConfig:
         for key in counts:
             if getattr(self, key) < 1:
                 raise UserError(f"trainer.{key}={getattr(self, key)} must be at least 1")
-        for key in ("learning_rate", "max_steps", "max_steps_this_run", "max_minutes", "grad_clip_norm", "val_batches"):
+        if not self.weight_decay >= 0 or any(not factor > 0 for factor in self.anneal_factors):
+            raise UserError(
+                f"trainer.weight_decay={self.weight_decay} must not be negative, anneal_factors={self.anneal_factors} "
+                "must be positive"
+            )
+        for key in ("learning_rate", "max_steps", "max_minutes", "grad_clip_norm", "val_batches"):
             value = getattr(self, key)
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"trainer.{key}={value} must be positive (or null to turn the option off)")
         if len(self.anneal_epochs) != len(self.anneal_factors) or self.anneal_epochs != sorted(self.anneal_epochs):
             raise UserError(
@@ -124,6 +130,25 @@ class TrainConfig:
     model: dict[str, Any]
     run_dir: str
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
+    def model_values(self) -> dict[str, Any]:
+        """`model` without its name: the fields of the task's own config class."""
+        return {key: value for key, value in self.model.items() if key != "name"}
+
+
+def check_equal(**pairs: tuple[int, int]) -> None:
+    """Model sizes that follow from something else: {model key: (value, what it must be)}."""
+    for key, (value, expected) in pairs.items():
+        if value != expected:
+            raise UserError(f"model.{key}={value} must be {expected}, as in the audio config and the symbol table")
+
+
+def check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed} must be from 0 to 2**32 - 1")
 
 
 def from_dict(cls: type[Any], values: Mapping[str, Any], where: str = "") -> Any:
@@ -166,6 +191,10 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
         return dict(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is str and type(value) is int:  # run_dir=2024
+        return str(value)
+    if hint is str and value == "":
+        raise UserError(f"config key '{key}' is empty; set it with {key}=VALUE")
     if origin is None and type(value) is hint:
         return value
     expected = getattr(hint, "__name__", str(hint))

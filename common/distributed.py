@@ -76,6 +76,13 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
+def broadcast_buffers(module: torch.nn.Module) -> None:
+    """Give every rank rank 0's buffers."""
+    if dist.is_initialized():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 def from_main(value: Any) -> Any:
     """Rank 0's `value` on every rank."""
     if not dist.is_initialized():

@@ -41,6 +41,7 @@ def hydra_entry(config_name: str) -> Callable[[Callable[[dict[str, Any]], None]]
                     )  # a loader adds its traceback
 
             warnings.showwarning = _show_warning
+            sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
             # Hydra would print its own report and leave; with this it raises, and we can say it in our words.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
@@ -49,12 +50,29 @@ def hydra_entry(config_name: str) -> Callable[[Callable[[dict[str, Any]], None]]
                 fail(_explain(str(error), config_name))
             except KeyboardInterrupt:
                 fail("interrupted", status=130)
+            except RuntimeError as error:
+                # A process of a distributed run whose peer has ended; the peer says why.
+                if int(os.environ.get("WORLD_SIZE", "1")) > 1 and re.search(r"Connection (closed|reset)", str(error)):
+                    fail("another process of this run has ended; see its message")
+                raise
             if mistakes:
                 fail(mistakes[0])
 
         return main
 
     return decorate
+
+
+def _quoted(argument: str) -> str:
+    """KEY=VALUE as Hydra takes it: paths may hold spaces, commas, brackets and the like, and start with ~."""
+    key, equals, value = argument.partition("=")
+    if not equals or not re.fullmatch(r"[+~\w./@-]+", key) or value[:1] in ("[", "{", "'", '"') or "${" in value:
+        return argument
+    value = os.path.expanduser(value)
+    if re.fullmatch(r"[\w./:+-]*", value, re.ASCII):
+        return f"{key}={value}"
+    escaped = value.replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

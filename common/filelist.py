@@ -44,8 +44,8 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
     return lines
 
 
-def read_filelist(path: str | Path, root: str | Path) -> list[Clip]:
-    """The clips of a filelist, all of whose files exist inside `root`.
+def read_filelist(path: str | Path, root: str | Path, follow_links: bool = False) -> list[Clip]:
+    """The clips of a filelist, all of whose files exist inside `root`; links that lead out need `follow_links`.
 
     Errors name the file and the line: not two columns, an empty transcript, a path that is absolute or leaves the
     root, a missing file, the same path twice.
@@ -65,8 +65,12 @@ def read_filelist(path: str | Path, root: str | Path) -> list[Clip]:
         file = root / name
         if not text:
             problems.append(f"{where}: the transcript of {name} is empty; write what is said, or remove the row")
-        elif not file.resolve().is_relative_to(resolved_root):
-            problems.append(f"{where}: {name} is outside of data.root={root}; use a path relative to it")
+        elif Path(name).is_absolute() or ".." in Path(name).parts:
+            problems.append(f"{where}: {name} is not a path below data.root={root}; write it relative to that")
+        elif not follow_links and not file.resolve().is_relative_to(resolved_root):
+            problems.append(
+                f"{where}: {name} is a link out of data.root={root}; set data.follow_links=true to allow it"
+            )
         elif name in seen:
             problems.append(f"{where}: {name} stands already on line {seen[name]}; remove one of the rows")
         elif not file.is_file():

@@ -2,13 +2,14 @@
 
     MEL_DIR/audio.json      the AudioConfig of every mel here
     MEL_DIR/manifest.jsonl  a line for each finished mel: clip, frames, and the size and time of the clip it came from
-    MEL_DIR/<clip>.npy
+    MEL_DIR/<clip>.npy      clip as in the filelist: wavs/a.wav.npy
 
 A row of a filelist may also name a mel itself (.npy, or the reference's .pt); such mels are read as they are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -51,20 +52,19 @@ class MelDirectory:
         self.path = Path(path)
         self.entries: dict[str, Entry] = {}
         self.audio: dict[str, object] | None = None
-        try:
-            if (self.path / AUDIO_FILE).is_file():
-                self.audio = json.loads((self.path / AUDIO_FILE).read_text(encoding="utf-8"))
-            if (self.path / MANIFEST_FILE).is_file():
-                for line in (self.path / MANIFEST_FILE).read_text(encoding="utf-8").splitlines():
+        if (self.path / AUDIO_FILE).is_file():
+            with contextlib.suppress(ValueError):  # damaged: as if it were not there, so that all is computed anew
+                stored = json.loads((self.path / AUDIO_FILE).read_text(encoding="utf-8"))
+                self.audio = stored if isinstance(stored, dict) else None
+        if (self.path / MANIFEST_FILE).is_file():
+            for line in (self.path / MANIFEST_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, TypeError):  # a killed run leaves half a line: its mel is redone
                     entry = Entry(**json.loads(line))
                     self.entries[entry.clip] = entry
-        except (ValueError, TypeError) as error:
-            # A killed run may leave half a line; what was read before it stands, the rest is computed again.
-            print(f"{self.path}: a line of {MANIFEST_FILE} is damaged ({error}); later mels count as missing")
 
     @staticmethod
     def mel_path(directory: Path, clip: str) -> Path:
-        return (directory / clip).with_suffix(".npy")
+        return directory / f"{clip}.npy"  # the suffix stays: x.wav and x.flac are two clips
 
     def is_fresh(self, clip: Clip) -> bool:
         """True if the mel of `clip` is there and the clip has not changed since."""
@@ -78,7 +78,6 @@ class MelDirectory:
 
     def reset(self, audio: AudioConfig) -> None:
         """Start anew with another audio config: what is there counts as stale and is rewritten, clip by clip."""
-        self.path.mkdir(parents=True, exist_ok=True)
         self.entries, self.audio = {}, dataclasses.asdict(audio)
         (self.path / MANIFEST_FILE).unlink(missing_ok=True)
         _write_atomically(self.path / AUDIO_FILE, json.dumps(self.audio, indent=2) + "\n")
@@ -126,8 +125,8 @@ class MelDirectory:
                 continue
             try:
                 shape = self.load(clip).shape
-            except (OSError, ValueError, RuntimeError) as error:
-                problems.append(f"{clip.where}: {clip.file} is not a readable mel ({str(error)[:80]})")
+            except UserError as error:
+                problems.append(str(error))
                 continue
             if len(shape) != 2 or shape[0] != audio.n_mels or shape[1] == 0:
                 problems.append(f"{clip.where}: {clip.file} has the shape {tuple(shape)}, not ({audio.n_mels}, frames)")
@@ -136,11 +135,17 @@ class MelDirectory:
         return frames
 
     def load(self, clip: Clip) -> np.ndarray:
-        """The mel (n_mels, T) of a clip, mapped from disk where the format allows."""
-        if clip.file.suffix == ".pt":
-            mel: np.ndarray = torch.load(clip.file, map_location="cpu", weights_only=True).float().numpy()
-            return mel
-        return np.load(clip.file if clip.file.suffix == ".npy" else self.mel_path(self.path, clip.path), mmap_mode="r")
+        """The mel (n_mels, T) of a clip in float32, mapped from disk where the format allows."""
+        file = clip.file if clip.file.suffix in MEL_SUFFIXES else self.mel_path(self.path, clip.path)
+        try:
+            if file.suffix == ".pt":
+                mel: np.ndarray = torch.load(file, map_location="cpu", weights_only=True).numpy()
+            else:
+                mel = np.load(file, mmap_mode="r")
+            return mel.astype(np.float32, copy=False)
+        except Exception as error:  # zip, pickle, header and size errors all mean the same to the user
+            cure = "replace it or remove its row" if file == clip.file else f"remove it and {PREPARE}"
+            raise UserError(f"{clip.where}: {file} is not a readable mel ({str(error)[:80]}); {cure}") from error
 
 
 def _write_atomically(path: Path, text: str) -> None:

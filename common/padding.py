@@ -13,7 +13,7 @@ def lengths_to_mask(lengths: Tensor, max_length: int) -> Tensor:
     return torch.arange(max_length, device=lengths.device) < lengths.unsqueeze(1)
 
 
-def pad_last(sequences: Sequence[Tensor], value: float = 0.0) -> Tensor:
-    """Tensors (..., T_i) -> (B, ..., max T_i), filled up with `value`."""
-    longest = max(sequence.shape[-1] for sequence in sequences)
+def pad_last(sequences: Sequence[Tensor], value: float = 0.0, min_length: int = 0) -> Tensor:
+    """Tensors (..., T_i) -> (B, ..., max(max T_i, min_length)), filled up with `value`."""
+    longest = max(min_length, *(sequence.shape[-1] for sequence in sequences))
     return torch.stack([torch.nn.functional.pad(s, (0, longest - s.shape[-1]), value=value) for s in sequences])

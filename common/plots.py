@@ -12,7 +12,8 @@ def _figure(image: Tensor, xlabel: str, ylabel: str, title: str) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     drawn = axes.imshow(image.detach().float().cpu().numpy(), aspect="auto", origin="lower", interpolation="none")
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_title(title, parse_math=False)  # a phrase may hold dollar signs
     figure.colorbar(drawn, ax=axes)
     return figure
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from common.config import TrainConfig
+from common.filelist import Clip
 from common.tracker import Tracker
 
 Draw = tuple[int, int]  # (index of a clip, epoch): with the run's seed all that chance in a data set may depend on
@@ -16,6 +17,9 @@ Draw = tuple[int, int]  # (index of a clip, epoch): with the run's seed all that
 
 class ClipDataset(Protocol):
     """A map from draws to items, with the lengths that batches are sorted by."""
+
+    @property
+    def clips(self) -> Sequence[Clip]: ...
 
     @property
     def lengths(self) -> Sequence[int]: ...

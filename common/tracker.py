@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -28,7 +29,9 @@ class JsonLines:
         self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
 
     def write(self, **values: Any) -> None:
-        self.file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
+        # JSON has no NaN: a diverged loss is null
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        self.file.write(json.dumps({"time": round(time.time(), 3), **finite}) + "\n")
         self.file.flush()
 
     def close(self) -> None:
@@ -38,7 +41,9 @@ class JsonLines:
 class Tracker:
     """Rank 0's record of a run. On the other ranks (`active=False`) every method does nothing."""
 
-    def __init__(self, run_dir: Path, sample_rate: int, active: bool = True, progress: bool = True) -> None:
+    def __init__(
+        self, run_dir: Path, sample_rate: int, step: int = 0, active: bool = True, progress: bool = True
+    ) -> None:
         self.active = active
         self.sample_rate = sample_rate
         self.samples = run_dir / "samples"
@@ -48,7 +53,7 @@ class Tracker:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             self.log = JsonLines(run_dir / "log.jsonl")
-            self.board = SummaryWriter(str(run_dir / "tensorboard"))
+            self.board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)  # what a crash undid
             self.samples.mkdir(parents=True, exist_ok=True)
 
     def start(self, step: int, total_steps: int | None) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shutil
 import time
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -21,7 +23,7 @@ from common import distributed
 from common.batching import BatchPlan, Done, RankSampler
 from common.config import TrainConfig
 from common.distributed import Ranks
-from common.errors import UserError
+from common.errors import UserError, make_directory
 from common.mels import audio_differences
 from common.precision import autocast, set_tf32
 from common.schedule import learning_rate
@@ -38,7 +40,7 @@ class Progress:
     step: int = 0  # optimizer steps
     epoch: int = 0  # the one in progress, from 0
     done: Done = dataclasses.field(default_factory=list)  # batches of it that are done
-    data: list[int] = dataclasses.field(default_factory=list)  # [seed, number of clips]: what `done` refers to
+    data: list[int] = dataclasses.field(default_factory=list)  # seed, number and hash of the clips `done` refers to
     best_loss: float = float("inf")
     bad_steps: int = 0  # steps in a row without a finite gradient
 
@@ -60,8 +62,9 @@ class Window:
 
     def means(self, device: torch.device) -> tuple[dict[str, float], float, float]:
         """({part: mean over the items of all ranks}, their number, seconds); every rank must call it."""
+        sums = [float(self.items), *map(float, self.parts)]  # waits for the device, so it comes before the clock
         seconds = time.monotonic() - self.start
-        items, *sums = distributed.sum_over_ranks([float(self.items), *map(float, self.parts)], device)
+        items, *sums = distributed.sum_over_ranks(sums, device)
         return {name: value / max(items, 1) for name, value in zip(self.part_names, sums, strict=True)}, items, seconds
 
 
@@ -73,7 +76,9 @@ class Trainer:
         self.options = config.trainer
         self.run_dir = Path(config.run_dir)
         self.device = ranks.device
-        checkpoints.make_directory(self.run_dir / "checkpoints")
+        make_directory(self.run_dir / "checkpoints", "run_dir")
+        if self.options.fresh and ranks.is_main:
+            self._remove_earlier_run()
         set_tf32(self.options.tf32)
         torch.manual_seed(config.seed)  # the same initial weights on every rank
         self.model = task.build_model().to(self.device)
@@ -83,7 +88,8 @@ class Trainer:
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.options.precision == "fp16")
         self.train_data, self.val_data = task.datasets()
-        self.progress = Progress(data=[config.seed, len(self.train_data)])
+        names = "\n".join(clip.path for clip in self.train_data.clips)
+        self.progress = Progress(data=[config.seed, len(self.train_data), zlib.crc32(names.encode())])
         self.plan = BatchPlan(self.train_data.lengths, config.seed)
         self.global_batch_size = self.options.batch_size * ranks.world_size
         self.sampler = RankSampler(ranks.rank, ranks.world_size)
@@ -94,9 +100,10 @@ class Trainer:
         self._resume()
         self.parallel = self._wrap()
         self.tracker = Tracker(
-            self.run_dir, config.audio.sample_rate, active=ranks.is_main, progress=self.options.progress
+            self.run_dir, config.audio.sample_rate, self.progress.step, ranks.is_main, self.options.progress
         )
         self.started = time.monotonic()
+        self.window = self._window()
 
     # ---- set-up ----
 
@@ -124,13 +131,20 @@ class Trainer:
         if self.ranks.world_size == 1:
             return self.model
         devices = [self.ranks.local_rank] if self.device.type == "cuda" else None
-        # BatchNorm keeps local statistics, as the reference does; rank 0's running averages are everybody's.
+        # BatchNorm has statistics of its own on each rank, as in the reference; rank 0's running averages are kept.
         return DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True)
+
+    def _remove_earlier_run(self) -> None:
+        """Remove what a run writes, and nothing else."""
+        for path in (self.run_dir / "checkpoints").glob("*.pt"):
+            path.unlink()
+        for name in ("samples", "tensorboard"):
+            shutil.rmtree(self.run_dir / name, ignore_errors=True)
+        (self.run_dir / "log.jsonl").unlink(missing_ok=True)
 
     def _resume(self) -> None:
         """Go on from the newest checkpoint of the run directory, if there is one."""
-        steps = checkpoints.all_steps(self.run_dir / "checkpoints")
-        path = distributed.from_main(steps[-1] if steps else None)
+        path = distributed.from_main(checkpoints.newest(self.run_dir / "checkpoints") if self.ranks.is_main else None)
         if path is None:
             return
         state = checkpoints.load(path)
@@ -142,6 +156,8 @@ class Trainer:
             raise UserError(f"run_dir={self.run_dir}: other symbols or cleaners than data's; choose another run_dir")
         checkpoints.load_state(self.model, state["state_dict"], path)
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = self.options.weight_decay  # the options of today; the rate is set every epoch
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         data = self.progress.data
@@ -149,7 +165,7 @@ class Trainer:
         if self.progress.data != data:
             self.progress.data, self.progress.done = data, []
             warnings.warn(
-                "the seed or the number of clips has changed: the epoch in progress starts anew", stacklevel=1
+                "the seed or the training clips have changed: the epoch in progress starts anew", stacklevel=1
             )
         if self.ranks.rank < len(state["rng"]):
             rng = state["rng"][self.ranks.rank]
@@ -167,10 +183,13 @@ class Trainer:
         self.tracker.message(self._headline())
         self.tracker.record(step=first_step, config=dataclasses.asdict(self.config))
         self.tracker.start(first_step, self._total_steps())
+        self.window = self._window()
         try:
             with self._profiler():
-                while self.progress.epoch < self.options.epochs and not self._is_over(first_step):
-                    self._train_epoch(first_step)
+                while self.progress.epoch < self.options.epochs and not self._is_over():
+                    self._train_epoch()
+            if self.window.steps:
+                self._log()
             if self.progress.step > first_step:
                 if self.progress.step % self.options.val_every_steps:
                     self.validate()
@@ -206,11 +225,9 @@ class Trainer:
         total = self.options.epochs * -(-batches // self.options.accumulation_steps)
         return min(total, self.options.max_steps or total) if self.options.max_minutes is None else None
 
-    def _is_over(self, first_step: int) -> bool:
-        options, step = self.options, self.progress.step
-        if options.max_steps and step >= options.max_steps:
-            return True
-        if options.max_steps_this_run and step - first_step >= options.max_steps_this_run:
+    def _is_over(self) -> bool:
+        options = self.options
+        if options.max_steps and self.progress.step >= options.max_steps:
             return True
         if options.max_minutes is None:
             return False
@@ -218,42 +235,42 @@ class Trainer:
         late = distributed.from_main(time.monotonic() - self.started > options.max_minutes * 60)
         return bool(late)
 
-    def _train_epoch(self, first_step: int) -> None:
+    def _train_epoch(self) -> None:
         progress, options = self.progress, self.options
         rate = learning_rate(options, progress.epoch)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         batches = self.plan.batches(progress.epoch, self.global_batch_size, progress.done)
         self.sampler.set_epoch(progress.epoch, batches)
-        epoch, window = self._window(), self._window()
+        epoch, num_left = self._window(), len(batches)
+        whole = progress.done == [[self.global_batch_size, 0]]
         self.parallel.train()
-        num_left = len(batches)
         for group in _grouped(self.loader, options.accumulation_steps):
-            self.train_step(group, window, epoch)
+            self.train_step(group, self.window, epoch)
             num_left -= len(group)
             progress.done[-1][1] += len(group)
             progress.step += 1
             self.tracker.advance()
             if progress.step % options.log_every_steps == 0:
-                self._log(window)
-                window = self._window()
+                self._log()
             if progress.step % options.val_every_steps == 0:
-                self.validate(window, epoch)
-            if self._is_over(first_step):
+                self.validate(self.window, epoch)
+            if self._is_over():
                 break
             if progress.step % options.checkpoint_every_steps == 0:
                 self.save()
         if num_left:
             return
-        progress.epoch, progress.done = progress.epoch + 1, []
-        if epoch.steps:  # a run that was resumed right at the end of an epoch has none
+        if whole:  # of an epoch that was resumed only the rest is known
             means, _, seconds = epoch.means(self.device)
             values = {"train_epoch_loss": means["loss"], "train_epoch_time": seconds}
             self.tracker.scalars(progress.step, progress.epoch, values)
+        progress.epoch, progress.done = progress.epoch + 1, []
 
     def train_step(self, batches: list[Any], *windows: Window) -> None:
-        """One optimizer step on one or several batches."""
+        """One optimizer step on one or several batches; without a finite gradient the model stays as it was."""
         self.optimizer.zero_grad(set_to_none=True)
+        buffers = [buffer.clone() for buffer in self.model.buffers()]  # BatchNorm's averages move in the forward pass
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
             with nullcontext() if last else self._no_sync():
@@ -269,6 +286,9 @@ class Trainer:
         if finite or self.scaler.is_enabled():  # the scaler skips the step by itself, and lowers its scale
             self.scaler.step(self.optimizer)
         self.scaler.update()
+        if not finite:
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
         self.progress.bad_steps = 0 if finite else self.progress.bad_steps + 1
         for window in windows:
             window.steps += 1
@@ -284,6 +304,7 @@ class Trainer:
     def validate(self, *paused: Window) -> None:
         """Log the validation loss, draw the report, keep the best checkpoint; `paused` do not count the time."""
         window = self._window()
+        distributed.broadcast_buffers(self.model)  # every rank validates the model that rank 0 saves
         self.model.eval()
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.no_grad():  # leaves the training's random state alone
@@ -320,8 +341,9 @@ class Trainer:
     def _to_device(self, batch: Any) -> Any:
         return type(batch)(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
 
-    def _log(self, window: Window) -> None:
+    def _log(self) -> None:
         """A line of the log; its time counts from the last one, so that waiting for data is in it."""
+        window, self.window = self.window, self._window()
         means, items, seconds = window.means(self.device)
         rate = self.optimizer.param_groups[0]["lr"]
         values = {

@@ -15,6 +15,7 @@ url=${LJSPEECH_URL:-https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2}
 sha256=${LJSPEECH_SHA256:-be1a30453f28eb8dd26af4101ae40cbf2c50413b1bb21936cbcdc6fae3de8aa5}
 archive=$root.tar.bz2
 
+python=${PYTHON:-python}
 fail() { echo "error: $*" >&2; exit 1; }
 verified() { [ -f "$1" ] && echo "$sha256  $1" | sha256sum --check --status; }
 
@@ -24,7 +25,7 @@ download() {
     # A finished .part cannot be resumed: the server has no more bytes to give.
     if ! verified "$archive.part"; then
         curl --fail --location --retry 5 --continue-at - --output "$archive.part" "$url" ||
-            fail "$url: the download stopped; run this again to go on from $archive.part"
+            fail "$url: the download stopped; run this again to go on (if it stops at once, remove $archive.part first)"
     fi
     echo "verifying $archive"
     if ! verified "$archive.part"; then
@@ -44,6 +45,8 @@ unpack() {
     echo "$archive is no longer needed; remove it to free 2.7 GB"
 }
 
+"$python" -c "import hydra" 2>/dev/null ||
+    fail "$python has not the packages of this project; run: make install, then: source .venv/bin/activate"
 if [ -f "$root/metadata.csv" ] && [ -d "$root/wavs" ]; then
     echo "$root holds a corpus: only its filelists are written"
 elif [ -e "$root" ] && [ -n "$(ls -A "$root")" ]; then
@@ -56,5 +59,5 @@ else
     download
     unpack
 fi
-"${PYTHON:-python}" "$(dirname "$0")/prepare_filelists.py" "$root"
+"$python" "$(dirname "$0")/prepare_filelists.py" "$root"
 echo "next: bash scripts/prepare_mels.sh $root"

@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from common.entry import fail  # noqa: E402
-from common.errors import UserError  # noqa: E402
+from common.errors import UserError, make_directory  # noqa: E402
 from common.filelist import raise_problems, read_lines  # noqa: E402
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
@@ -77,7 +77,7 @@ def main() -> None:
     corpus = parser.parse_args().corpus
     rows = read_metadata(corpus)
     parts = split([clip for clip, _, _ in rows])
-    (corpus / "filelists").mkdir(exist_ok=True)
+    make_directory(corpus / "filelists", "directory")
     for part in ("train", "val", "test"):
         lines = [f"{path}|{text}\n" for clip, path, text in rows if parts[clip] == part]
         write_list(corpus / "filelists" / f"{part}.txt", "".join(lines))

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from common.audio import LogMel, load_audio
 from common.config import AudioConfig, DataConfig, from_dict
 from common.entry import hydra_entry
-from common.errors import UserError
+from common.errors import UserError, make_directory
 from common.filelist import Clip, raise_problems, read_filelist
 from common.mels import MEL_SUFFIXES, Entry, MelDirectory, audio_differences
 
@@ -34,13 +34,17 @@ class PreprocessConfig:
     data: DataConfig
     num_processes: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.num_processes is not None and self.num_processes < 1:
+            raise UserError(f"num_processes={self.num_processes} must be at least 1 (or null: one for each core)")
+
 
 def all_clips(data: DataConfig) -> list[Clip]:
     """The clips of all lists that are audio files."""
     lists = [data.train_filelist, data.val_filelist]
     if data.test_filelist and Path(data.test_filelist).is_file() and Path(data.test_filelist).stat().st_size:
         lists.append(data.test_filelist)
-    clips = {clip.path: clip for filelist in lists for clip in read_filelist(filelist, data.root)}
+    clips = {clip.path: clip for filelist in lists for clip in read_filelist(filelist, data.root, data.follow_links)}
     return [clip for clip in clips.values() if clip.file.suffix not in MEL_SUFFIXES]
 
 
@@ -67,11 +71,13 @@ def compute(job: tuple[Clip, AudioConfig, DataConfig]) -> Entry | str:
 def main(values: dict[str, Any]) -> None:
     config: PreprocessConfig = from_dict(PreprocessConfig, values)
     clips = all_clips(config.data)
+    make_directory(Path(config.data.mel_dir), "data.mel_dir")
     mels = MelDirectory(config.data.mel_dir)
     if mels.audio is None or audio_differences(config.audio, mels.audio):
         if mels.audio is not None:
             print(f"{mels.path}: the audio config has changed, all mels are computed again")
         mels.reset(config.audio)
+    mels.compact()  # no half line of a killed run to append to
     todo = [(clip, config.audio, config.data) for clip in clips if not mels.is_fresh(clip)]
     problems = []
     if todo:

@@ -9,4 +9,9 @@ if [ $# -lt 1 ] || [[ $1 == -* ]]; then
 fi
 root=$1
 shift
-exec "${PYTHON:-python}" "$(dirname "$0")/prepare_mels.py" "data.root=$root" "$@"
+python=${PYTHON:-python}
+if ! "$python" -c "import hydra" 2>/dev/null; then
+    echo "error: $python has not the packages of this project; run: make install, then: source .venv/bin/activate" >&2
+    exit 1
+fi
+exec "$python" "$(dirname "$0")/prepare_mels.py" "data.root=$root" "$@"

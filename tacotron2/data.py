@@ -29,7 +29,7 @@ class TextMelDataset:
     """(ids (L), mel (n_mels, T)) of each clip of a filelist. Texts are cleaned once, here."""
 
     def __init__(self, filelist: str, data: DataConfig, audio: AudioConfig) -> None:
-        self.clips = read_filelist(filelist, data.root)[: data.limit]
+        self.clips = read_filelist(filelist, data.root, data.follow_links)[: data.limit]
         self.mels = MelDirectory(data.mel_dir)
         self.ids = [text_to_ids(clip.text, data.cleaners) for clip in self.clips]
         raise_problems(
@@ -53,11 +53,11 @@ class TextMelDataset:
 
 
 def collate(items: list[tuple[Tensor, Tensor]]) -> Tacotron2Batch:
-    """Pad with symbol 0 and zeros."""
+    """Pad with symbol 0 and zeros, to two positions at least: BatchNorm has no statistics of a single one."""
     texts, mels = zip(*items, strict=True)
     return Tacotron2Batch(
-        text=pad_last(texts, 0),
+        text=pad_last(texts, 0, min_length=2),
         text_lengths=torch.tensor([len(text) for text in texts]),
-        mel=pad_last(mels),
+        mel=pad_last(mels, min_length=2),
         mel_lengths=torch.tensor([mel.shape[1] for mel in mels]),
     )

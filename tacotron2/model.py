@@ -6,6 +6,7 @@ E encoder_embedding_dim. Module names follow the reference implementation, so th
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -49,9 +50,12 @@ class Tacotron2Config:
     p_postnet_dropout: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("n_frames_per_step", "n_mel_channels", "n_symbols", "max_decoder_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name}={getattr(self, name)} must be at least 1")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" and value < 1:
+                raise UserError(f"model.{field.name}={value} must be at least 1")
+            if field.name.endswith("dropout") and not 0 <= value < 1:
+                raise UserError(f"model.{field.name}={value} must be from 0 to less than 1")
         for name in ("encoder_kernel_size", "attention_location_kernel_size", "postnet_kernel_size"):
             if getattr(self, name) % 2 == 0:
                 raise UserError(f"model.{name}={getattr(self, name)} must be odd, to keep the length")

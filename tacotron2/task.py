@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from common.audio import GriffinLim
-from common.config import TrainConfig, from_dict
+from common.config import TrainConfig, check_equal, from_dict
 from common.plots import alignment_figure, mel_figure
 from common.task import Loss
 from common.tracker import Tracker
@@ -26,7 +26,11 @@ class Tacotron2Task:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.model_config: Tacotron2Config = from_dict(Tacotron2Config, config.model, "model")
+        self.model_config: Tacotron2Config = from_dict(Tacotron2Config, config.model_values(), "model")
+        check_equal(
+            n_mel_channels=(self.model_config.n_mel_channels, config.audio.n_mels),
+            n_symbols=(self.model_config.n_symbols, len(SYMBOLS)),
+        )
 
     def build_model(self) -> Tacotron2:
         return Tacotron2(self.model_config)

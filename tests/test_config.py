@@ -1,18 +1,21 @@
 """The typed config is strict, and conf/ and the dataclasses say the same."""
 
 import dataclasses
+import os
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from common.config import AudioConfig, DataConfig, TrainConfig, TrainerConfig, from_dict
-from common.entry import CONF
+from common.entry import CONF, _quoted
 from common.errors import UserError
 from common.schedule import learning_rate
 from inference import InferenceConfig
+from tacotron2.model import Tacotron2Config
 from tests.conftest import fails_with, run_script
 from train import TASKS, build_task
+from waveglow.model import WaveGlowConfig
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 TRAINERS = sorted(path.stem for path in (CONF / "trainer").glob("*.yaml"))
@@ -72,6 +75,11 @@ def test_strictness():
         from_dict(TrainConfig, {"audio": {}, "data": {}, "trainer": {}})
     with pytest.raises(UserError, match=r"'trainer.anneal_epochs\[1\]' is 'x'"):
         from_dict(TrainerConfig, {"anneal_epochs": [1, "x"]}, "trainer")
+    with pytest.raises(UserError, match=r"'data.root' is empty"):
+        from_dict(DataConfig, {"root": ""}, "data")
+    assert (
+        from_dict(InferenceConfig, {"tacotron2": "a", "waveglow": "b", "input": "c", "output": 2024}).output == "2024"
+    )
     assert from_dict(AudioConfig, {"fmax": 7600}).fmax == 7600.0
     assert from_dict(TrainerConfig, {"max_steps": None}).max_steps is None
 
@@ -85,12 +93,52 @@ def test_strictness():
         (TrainerConfig, {"batch_size": 0}, "batch_size=0"),
         (TrainerConfig, {"learning_rate": -1.0}, "learning_rate=-1.0"),
         (TrainerConfig, {"anneal_epochs": [1, 2], "anneal_factors": [0.1]}, "same length"),
+        (TrainerConfig, {"learning_rate": float("nan")}, "learning_rate=nan"),
+        (TrainerConfig, {"weight_decay": -1.0}, "weight_decay=-1.0"),
         (DataConfig, {"segment_length": 0}, "segment_length=0"),
+        (Tacotron2Config, {"prenet_dim": 0}, "prenet_dim=0"),
+        (Tacotron2Config, {"prenet_dropout": 1.5}, "prenet_dropout=1.5"),
+        (WaveGlowConfig, {"n_early_every": 0}, "n_early_every=0"),
+        (WaveGlowConfig, {"kernel_size": 4}, "kernel_size=4.*odd"),
+        (
+            InferenceConfig,
+            {"tacotron2": "a", "input": "b", "output": "c", "vocoder": "griffin_lim", "seed": -1},
+            "seed=-1",
+        ),
     ],
 )
 def test_bad_values_are_named(cls: type, values: dict, message: str):
     with pytest.raises(UserError, match=message):
         cls(**values)
+
+
+@pytest.mark.parametrize(
+    ("model", "override", "message"),
+    [
+        ("tacotron2", "model.n_mel_channels=40", r"model.n_mel_channels=40 must be 80"),
+        ("tacotron2", "model.n_symbols=20", r"model.n_symbols=20 must be 148"),
+        ("waveglow", "model.hop_length=128", r"model.hop_length=128 must be 256"),
+        ("waveglow", "data.segment_length=8001", r"segment_length=8001 must be a multiple"),
+        ("waveglow", "seed=-1", r"seed=-1"),
+    ],
+)
+def test_sizes_that_do_not_fit_together(model: str, override: str, message: str):
+    with pytest.raises(UserError, match=message):
+        build_task(from_dict(TrainConfig, composed("train", f"model={model}", "data.root=x", "run_dir=x", override)))
+
+
+@pytest.mark.parametrize(
+    "path", ["my voice (1)", "a,b", "runs/lr=0.1", "it's", "plain/path-1.2", "ünï", "~/voice", "=", "a\\b"]
+)
+def test_paths_of_any_kind(path: str):
+    """What a shell hands over as one word arrives as that word, `~` as the home directory."""
+    values = composed("inference", _quoted(f"tacotron2={path}"), "input=a", "output=b")
+    assert values["tacotron2"] == os.path.expanduser(path)
+
+
+@pytest.mark.parametrize("argument", ["--cfg", "model=[1,2]", "a.b={c: 1}", "x='already quoted'", "y=${data.root}/z"])
+def test_hydras_own_syntax_is_left_alone(argument: str):
+    assert _quoted(argument) == argument
 
 
 def test_annealing_is_the_references():

@@ -98,7 +98,15 @@ def test_a_filelist_names_its_bad_lines(corpus: Path, tmp_path: Path):
         read_filelist(filelist, corpus)
     messages = str(error.value).splitlines()
     assert [int(message.split(":")[1]) for message in messages] == [3, 4, 5, 6, 7, 8, 9]
-    expected = ["1 column", "3 column", "is empty", "does not exist", "outside", "outside", "already on line 1"]
+    expected = [
+        "1 column",
+        "3 column",
+        "is empty",
+        "does not exist",
+        "not a path below",
+        "not a path below",
+        "already on line 1",
+    ]
     assert all(part in message for part, message in zip(expected, messages, strict=True)), messages
     filelist.write_bytes(b"wavs/clip0.wav|caf\xe9\n")
     with pytest.raises(UserError, match=r"list.txt:1: byte 0xe9 is not UTF-8"):
@@ -110,6 +118,14 @@ def test_a_filelist_names_its_bad_lines(corpus: Path, tmp_path: Path):
         read_filelist(tmp_path / "absent.txt", corpus)
     with pytest.raises(UserError, match=r"data.root=nowhere"):
         read_filelist(filelist, "nowhere")
+
+
+def test_links_out_of_the_root_need_permission(corpus: Path, tmp_path: Path):
+    (tmp_path / "wavs").symlink_to(corpus / "wavs")
+    (tmp_path / "list.txt").write_text("wavs/clip0.wav|text\n")
+    with pytest.raises(UserError, match=r"list.txt:1: wavs/clip0.wav is a link out of.*data.follow_links=true"):
+        read_filelist(tmp_path / "list.txt", tmp_path)
+    assert read_filelist(tmp_path / "list.txt", tmp_path, follow_links=True)[0].file.is_file()
 
 
 def test_lines_keep_their_numbers(tmp_path: Path):
@@ -138,7 +154,7 @@ def test_mels_are_skipped_refreshed_and_refused(tmp_path: Path):
     assert "0 mels computed, 8 were up to date" in run_script(*command).stdout
     # a clip that changed, and a mel that was lost
     soundfile.write(root / "wavs/clip0.wav", tone(2.0, 5), 22050)
-    (root / "mels/wavs/clip1.npy").unlink()
+    (root / "mels/wavs/clip1.wav.npy").unlink()
     config = data_config(root)
     clips = read_filelist(config.train_filelist, root) + read_filelist(config.val_filelist, root)
     with pytest.raises(UserError, match="2 of 8 mels are missing or older"):
@@ -217,6 +233,16 @@ def test_reference_mels_can_be_rows(corpus: Path, tmp_path: Path):
     (tmp_path / "list.txt").write_text("wrong.npy|one\n")
     with pytest.raises(UserError, match=r"wrong.npy has the shape \(33, 80\)"):
         TextMelDataset(str(tmp_path / "list.txt"), config, AUDIO)
+
+
+@pytest.mark.parametrize("name", ["empty.pt", "empty.npy", "dict.pt", "text.npy"])
+def test_unreadable_mels_are_named(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b"" if name.startswith("empty") else b"text")
+    if name == "dict.pt":
+        torch.save({"mel": torch.zeros(80, 3)}, tmp_path / name)
+    (tmp_path / "list.txt").write_text(f"{name}|text\n")
+    with pytest.raises(UserError, match=rf"list.txt:1: .*{name} is not a readable mel.*remove its row"):
+        TextMelDataset(str(tmp_path / "list.txt"), data_config(tmp_path), AUDIO)
 
 
 def test_segments_match_their_mel(corpus: Path):

@@ -16,7 +16,7 @@ from tests.conftest import fails_with, run_script
 from waveglow.model import WaveGlow
 
 # In the file's order 2, 4, 1, 3 words; the reference would speak the longest first.
-PHRASES = "Second phrase.\n\nThis is the longest.\r\nFirst.\n  \nNow we end.\n"
+PHRASES = "Second phrase.\n\nThis is $5 longer, or $6 (10%).\r\nFirst.\n  \nNow we end.\n"
 
 
 @pytest.fixture
@@ -103,11 +103,12 @@ def test_mistakes(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_pa
     (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
     fails_with(speak(tacotron2_run, waveglow_run, tmp_path / "latin.txt", out, expect=1), "latin.txt:2", "UTF-8")
     fails_with(speak(tacotron2_run, waveglow_run, phrases, out, "vocoder=vocoder", expect=1), "vocoder")
-    assert not out.exists()
-    out.mkdir()
+    assert not list(out.iterdir())
     (out / "0002.wav").write_text("mine")
     fails_with(speak(tacotron2_run, waveglow_run, phrases, out, expect=1), "0002.wav exists", "overwrite=true")
     assert (out / "0002.wav").read_text() == "mine"
+    in_the_way = out / "0002.wav"
+    fails_with(speak(tacotron2_run, waveglow_run, phrases, in_the_way, expect=1), "choose another output")
 
 
 def test_load_model(tacotron2_run: Path, waveglow_run: Path):

@@ -164,6 +164,54 @@ def test_bad_steps_leave_the_weights_and_end_with_a_diagnosis(corpus: Path, tmp_
     assert trainer.progress.bad_steps == 0
 
 
+def test_a_bad_step_leaves_batch_norms_averages_alone(corpus: Path, tmp_path: Path):
+    trainer = make_trainer(corpus, tmp_path, "tacotron2")
+    batch = trainer.task.collate([trainer.train_data[(0, 0)]])
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    trainer.train_step([batch._replace(mel=batch.mel * float("inf"))], trainer._window())
+    assert all(torch.equal(value, before[key]) for key, value in trainer.model.state_dict().items())
+    trainer.train_step([batch], trainer._window())
+    assert not torch.equal(
+        trainer.model.postnet.convolutions[0][1].running_mean, before["postnet.convolutions.0.1.running_mean"]
+    )
+
+
+def test_fresh_removes_the_earlier_run_and_nothing_else(corpus: Path, tmp_path: Path):
+    make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=2").fit()
+    (tmp_path / "notes.txt").write_text("mine")
+    trainer = make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=1", "trainer.fresh=true")
+    assert trainer.progress.step == 0
+    trainer.fit()
+    assert max(losses(tmp_path)) == 1
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_the_options_of_today_count_after_a_resume(corpus: Path, tmp_path: Path):
+    make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=1").fit()
+    changes = ("trainer.weight_decay=0.5", "trainer.learning_rate=0.002", "trainer.max_steps=2")
+    trainer = make_trainer(corpus, tmp_path, "waveglow", *changes)
+    trainer.fit()
+    assert {(group["weight_decay"], group["lr"]) for group in trainer.optimizer.param_groups} == {(0.5, 0.002)}
+
+
+def test_a_text_of_one_symbol_alone_in_a_batch(corpus: Path, tmp_path: Path):
+    (tmp_path / "list.txt").write_text("wavs/clip0.wav|I\n")
+    trainer = make_trainer(
+        corpus, tmp_path / "run", "tacotron2", f"data.train_filelist={tmp_path}/list.txt", "trainer.max_steps=1"
+    )
+    assert len(trainer.train_data.ids[0]) == 1
+    trainer.fit()
+    assert math.isfinite(losses(tmp_path / "run")[1])
+
+
+def test_the_log_covers_every_step_of_short_runs_and_epochs(corpus: Path, tmp_path: Path):
+    """4 steps an epoch: a line every 3 steps averages over the ends of epochs, the last one over what is left."""
+    make_trainer(corpus, tmp_path / "each", "waveglow", "trainer.max_steps=7").fit()
+    make_trainer(corpus, tmp_path / "three", "waveglow", "trainer.max_steps=7", "trainer.log_every_steps=3").fit()
+    assert list(losses(tmp_path / "three")) == [3, 6, 7]
+    assert losses(tmp_path / "three")[7] == losses(tmp_path / "each")[7]
+
+
 def test_what_a_run_leaves(tacotron2_run: Path, waveglow_run: Path):
     """Checkpoints, the reference's log keys, TensorBoard's numbers, pictures and sounds."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -378,6 +426,40 @@ def test_damaged_checkpoints_are_named(tacotron2_run: Path, tmp_path: Path):
     torch.save(nn.Linear(1, 1), bad)
     with pytest.raises(UserError, match="refused"):
         checkpoints.load(bad)
+
+
+def test_a_damaged_newest_checkpoint_is_skipped(corpus: Path, tmp_path: Path):
+    options = ("trainer.checkpoint_every_steps=1", "trainer.keep_last=2")
+    make_trainer(corpus, tmp_path, "waveglow", *options, "trainer.max_steps=3").fit()
+    directory = tmp_path / "checkpoints"
+    for step, resumed in ((3, 2), (2, None)):
+        path = directory / f"step_{step:08d}.pt"
+        path.write_bytes(path.read_bytes()[:5000])
+        if resumed:
+            with pytest.warns(UserWarning, match=r"step_00000003.pt.*the older step_00000002.pt is used"):
+                assert make_trainer(corpus, tmp_path, "waveglow", *options).progress.step == resumed
+        else:
+            with pytest.raises(UserError, match=r"(?s)step_00000003.*step_00000002.*can be read"):
+                make_trainer(corpus, tmp_path, "waveglow", *options)
+
+
+def test_a_full_disk_while_writing(tmp_path: Path):
+    """A file size limit stands in for the disk: the write itself fails, in another place than fsync."""
+    checkpoints.save(tmp_path / "step_00000001.pt", {"a": 1})
+    code = f"""
+import resource, signal, sys, torch
+from pathlib import Path
+from common import checkpoint
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    checkpoint.save(Path({str(tmp_path)!r}) / "step_00000001.pt", {{"a": torch.zeros(1_000_000)}})
+except checkpoint.UserError as error:
+    print(error)
+"""
+    assert "was not saved" in run_script("-c", code).stdout
+    assert checkpoints.load(tmp_path / "step_00000001.pt")["a"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001.pt"]
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

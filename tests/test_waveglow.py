@@ -125,7 +125,7 @@ def test_new_model_is_volume_preserving_and_starts_at_the_identity():
     model = WaveGlow(TINY)
     output = model(torch.randn(1, 20, 2), torch.randn(1, 512))
     assert all(log_s.eq(0).all() for log_s in output.log_s)
-    assert all(abs(float(log_det)) < 1e-2 for log_det in output.log_det)
+    assert all(abs(log_det.item()) < 1e-2 for log_det in output.log_det)
 
 
 def test_audio_length_and_bad_input():

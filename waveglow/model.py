@@ -6,6 +6,7 @@ Module names follow the reference implementation, so that its weights load key b
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -32,6 +33,9 @@ class WaveGlowConfig:
     kernel_size: int = 3
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 1:
+                raise UserError(f"model.{field.name}={getattr(self, field.name)} must be at least 1")
         left = self.n_group - (self.n_flows - 1) // self.n_early_every * self.n_early_size
         if self.n_group % 2 or self.n_early_size % 2 or left < 2:
             raise UserError(
@@ -40,11 +44,10 @@ class WaveGlowConfig:
             )
         if self.hop_length % self.n_group:
             raise UserError(f"model.n_group={self.n_group} must divide the hop length, {self.hop_length}")
-        if self.kernel_size % 2 == 0 or self.n_layers < 1 or self.n_channels < 1:
-            raise UserError(
-                f"model.kernel_size={self.kernel_size} must be odd, n_layers={self.n_layers} and "
-                f"n_channels={self.n_channels} at least 1"
-            )
+        if self.kernel_size % 2 == 0:
+            raise UserError(f"model.kernel_size={self.kernel_size} must be odd, to keep the length")
+        if self.win_length < self.hop_length:
+            raise UserError(f"model.win_length={self.win_length} is shorter than hop_length={self.hop_length}")
 
 
 class WaveGlowOutput(NamedTuple):
@@ -135,7 +138,7 @@ class InvertibleConv(nn.Module):
 
     @staticmethod
     def _mix(x: Tensor, weight: Tensor) -> Tensor:
-        """weight @ x in the flow's own precision: twelve roundings to half precision would not be invertible."""
+        """weight @ x in the flow's own precision, also under autocast: the inverse amplifies each rounding here."""
         with torch.autocast(x.device.type, enabled=False):
             return F.conv1d(x, weight.to(x.dtype).unsqueeze(2))
 

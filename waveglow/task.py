@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from common.config import TrainConfig, from_dict
+from common.config import TrainConfig, check_equal, from_dict
 from common.errors import UserError
 from common.plots import mel_figure
 from common.task import Loss
@@ -27,7 +27,12 @@ class WaveGlowTask:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.model_config: WaveGlowConfig = from_dict(WaveGlowConfig, config.model, "model")
+        self.model_config: WaveGlowConfig = from_dict(WaveGlowConfig, config.model_values(), "model")
+        check_equal(
+            n_mel_channels=(self.model_config.n_mel_channels, config.audio.n_mels),
+            hop_length=(self.model_config.hop_length, config.audio.hop_length),
+            win_length=(self.model_config.win_length, config.audio.win_length),
+        )
         if config.data.segment_length % self.model_config.n_group:
             raise UserError(
                 f"data.segment_length={config.data.segment_length} must be a multiple of model.n_group="
