@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import warnings
 import zipfile
 from pathlib import Path
@@ -35,6 +36,22 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports some failed writes as RuntimeError
         raise UserError(f"{path}: the checkpoint was not saved ({_first_line(error)}); free some space") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, or a copy where the file system has no links."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(f"{target}: the checkpoint was not saved ({_first_line(error)}); free some space") from error
     finally:
         temporary.unlink(missing_ok=True)
 

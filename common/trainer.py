@@ -103,6 +103,7 @@ class Trainer:
             self.run_dir, config.audio.sample_rate, self.progress.step, ranks.is_main, self.options.progress
         )
         self.started = time.monotonic()
+        self.best_step: int | None = None  # the step that this process wrote as the best
         self.window = self._window()
 
     # ---- set-up ----
@@ -321,7 +322,7 @@ class Trainer:
         values = {f"val_{name}": value for name, value in means.items()}
         self.tracker.scalars(progress.step, progress.epoch, {**values, "val_items_per_sec": items / seconds})
         if means["loss"] < progress.best_loss:
-            progress.best_loss = means["loss"]
+            progress.best_loss, self.best_step = means["loss"], progress.step
             self._write(checkpoints.BEST)
         for other in paused:
             other.start += time.monotonic() - window.start
@@ -362,9 +363,13 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of this step and drop the oldest."""
-        self._write(checkpoints.FILE_NAME.format(self.progress.step))
+        directory, name = self.run_dir / "checkpoints", checkpoints.FILE_NAME.format(self.progress.step)
+        if self.best_step != self.progress.step:
+            self._write(name)
+        elif self.ranks.is_main:  # this very state was just written as the best
+            checkpoints.link(directory / checkpoints.BEST, directory / name)
         if self.ranks.is_main:
-            checkpoints.prune(self.run_dir / "checkpoints", self.options.keep_last)
+            checkpoints.prune(directory, self.options.keep_last)
 
     def _write(self, name: str) -> None:
         rng = {"cpu": torch.get_rng_state()}
