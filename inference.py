@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common import checkpoint as checkpoints
+from common import interchange
 from common.audio import GriffinLim, save_audio
 from common.config import AudioConfig, check_seed, from_dict
 from common.entry import hydra_entry
@@ -77,21 +77,14 @@ class InferenceConfig:
             raise UserError("no vocoder: set waveglow=CKPT, or vocoder=griffin_lim, which needs no training")
 
 
-def _build(state: dict[str, Any], path: Path, device: str | torch.device, overrides: dict[str, Any]) -> nn.Module:
-    task = TASKS[state["model_name"]]
-    config = from_dict(task.config_class, state["model_config"] | overrides, "model")
-    model = task.model_class(config)
-    checkpoints.load_state(model, state["state_dict"], path)
-    return model.to(device).eval()
-
-
 def load_model(path: str | Path, device: str | torch.device = "cpu", **overrides: Any) -> nn.Module:
-    """The model of a checkpoint, or of a run directory's newest one, in eval mode.
+    """The model of a checkpoint of any layout, or of a run directory's newest one, in eval mode.
 
-    `overrides` replace fields of its config: prenet_dropout=0.0 makes Tacotron 2 deterministic.
+    Layouts: ours, safetensors, NVIDIA DeepLearningExamples', NVIDIA/tacotron2's and NVIDIA/waveglow's; sizes come from
+    the file. `overrides` replace fields of its config: prenet_dropout=0.0 makes Tacotron 2 deterministic.
     """
-    path = checkpoints.find(path)
-    return _build(checkpoints.load(path), path, device, overrides)
+    checkpoint = interchange.load(path, TASKS.values())
+    return interchange.build(checkpoint, path, TASKS.values(), **overrides).to(device)
 
 
 @dataclass
@@ -139,23 +132,27 @@ class Synthesizer:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("device=cuda: no GPU is visible; use device=cpu")
-        path = checkpoints.find(tacotron2)
-        state = _load_named(path, "tacotron2")
+        state = _load_named(tacotron2, "tacotron2")
         audio: AudioConfig = from_dict(AudioConfig, state["audio_config"], "audio")
+        if (symbols := state["text"]["symbols"]) is None:
+            raise UserError(
+                f"tacotron2={tacotron2}: its {state['model_config']['n_symbols']} symbols are not the reference's, and "
+                "the file does not name them; convert it first: python scripts/convert_checkpoint.py IN OUT "
+                "--symbols FILE"
+            )
         vocoder = None
         if waveglow is not None:
-            vocoder_path = checkpoints.find(waveglow)
-            vocoder_state = _load_named(vocoder_path, "waveglow")
-            if differences := audio_differences(audio, vocoder_state["audio_config"]):
+            vocoder_state = _load_named(waveglow, "waveglow")
+            if differences := audio_differences(audio, vocoder_state["audio_config"], "of the WaveGlow"):
                 raise UserError(
-                    f"{path} and {vocoder_path} cannot be chained: {'; '.join(differences)} (the latter's); use "
+                    f"tacotron2={tacotron2} and waveglow={waveglow} cannot be chained: {'; '.join(differences)}; use "
                     "models of one audio config"
                 )
-            vocoder = _build(vocoder_state, vocoder_path, device, {})
-        model = _build(state, path, device, overrides)
+            vocoder = interchange.build(vocoder_state, waveglow, TASKS.values()).to(device)
+        model = interchange.build(state, tacotron2, TASKS.values(), **overrides).to(device)
         assert isinstance(model, Tacotron2)
         assert vocoder is None or isinstance(vocoder, WaveGlow)
-        return cls(model, vocoder, audio, state["text"]["cleaners"], state["text"]["symbols"], precision)
+        return cls(model, vocoder, audio, state["text"]["cleaners"], symbols, precision)
 
     def speak(self, text: str, **options: Any) -> Utterance:
         """One phrase; `options` are those of `batches`."""
@@ -248,11 +245,11 @@ class Synthesizer:
         return autocast(self.device, self.precision)
 
 
-def _load_named(path: Path, name: str) -> dict[str, Any]:
-    state = checkpoints.load(path)
-    if state["model_name"] != name:
-        raise UserError(f"{name}={path}: this checkpoint holds a {state['model_name']}; give one of a {name}")
-    return state
+def _load_named(path: str | Path, name: str) -> dict[str, Any]:
+    try:
+        return interchange.load(path, [TASKS[name]])
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 @hydra_entry("inference")

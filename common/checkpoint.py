@@ -12,30 +12,37 @@ import re
 import shutil
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 
-FORMAT = "tacotron2-waveglow/1"
+FAMILY = "tacotron2-waveglow/"
+FORMAT = FAMILY + "2"  # 2: WaveGlow's parameters in the reference's order, which numbers them in the optimizer
 FILE_NAME = "step_{:08d}.pt"
 BEST = "best.pt"
 _FILE_PATTERN = re.compile(r"step_(\d{8,})\.pt")
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint of ours."""
+    write(path, lambda file: torch.save({**checkpoint, "format": FORMAT}, file))
+
+
+def write(path: Path, write_to: Callable[[IO[bytes]], object]) -> None:
     """Write atomically: a crash or a full disk leaves the older files as they were and no half-written one."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, **checkpoint}, file)
+            write_to(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports some failed writes as RuntimeError
-        raise UserError(f"{path}: the checkpoint was not saved ({_first_line(error)}); free some space") from error
+        raise UserError(f"{path}: the checkpoint was not saved ({first_line(error)}); free some space") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -51,35 +58,46 @@ def link(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
         os.replace(temporary, target)
     except OSError as error:
-        raise UserError(f"{target}: the checkpoint was not saved ({_first_line(error)}); free some space") from error
+        raise UserError(f"{target}: the checkpoint was not saved ({first_line(error)}); free some space") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def verify(path: Path) -> None:
+    """A UserError if `path` is not a file, or is an archive whose checksums do not hold; torch.load does not look."""
+    if not path.is_file():
+        raise UserError(f"checkpoint {path}: no such file; check the path")
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise UserError(f"checkpoint {path}: damaged ({damaged} fails its checksum); use another one")
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"checkpoint {path}: not a readable checkpoint ({first_line(error)})") from error
+
+
+def is_ours(path: Path) -> bool:
+    """True if the file says that this project wrote it, in this version's format or another's."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(FAMILY.encode() in archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl"))
 
 
 def load(path: str | Path) -> dict[str, Any]:
     """Read and verify a checkpoint of ours, on the CPU."""
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"checkpoint {path}: no such file; check the path")
+    verify(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch.load does not compare checksums
-        if damaged:
-            raise UserError(f"checkpoint {path}: damaged ({damaged} fails its checksum); use another one")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"checkpoint {path}: not a readable checkpoint ({_first_line(error)})") from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise UserError(f"checkpoint {path}: not a readable checkpoint ({first_line(error)})") from error
     except Exception as error:  # what weights_only refuses comes as pickle.UnpicklingError, with a page of text
-        raise UserError(f"checkpoint {path}: refused, it holds more than tensors ({_first_line(error)})") from error
-    if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
-        raise UserError(f"checkpoint {path}: not a checkpoint of this project (no format {FORMAT!r})")
+        raise UserError(f"checkpoint {path}: refused, it holds more than tensors ({first_line(error)})") from error
+    found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
+    if found != FORMAT:
+        raise UserError(f"checkpoint {path}: not a checkpoint of this version (format {found!r}, not {FORMAT!r})")
     return checkpoint
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0][:200]
 
 
 def all_steps(directory: Path) -> list[Path]:

@@ -54,6 +54,7 @@ class DataConfig:
     test_filelist: str | None = None  # only prepare_mels reads it
     mel_dir: str = "???"
     cleaners: str = "english_cleaners"
+    characters: str | None = None  # what Tacotron 2 can read beside ARPAbet; none: the reference's punctuation and A-z
     follow_links: bool = False  # accept clips behind symbolic links that lead out of `root`
     convert_audio: bool = False  # resample and mix down clips of another format instead of refusing them
     segment_length: int = 8000  # samples; WaveGlow trains on random pieces of this length
@@ -130,9 +131,13 @@ class TrainConfig:
     model: dict[str, Any]
     run_dir: str
     seed: int = 0
+    init_from: str | None = None  # start with the weights of this checkpoint, of any layout
+    warm_start: bool = False  # take of it what fits, where symbols, mels or sizes differ
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        if self.warm_start and self.init_from is None:
+            raise UserError("warm_start=true: what from? set init_from=CHECKPOINT")
 
     def model_values(self) -> dict[str, Any]:
         """`model` without its name: the fields of the task's own config class."""

@@ -28,3 +28,8 @@ def make_directory(path: Path, key: str) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"{path}: cannot be written to ({error.strerror or error}); choose another {key}") from error
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of a library's message, which may be a page long."""
+    return str(error).split("\n", 1)[0][:200]

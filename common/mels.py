@@ -38,11 +38,11 @@ class Entry:
     mtime_ns: int
 
 
-def audio_differences(ours: AudioConfig, theirs: dict[str, object]) -> list[str]:
-    """ "audio.key is x, stored y" for each key that differs."""
+def audio_differences(ours: AudioConfig, theirs: dict[str, object], owner: str = "stored") -> list[str]:
+    """ "audio.key is x, stored y" for each key that differs; `owner` says whose the other value is."""
     own = dataclasses.asdict(ours)
     keys = sorted(own.keys() | theirs.keys())
-    return [f"audio.{k} is {own.get(k)}, stored {theirs.get(k)}" for k in keys if own.get(k) != theirs.get(k)]
+    return [f"audio.{k} is {own.get(k)}, {owner} {theirs.get(k)}" for k in keys if own.get(k) != theirs.get(k)]
 
 
 class MelDirectory:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -38,14 +38,26 @@ class Loss:
     parts: dict[str, Tensor]  # scalars for the log, by Task.part_names
 
 
+class Reference(Protocol):
+    """The reference's checkpoints of one model: the module reference.py of each model is one."""
+
+    def recognizes(self, state_dict: Mapping[str, Tensor]) -> bool: ...
+
+    def from_reference(self, state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def to_reference(self, checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]: ...
+
+
 class Task(Protocol):
     """One model in training. `batch` is a NamedTuple of tensors, whatever `collate` makes of items."""
 
     name: ClassVar[str]
     model_class: ClassVar[type[nn.Module]]
     config_class: ClassVar[type[Any]]
+    reference: ClassVar[Reference]
     item_name: ClassVar[str]
     part_names: ClassVar[tuple[str, ...]]  # the keys of Loss.parts, "loss" among them
+    symbol_rows: ClassVar[tuple[str, ...]]  # the weights that have a row for each symbol
     model_config: Any
 
     def __init__(self, config: TrainConfig) -> None: ...

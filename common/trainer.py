@@ -24,6 +24,7 @@ from common.batching import BatchPlan, Done, RankSampler
 from common.config import TrainConfig
 from common.distributed import Ranks
 from common.errors import UserError, make_directory
+from common.initialize import initialize
 from common.mels import audio_differences
 from common.precision import autocast, set_tf32
 from common.schedule import learning_rate
@@ -97,7 +98,10 @@ class Trainer:
         self.val_sampler = RankSampler(0, 1)
         self.val_sampler.set_epoch(0, self._val_batches())
         self.val_loader = self._loader(self.val_data, self.val_sampler)
-        self._resume()
+        if not self._resume() and config.init_from:
+            note = initialize(self.model, task, config.audio, config.init_from, config.warm_start)
+            if ranks.is_main:
+                print(note, flush=True)
         self.parallel = self._wrap()
         self.tracker = Tracker(
             self.run_dir, config.audio.sample_rate, self.progress.step, ranks.is_main, self.options.progress
@@ -143,11 +147,11 @@ class Trainer:
             shutil.rmtree(self.run_dir / name, ignore_errors=True)
         (self.run_dir / "log.jsonl").unlink(missing_ok=True)
 
-    def _resume(self) -> None:
-        """Go on from the newest checkpoint of the run directory, if there is one."""
+    def _resume(self) -> bool:
+        """Go on from the newest checkpoint of the run directory; False if there is none."""
         path = distributed.from_main(checkpoints.newest(self.run_dir / "checkpoints") if self.ranks.is_main else None)
         if path is None:
-            return
+            return False
         state = checkpoints.load(path)
         if state["model_name"] != self.task.name:
             raise UserError(f"run_dir={self.run_dir} holds a {state['model_name']}; choose another run_dir")
@@ -155,6 +159,10 @@ class Trainer:
             raise UserError(f"run_dir={self.run_dir}: {'; '.join(differences)}; choose another run_dir")
         if state["text"] != self.task.text_state():
             raise UserError(f"run_dir={self.run_dir}: other symbols or cleaners than data's; choose another run_dir")
+        if "optimizer" not in state:
+            raise UserError(
+                f"checkpoint {path} holds weights alone; start from it with init_from={path} and a new run_dir"
+            )
         checkpoints.load_state(self.model, state["state_dict"], path)
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
@@ -175,6 +183,9 @@ class Trainer:
                 torch.cuda.set_rng_state(rng["cuda"], self.device)
         if self.ranks.is_main:
             print(f"resumed from {path} at step {self.progress.step}", flush=True)
+            if self.config.init_from:
+                print(f"init_from={self.config.init_from} was for the first start only", flush=True)
+        return True
 
     # ---- the run ----
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,10 +29,10 @@ class Tacotron2Batch(NamedTuple):
 class TextMelDataset:
     """(ids (L), mel (n_mels, T)) of each clip of a filelist. Texts are cleaned once, here."""
 
-    def __init__(self, filelist: str, data: DataConfig, audio: AudioConfig) -> None:
+    def __init__(self, filelist: str, data: DataConfig, audio: AudioConfig, symbols: Sequence[str]) -> None:
         self.clips = read_filelist(filelist, data.root, data.follow_links)[: data.limit]
         self.mels = MelDirectory(data.mel_dir)
-        self.ids = [text_to_ids(clip.text, data.cleaners) for clip in self.clips]
+        self.ids = [text_to_ids(clip.text, data.cleaners, symbols) for clip in self.clips]
         raise_problems(
             [
                 f"{clip.where}: nothing is left of {clip.text[:40]!r} after {data.cleaners}; mend or remove the row"

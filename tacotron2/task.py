@@ -9,38 +9,44 @@ from torch import nn
 from common.audio import GriffinLim
 from common.config import TrainConfig, check_equal, from_dict
 from common.plots import alignment_figure, mel_figure
-from common.task import Loss
+from common.task import Loss, Reference
 from common.tracker import Tracker
+from tacotron2 import reference
 from tacotron2.data import Tacotron2Batch, TextMelDataset, collate
 from tacotron2.loss import tacotron2_loss
 from tacotron2.model import Tacotron2, Tacotron2Config
-from tacotron2.text import SYMBOLS
+from tacotron2.text import symbol_table
 
 
 class Tacotron2Task:
     name: ClassVar[str] = "tacotron2"
     model_class: ClassVar[type[nn.Module]] = Tacotron2
     config_class: ClassVar[type[Any]] = Tacotron2Config
+    reference: ClassVar[Reference] = reference
     item_name: ClassVar[str] = "frames"
     part_names: ClassVar[tuple[str, ...]] = ("loss", "mel", "mel_postnet", "gate")
+    symbol_rows: ClassVar[tuple[str, ...]] = ("embedding.weight",)
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.model_config: Tacotron2Config = from_dict(Tacotron2Config, config.model_values(), "model")
+        self.symbols = symbol_table(config.data.characters)
+        values = {"n_symbols": len(self.symbols)} | config.model_values()
+        self.model_config: Tacotron2Config = from_dict(Tacotron2Config, values, "model")
         check_equal(
             n_mel_channels=(self.model_config.n_mel_channels, config.audio.n_mels),
-            n_symbols=(self.model_config.n_symbols, len(SYMBOLS)),
+            n_symbols=(self.model_config.n_symbols, len(self.symbols)),
         )
 
     def build_model(self) -> Tacotron2:
         return Tacotron2(self.model_config)
 
     def text_state(self) -> dict[str, Any]:
-        return {"symbols": list(SYMBOLS), "cleaners": self.config.data.cleaners}
+        return {"symbols": list(self.symbols), "cleaners": self.config.data.cleaners}
 
     def datasets(self) -> tuple[TextMelDataset, TextMelDataset]:
         data, audio = self.config.data, self.config.audio
-        return TextMelDataset(data.train_filelist, data, audio), TextMelDataset(data.val_filelist, data, audio)
+        train = TextMelDataset(data.train_filelist, data, audio, self.symbols)
+        return train, TextMelDataset(data.val_filelist, data, audio, self.symbols)
 
     def collate(self, items: list[Any]) -> Tacotron2Batch:
         return collate(items)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import lzma
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +56,22 @@ TINY_WAVEGLOW = [
 ]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+_UNPACKED = tempfile.TemporaryDirectory()
+
+
+@functools.cache
+def golden_path(name: str) -> Path:
+    """A file of tests/golden, unpacked."""
+    path = Path(_UNPACKED.name) / name
+    path.write_bytes(lzma.decompress((GOLDEN / f"{name}.xz").read_bytes()))
+    return path
+
+
+def golden(name: str) -> dict[str, Any]:
+    """What such a file holds: tensors and containers."""
+    return torch.load(golden_path(name), weights_only=True)
 
 
 def run_script(*command: object, expect: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:

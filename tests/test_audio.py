@@ -10,16 +10,16 @@ import torch
 from common.audio import GriffinLim, LogMel, load_audio, save_audio
 from common.config import AudioConfig
 from common.errors import UserError
-from tests.conftest import GOLDEN, tone
+from tests.conftest import GOLDEN, golden, tone
 
 CONFIG = AudioConfig()
 
 
 def test_golden_log_mel():
     audio = load_audio(GOLDEN / "LJ001-0002.flac", CONFIG)
-    golden = torch.load(GOLDEN / "mel_LJ001-0002.pt", weights_only=True)["mel"].reshape(80, -1)
+    theirs = golden("mel_LJ001-0002.pt")["mel"].reshape(80, -1)
     mel = LogMel(CONFIG)(torch.from_numpy(audio).unsqueeze(0))[0]
-    torch.testing.assert_close(mel, golden, atol=2e-3, rtol=0)
+    torch.testing.assert_close(mel, theirs, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("num_samples", [1, 255, 256, 512, 513, 10_000])

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from inference import load_model
 from tacotron2.loss import gate_target, tacotron2_loss
 from tacotron2.model import Tacotron2, Tacotron2Config
-from tests.conftest import GOLDEN
+from tests.conftest import golden, golden_path
 
 NO_DROPOUT = {
     "p_encoder_dropout": 0.0,
@@ -35,16 +36,13 @@ TINY = Tacotron2Config(
 
 
 def golden_model(**overrides: float) -> Tacotron2:
-    checkpoint = torch.load(GOLDEN / "dle_tacotron2.pt", weights_only=False)
-    names = {field.name for field in dataclasses.fields(Tacotron2Config)}
-    config = {key: value for key, value in checkpoint["config"].items() if key in names}
-    model = Tacotron2(Tacotron2Config(**(config | NO_DROPOUT | overrides)))
-    model.load_state_dict({k.removeprefix("module."): v for k, v in checkpoint["state_dict"].items()})
+    model = load_model(golden_path("dle_tacotron2.pt"), **(NO_DROPOUT | overrides))
+    assert isinstance(model, Tacotron2)
     return model
 
 
 def golden_inputs() -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
-    io = torch.load(GOLDEN / "dle_tacotron2_io.pt", weights_only=False)
+    io = golden("dle_tacotron2_io.pt")
     return io, (io["text"], io["text_lengths"], io["mel"], io["mel_lengths"])
 
 
@@ -95,9 +93,9 @@ def test_golden_gradients():
     model = golden_model().train()
     loss = tacotron2_loss(model(*inputs), io["mel"], io["mel_lengths"])["loss"]
     loss.backward()
-    golden = torch.load(GOLDEN / "dle_tacotron2_grads.pt", weights_only=False)
-    torch.testing.assert_close(loss.detach(), torch.as_tensor(golden["loss_train_nodropout"]))
-    expected = {key.removeprefix("module."): value for key, value in golden["grads"].items()}
+    theirs = golden("dle_tacotron2_grads.pt")
+    torch.testing.assert_close(loss.detach(), torch.as_tensor(theirs["loss_train_nodropout"]))
+    expected = {key.removeprefix("module."): value for key, value in theirs["grads"].items()}
     assert expected.keys() == {name for name, _ in model.named_parameters()}
     for name, parameter in model.named_parameters():
         largest = expected[name].abs().max().item()

@@ -421,7 +421,7 @@ def test_damaged_checkpoints_are_named(tacotron2_run: Path, tmp_path: Path):
         with pytest.raises(UserError, match=f"bad.pt.*({message})"):
             checkpoints.load(bad)
     torch.save({"some": "dict"}, bad)
-    with pytest.raises(UserError, match="not a checkpoint of this project"):
+    with pytest.raises(UserError, match="not a checkpoint of this version"):
         checkpoints.load(bad)
     torch.save(nn.Linear(1, 1), bad)
     with pytest.raises(UserError, match="refused"):

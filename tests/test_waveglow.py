@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from common.errors import UserError
-from tests.conftest import GOLDEN
+from inference import load_model
+from tests.conftest import golden, golden_path
 from waveglow.denoiser import Denoiser
 from waveglow.loss import waveglow_loss
 from waveglow.model import WaveGlow, WaveGlowConfig, WaveGlowOutput
@@ -12,13 +13,10 @@ from waveglow.model import WaveGlow, WaveGlowConfig, WaveGlowOutput
 TINY = WaveGlowConfig(n_mel_channels=20, n_flows=6, n_early_every=2, n_layers=2, n_channels=8)
 
 
-def golden_model() -> WaveGlow:
-    checkpoint = torch.load(GOLDEN / "dle_waveglow.pt", weights_only=False)
-    config = checkpoint["config"]
-    wn = config.pop("WN_config")
-    model = WaveGlow(WaveGlowConfig(**config, **wn))
-    model.load_state_dict({k.removeprefix("module."): v for k, v in checkpoint["state_dict"].items()})
-    return model.eval()
+def golden_model(name: str = "dle_waveglow.pt") -> WaveGlow:
+    model = load_model(golden_path(name))
+    assert isinstance(model, WaveGlow)
+    return model
 
 
 def lively_model(config: WaveGlowConfig = TINY) -> WaveGlow:
@@ -44,23 +42,23 @@ def test_parameter_count(channels: int, count: int):
 
 
 def test_golden_forward_and_loss():
-    io = torch.load(GOLDEN / "dle_waveglow_io.pt", weights_only=False)
+    io = golden("dle_waveglow_io.pt")
     model = golden_model()
     output = model(io["mel"], io["audio"])
     torch.testing.assert_close(output.z, io["z"], atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.stack(output.log_det), io["log_det_W"], atol=2e-3, rtol=1e-5)
-    for ours, theirs in zip(output.log_s, io["log_s"], strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    for ours, theirs in zip(output.log_s, io["log_s_every_4th"], strict=True):
+        torch.testing.assert_close(ours[:, :, ::4], theirs, atol=1e-4, rtol=0)
     loss = waveglow_loss(output)
     torch.testing.assert_close(loss, io["loss"])
     loss.backward()
     for name, parameter in model.named_parameters():
         expected = io["grad_norms"].get(name, io["grad_norms"].get(f"module.{name}"))
-        assert float(parameter.grad.norm()) == pytest.approx(float(expected), rel=1e-3, abs=1e-6), name
+        assert float(parameter.grad.norm()) == pytest.approx(float(expected), rel=1e-4, abs=1e-6), name
 
 
 def test_golden_audio_and_denoiser():
-    io = torch.load(GOLDEN / "dle_waveglow_io.pt", weights_only=False)
+    io = golden("dle_waveglow_io.pt")
     model = golden_model()
     torch.testing.assert_close(model.infer(io["mel"], sigma=0.0), io["infer_sigma0"], atol=1e-4, rtol=0)
     denoiser = Denoiser(model)

@@ -83,16 +83,17 @@ class WN(nn.Module):
     def __init__(self, config: WaveGlowConfig, in_dim: int) -> None:
         super().__init__()
         channels, mel_dim = config.n_channels, config.n_mel_channels * config.n_group
-        self.start = WeightNormConv(in_dim, channels)
+        # In the reference's order, which numbers the parameters in an optimizer's state.
         self.in_layers = nn.ModuleList(
             WeightNormConv(channels, 2 * channels, config.kernel_size, dilation=2**i) for i in range(config.n_layers)
         )
-        self.cond_layers = nn.ModuleList(WeightNormConv(mel_dim, 2 * channels) for _ in range(config.n_layers))
         # The last layer has no successor, so its output is all skip.
         self.res_skip_layers = nn.ModuleList(
             WeightNormConv(channels, channels if i == config.n_layers - 1 else 2 * channels)
             for i in range(config.n_layers)
         )
+        self.cond_layers = nn.ModuleList(WeightNormConv(mel_dim, 2 * channels) for _ in range(config.n_layers))
+        self.start = WeightNormConv(in_dim, channels)
         self.end = nn.Conv1d(channels, 2 * in_dim, 1)
         nn.init.zeros_(self.end.weight)  # every coupling starts as the identity
         assert self.end.bias is not None
@@ -154,8 +155,9 @@ class WaveGlow(nn.Module):
         )
         early = [self._leaves_early(k) for k in range(config.n_flows)]
         dims = [config.n_group - config.n_early_size * sum(early[: k + 1]) for k in range(config.n_flows)]
-        self.convinv = nn.ModuleList(InvertibleConv(dim) for dim in dims)
+        # WN before convinv: the order of the reference's parameters, as in WN
         self.WN = nn.ModuleList(WN(config, dim // 2) for dim in dims)
+        self.convinv = nn.ModuleList(InvertibleConv(dim) for dim in dims)
 
     def _flows(self) -> list[tuple[InvertibleConv, WN]]:
         return cast(list[tuple[InvertibleConv, WN]], list(zip(self.convinv, self.WN, strict=True)))

@@ -9,8 +9,9 @@ from torch import nn
 from common.config import TrainConfig, check_equal, from_dict
 from common.errors import UserError
 from common.plots import mel_figure
-from common.task import Loss
+from common.task import Loss, Reference
 from common.tracker import Tracker
+from waveglow import reference
 from waveglow.data import SegmentDataset, WaveGlowBatch, collate
 from waveglow.loss import waveglow_loss
 from waveglow.model import WaveGlow, WaveGlowConfig
@@ -22,8 +23,10 @@ class WaveGlowTask:
     name: ClassVar[str] = "waveglow"
     model_class: ClassVar[type[nn.Module]] = WaveGlow
     config_class: ClassVar[type[Any]] = WaveGlowConfig
+    reference: ClassVar[Reference] = reference
     item_name: ClassVar[str] = "samples"
     part_names: ClassVar[tuple[str, ...]] = ("loss",)
+    symbol_rows: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from common.errors import UserError, did_you_mean
 from tacotron2.text.cleaners import CLEANERS
-from tacotron2.text.symbols import ARPABET, ARPABET_PREFIX, PAD, SYMBOL_TO_ID, SYMBOLS
+from tacotron2.text.symbols import ARPABET, ARPABET_PREFIX, PAD, SYMBOL_TO_ID, SYMBOLS, symbol_table
 
-__all__ = ["CLEANERS", "SYMBOLS", "clean_text", "ids_to_text", "text_to_ids", "unknown_characters"]
+__all__ = ["CLEANERS", "SYMBOLS", "clean_text", "ids_to_text", "symbol_table", "text_to_ids", "unknown_characters"]
 
 Cleaners = str | Sequence[str]  # the name of one cleaner, or names to apply in turn
 

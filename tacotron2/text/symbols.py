@@ -1,7 +1,9 @@
-"""The symbol table of the English models: 148 symbols whose position is their id.
+"""The symbol table: position is id. The default is the English models' 148 symbols.
 
-The order is that of the published checkpoints, so that their embeddings keep their meaning; never reorder or insert.
+Their order is that of the published checkpoints, so that their embeddings keep their meaning; never reorder or insert.
 """
+
+from common.errors import UserError
 
 PAD = "_"
 ARPABET_PREFIX = "@"  # keeps the ARPAbet symbol "B" apart from the letter "B"
@@ -18,5 +20,18 @@ CONSONANTS = (
 # CMUdict's symbols: a vowel with no stress mark, then unstressed (0), primary (1) and secondary stress (2).
 ARPABET = tuple(sorted([vowel + stress for vowel in VOWELS for stress in ("", "0", "1", "2")] + list(CONSONANTS)))
 
-SYMBOLS: tuple[str, ...] = (PAD, *PUNCTUATION, *LETTERS, *(ARPABET_PREFIX + name for name in ARPABET))
+
+def symbol_table(characters: str | None = None) -> tuple[str, ...]:
+    """Padding, then `characters` (default: the reference's), then ARPAbet. Raises UserError if one is there twice."""
+    if characters is None:
+        characters = PUNCTUATION + LETTERS
+    if PAD in characters or len(set(characters)) != len(characters):
+        twice = sorted({character for character in characters if (PAD + characters).count(character) > 1})
+        raise UserError(
+            f"data.characters={characters!r}: {', '.join(map(repr, twice))} stands there twice, or is the padding"
+        )
+    return (PAD, *characters, *(ARPABET_PREFIX + name for name in ARPABET))
+
+
+SYMBOLS: tuple[str, ...] = symbol_table()
 SYMBOL_TO_ID: dict[str, int] = {symbol: index for index, symbol in enumerate(SYMBOLS)}

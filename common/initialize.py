@@ -1,0 +1,93 @@
+"""Start training with the weights of a checkpoint: all of them, or, as a warm start, those that fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common import checkpoint as checkpoints
+from common import interchange
+from common.config import AudioConfig
+from common.errors import UserError
+from common.mels import audio_differences
+from common.task import Task
+
+
+def initialize(model: nn.Module, task: Task, audio: AudioConfig, path: str, warm_start: bool) -> str:
+    """Load the weights of the checkpoint at `path`, of any layout, and say what was taken.
+
+    Unless `warm_start`, a UserError names all that differs: symbols, audio config, sizes.
+    """
+    checkpoint = interchange.load(path, [type(task)])
+    differences = audio_differences(audio, checkpoint["audio_config"], f"of {path}")
+    ours, theirs = _symbols(task.text_state()), _symbols(checkpoint["text"])
+    if ours != theirs:
+        differences.append(_symbol_difference(ours, theirs))
+    own = model.state_dict()
+    taken = dict(checkpoint["state_dict"])
+    notes = []
+    for key in task.symbol_rows:
+        if ours != theirs and key in taken and own[key].shape[1:] == taken[key].shape[1:]:
+            taken[key], note = _rows_by_symbol(own[key], taken[key], ours, theirs)
+            notes.append(f"{key}: {note}")
+    left = {key: tensor for key, tensor in own.items() if key not in taken or taken[key].shape != tensor.shape}
+    if (left or taken.keys() - own.keys()) and (sizes := _size_differences(task, checkpoint["model_config"])):
+        differences.append(f"the checkpoint has {' '.join(sizes)}")
+    if not warm_start:
+        if differences:
+            raise UserError(
+                f"init_from={path}: {'; '.join(differences)}; use the same, or take what fits with warm_start=true"
+            )
+        checkpoints.load_state(model, taken, path)
+        return f"initialized with all weights of {path}"
+    model.load_state_dict({key: taken[key] for key in own if key not in left}, strict=False)
+    notes += [
+        f"{key} {tuple(tensor.shape)}: " + (f"it is {tuple(taken[key].shape)} there" if key in taken else "not there")
+        for key, tensor in left.items()
+    ]
+    notes += [f"{key}: this model has none" for key in taken if key not in own]
+    counted = f"{len(own) - len(left)} of {len(own)} weights"
+    if not notes and not differences:
+        return f"initialized with {counted} of {path}: all of them, warm_start=true was not needed"
+    return "\n  ".join([f"initialized with {counted} of {path}; not taken:", *notes, *differences])
+
+
+def _symbols(text: dict[str, Any] | None) -> list[str] | None:
+    return text["symbols"] if text else None
+
+
+def _symbol_difference(ours: list[str] | None, theirs: list[str] | None) -> str:
+    if theirs is None:
+        return "the checkpoint does not name its symbols (convert it first: scripts/convert_checkpoint.py --symbols)"
+    assert ours is not None
+    new, gone = (" ".join(map(repr, _without(a, b))) or "none" for a, b in ((ours, theirs), (theirs, ours)))
+    return f"other symbols: {new} are new, {gone} are no more" if new != gone else "the symbols have another order"
+
+
+def _without(symbols: list[str], others: list[str]) -> list[str]:
+    return [symbol for symbol in symbols if symbol not in others]
+
+
+def _rows_by_symbol(own: Tensor, taken: Tensor, ours: list[str] | None, theirs: list[str] | None) -> tuple[Tensor, str]:
+    """`own` with the rows of `taken` for the symbols that both have, and which rows stay as they were."""
+    assert ours is not None
+    if theirs is None:
+        return own, "all rows are new"
+    index = {symbol: row for row, symbol in enumerate(theirs)}
+    pairs = [(row, index[symbol]) for row, symbol in enumerate(ours) if symbol in index]
+    mapped = own.clone()
+    to, source = torch.tensor(pairs).T
+    mapped[to] = taken[source].to(mapped)
+    new = _without(ours, theirs)
+    return mapped, f"{len(pairs)} rows by their symbols; new ones for {' '.join(map(repr, new)) or 'none'}"
+
+
+def _size_differences(task: Task, theirs: dict[str, Any]) -> list[str]:
+    """ "model.key=value" of the checkpoint for each of the sizes that differ: what to set to have its model."""
+    ours = dataclasses.asdict(task.model_config)
+    return [
+        f"model.{key}={value}" for key, value in theirs.items() if isinstance(value, int) and ours.get(key) != value
+    ]

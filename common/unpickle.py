@@ -1,0 +1,142 @@
+"""Read files that torch.save wrote elsewhere, without importing or running what they name.
+
+A pickle can call any function by its name. Here a name means something only if it is on a short list: tensors, and
+containers of Python. An instance of any other class becomes a Foreign, a dict that keeps the instance's attributes and
+has no behaviour; a call of anything else is refused. So a whole pickled module gives up its weights, and a payload
+never runs.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError, first_line
+
+
+class _RefusedError(pickle.UnpicklingError):
+    """The pickle wants something called."""
+
+
+class _Inert(type):
+    """The type of a foreign class. Unpickling an instance makes it without a call (NEWOBJ), so a call is a payload."""
+
+    def __call__(cls, *_: Any, **__: Any) -> Any:
+        raise _RefusedError(f"it would call {cls.__name__}")
+
+
+class Foreign(dict[Any, Any], metaclass=_Inert):
+    """What is left of an instance of an unknown class: its items and, in __dict__, its attributes."""
+
+
+class _Ignored:
+    """Stands for values that no weight is made of, numpy's numbers for one."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _tensor(data: Tensor, *_: Any) -> Tensor:
+    """A parameter is its tensor: gradients, hooks and attributes are not wanted."""
+    return data
+
+
+def _of_type(function: Any, _: Any, arguments: tuple[Any, ...], __: Any) -> Any:
+    """A tensor that had attributes; `function` came through `find_class` like everything else."""
+    return function(*arguments)
+
+
+def _empty_dict(*_: Any) -> dict[Any, Any]:
+    """A defaultdict, without its factory."""
+    return {}
+
+
+_KNOWN: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "defaultdict"): _empty_dict,
+    ("torch", "Size"): torch.Size,
+    ("torch", "device"): torch.device,
+    ("torch._utils", "_rebuild_tensor"): torch._utils._rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): _tensor,
+    ("torch._utils", "_rebuild_parameter_with_state"): _tensor,
+    ("torch._tensor", "_rebuild_from_type_v2"): _of_type,
+    ("_codecs", "encode"): _Ignored,
+    ("numpy", "dtype"): _Ignored,
+    **{(module, name): kind for module in ("builtins", "__builtin__") for name, kind in {"set": set}.items()},
+    **{
+        (f"numpy.{core}.multiarray", name): _Ignored
+        for core in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    },
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _KNOWN:
+            return _KNOWN[module, name]
+        if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
+            return dtype
+        return _Inert(f"{module}.{name}", (Foreign,), {})
+
+
+def _load_pickle(file: Any, **options: Any) -> Any:
+    return _Unpickler(file, **options).load()
+
+
+def load(path: Path) -> Any:
+    """What torch.save wrote to `path`, in the zip format or the one before, on the CPU; a UserError if it cannot be
+    read, or would call something."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                    raise UserError(f"checkpoint {path}: a TorchScript program, which is not run; save its state_dict")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the old format compares the source of pickled modules
+            reader = SimpleNamespace(Unpickler=_Unpickler, load=_load_pickle, __name__="pickle")
+            return torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False)
+    except UserError:
+        raise
+    except _RefusedError as error:
+        raise UserError(
+            f"checkpoint {path}: refused, nothing of it was run ({first_line(error)}); get it from another source, or "
+            "save its state_dict alone"
+        ) from error
+    except Exception as error:  # damage shows as any exception, from the zip reader to an index of a list
+        raise UserError(f"checkpoint {path}: not a readable checkpoint ({first_line(error)})") from error
+
+
+def flatten(module: Foreign) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(state_dict, settings) of a pickled nn.Module: its parameters and buffers, and its other attributes that are
+    numbers or tuples of them, all by their dotted names."""
+    state_dict: dict[str, Tensor] = {}
+    settings: dict[str, Any] = {}
+
+    def visit(node: Foreign, prefix: str) -> None:
+        attributes = vars(node)
+        for kind in ("_parameters", "_buffers"):
+            for name, value in (attributes.get(kind) or {}).items():
+                if isinstance(value, Tensor):
+                    state_dict[prefix + name] = value
+        for name, value in attributes.items():
+            if isinstance(value, int | float | tuple):
+                settings[prefix + name] = value
+        for name, child in (attributes.get("_modules") or {}).items():
+            if isinstance(child, Foreign):
+                visit(child, f"{prefix}{name}.")
+
+    visit(module, "")
+    return state_dict, settings

@@ -1,0 +1,525 @@
+"""Every layout of the reference's checkpoints gives the same model, goes back exactly, and runs nothing."""
+
+import importlib
+import itertools
+import json
+import os
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from common import checkpoint as checkpoints
+from common import interchange, unpickle
+from common.config import TrainConfig, from_dict
+from common.errors import UserError
+from common.initialize import initialize
+from inference import Synthesizer, load_model
+from tacotron2.model import Tacotron2
+from tacotron2.text import SYMBOLS
+from tests.conftest import fails_with, golden, golden_path, run_script, train_command
+from tests.test_config import composed
+from train import TASKS, build_task
+from waveglow.model import WaveGlow
+
+State = dict[str, Any]
+CONVERT = "scripts/convert_checkpoint.py"
+TINY = [f"model.{key}={value}" for key, value in golden("dle_tacotron2.pt")["config"].items()
+        if key.endswith(("_dim", "_n_filters", "location_kernel_size"))]  # fmt: skip
+
+
+def bare(state: State) -> dict[str, Tensor]:
+    return {key.removeprefix("module."): value for key, value in state["state_dict"].items()}
+
+
+def prefixed(prefix: str) -> Callable[[State], State]:
+    return lambda state: state | {"state_dict": {prefix + key: value for key, value in bare(state).items()}}
+
+
+def with_old_keys(state: State) -> State:
+    """Before `scaler` there was apex's `amp`, before random_rng_states_all random_rng_state."""
+    state = dict(state)
+    state["random_rng_state"] = state.pop("random_rng_states_all")[0]
+    del state["scaler"]
+    return state | {"amp": {"loss_scaler0": {"loss_scale": 65536.0, "unskipped": 7}}}
+
+
+def in_half(state: State) -> State:
+    return state | {"state_dict": {key: v.half() if v.is_floating_point() else v for key, v in bare(state).items()}}
+
+
+# ---- Tacotron 2 ----
+
+
+def nvidia_tacotron2(state: State) -> State:
+    """{iteration, state_dict, optimizer, learning_rate}; PyTorch 0.4's BatchNorm did not count its batches."""
+    weights = {key: value for key, value in bare(state).items() if not key.endswith("num_batches_tracked")}
+    return {"iteration": 70000, "state_dict": weights, "optimizer": {}, "learning_rate": np.float64(1e-3)}
+
+
+TACOTRON2_LAYOUTS: dict[str, Callable[[State], Any]] = {
+    "DLE": lambda state: state,
+    "DLE without module.": prefixed(""),
+    "DLE with module.1.": prefixed("module.1."),
+    "DLE, old RNG and scaler keys": with_old_keys,
+    "NVIDIA/tacotron2": nvidia_tacotron2,
+    "state_dict alone": bare,
+    "of torch.compile": prefixed("_orig_mod."),
+}
+
+
+def teacher_forced(model: nn.Module) -> Tensor:
+    io = golden("dle_tacotron2_io.pt")
+    with torch.no_grad():
+        return model(io["text"], io["text_lengths"], io["mel"], io["mel_lengths"]).mel_postnet
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("layout", TACOTRON2_LAYOUTS)
+def test_tacotron2_layouts(layout: str, zipped: bool, tmp_path: Path):
+    changed = TACOTRON2_LAYOUTS[layout](golden("dle_tacotron2.pt"))
+    torch.save(changed, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+    model = load_model(tmp_path / "x.pt", prenet_dropout=0.0)
+    assert isinstance(model, Tacotron2)
+    assert not model.training
+    expected = golden("dle_tacotron2_io.pt")["mel_out_postnet"]
+    torch.testing.assert_close(teacher_forced(model), expected, atol=1e-4, rtol=0)
+    if "DLE" in layout:  # the others do not hold it
+        assert (model.config.gate_threshold, model.config.max_decoder_steps) == (2.0, 37)
+
+
+def test_half_precision_weights_become_float(tmp_path: Path):
+    torch.save(in_half(golden("dle_tacotron2.pt")), tmp_path / "x.pt")
+    model = load_model(tmp_path / "x.pt", prenet_dropout=0.0)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    torch.testing.assert_close(
+        teacher_forced(model), golden("dle_tacotron2_io.pt")["mel_out_postnet"], atol=0.05, rtol=0
+    )
+
+
+@pytest.mark.parametrize("frames_per_step", [1, 2])
+def test_sizes_come_from_the_tensors(frames_per_step: int, tmp_path: Path):
+    """A model unlike any default, without a config beside it."""
+    sizes = {
+        "n_mel_channels": 20, "n_symbols": 30, "symbols_embedding_dim": 18, "encoder_kernel_size": 3,
+        "encoder_n_convolutions": 2, "encoder_embedding_dim": 12, "attention_rnn_dim": 14, "attention_dim": 7,
+        "attention_location_n_filters": 5, "attention_location_kernel_size": 9, "decoder_rnn_dim": 10,
+        "prenet_dim": 6, "postnet_embedding_dim": 16, "postnet_kernel_size": 7, "postnet_n_convolutions": 3,
+        "n_frames_per_step": frames_per_step,
+    }  # fmt: skip
+    config = TASKS["tacotron2"].config_class(**sizes)
+    torch.save({"state_dict": Tacotron2(config).state_dict()}, tmp_path / "x.pt")
+    assert load_model(tmp_path / "x.pt").config == config
+
+
+# ---- WaveGlow ----
+
+
+def without_weight_norm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    result = {key: value for key, value in weights.items() if not key.endswith(("_g", "_v"))}
+    for key, g in weights.items():
+        if key.endswith("weight_g"):
+            v = weights[key[:-1] + "v"]
+            result[key[:-2]] = g * v / v.norm(dim=(1, 2), keepdim=True)
+    return result
+
+
+def parametrized(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    def name(key: str) -> str:
+        key = key.replace("weight_g", "parametrizations.weight.original0")
+        return key.replace("weight_v", "parametrizations.weight.original1")
+
+    return {name(key): value for key, value in weights.items()}
+
+
+def fused(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    result = {key: value for key, value in weights.items() if ".cond_layers." not in key}
+    for k, part in itertools.product(range(12), ("bias", "weight_g", "weight_v", "weight")):
+        if f"WN.{k}.cond_layers.0.{part}" in weights:
+            layers = [weights[f"WN.{k}.cond_layers.{i}.{part}"] for i in range(3)]
+            result[f"WN.{k}.cond_layer.{part}"] = torch.cat(layers)
+    return result
+
+
+def changed(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Callable[[State], State]:
+    return lambda state: state | {"state_dict": change(bare(state))}
+
+
+WAVEGLOW_LAYOUTS: dict[str, Callable[[State], Any]] = {
+    "DLE": lambda state: state,
+    "DLE with module.": prefixed("module."),
+    "DLE with module.1.": prefixed("module.1."),
+    "DLE, old RNG and scaler keys": with_old_keys,
+    "weight norm removed": changed(without_weight_norm),
+    "parametrizations": changed(parametrized),
+    "fused conditioning": changed(fused),
+    "fused conditioning, weight norm removed": changed(lambda weights: fused(without_weight_norm(weights))),
+    "fused conditioning, parametrizations": changed(lambda weights: parametrized(fused(weights))),
+    "state_dict alone": bare,
+    "in model:": lambda state: {"model": bare(state), "iteration": 3},
+}
+
+
+def latent(model: nn.Module) -> Tensor:
+    io = golden("dle_waveglow_io.pt")
+    with torch.no_grad():
+        return model(io["mel"], io["audio"]).z
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("layout", WAVEGLOW_LAYOUTS)
+def test_waveglow_layouts(layout: str, zipped: bool, tmp_path: Path):
+    torch.save(
+        WAVEGLOW_LAYOUTS[layout](golden("dle_waveglow.pt")), tmp_path / "x.pt", _use_new_zipfile_serialization=zipped
+    )
+    model = load_model(tmp_path / "x.pt")
+    assert isinstance(model, WaveGlow)
+    io = golden("dle_waveglow_io.pt")
+    torch.testing.assert_close(latent(model), io["z"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(model.infer(io["mel"], sigma=0.0), io["infer_sigma0"], atol=1e-4, rtol=0)
+
+
+def test_a_filter_of_zeros_survives_without_weight_norm(tmp_path: Path):
+    state = changed(without_weight_norm)(golden("dle_waveglow.pt"))
+    state["state_dict"]["WN.0.in_layers.0.weight"][3] = 0
+    torch.save(state, tmp_path / "x.pt")
+    assert torch.isfinite(latent(load_model(tmp_path / "x.pt"))).all()
+
+
+def test_pickled_module_of_the_original_repository():
+    """Its code is not here, and its computed weights beside weight_g and weight_v are not looked at: they are 0."""
+    assert "glow" not in sys.modules
+    model = load_model(golden_path("nvidia_waveglow_pickled.pt"))
+    assert "glow" not in sys.modules
+    torch.testing.assert_close(latent(model), golden("nvidia_waveglow_pickled_io.pt")["z"], atol=1e-4, rtol=0)
+
+
+GLOW = '''
+"""A module of another project, whose source must not be needed to read its weights."""
+import torch
+from torch import nn
+from torch.nn.utils import weight_norm
+
+class Invertible1x1Conv(nn.Module):
+    def __init__(self, weight):
+        super().__init__()
+        self.conv = nn.Conv1d(weight.shape[0], weight.shape[0], 1, bias=False)
+
+class WN(nn.Module):
+    def __init__(self, dim, n_mel, n_layers, n_channels, norm, fused):
+        super().__init__()
+        self.n_layers, self.n_channels = n_layers, n_channels
+        self.start = norm(nn.Conv1d(dim, n_channels, 1))
+        self.in_layers = nn.ModuleList(norm(nn.Conv1d(n_channels, 2 * n_channels, 3)) for _ in range(n_layers))
+        self.res_skip_layers = nn.ModuleList(
+            norm(nn.Conv1d(n_channels, n_channels * (1 if i == n_layers - 1 else 2), 1)) for i in range(n_layers))
+        if fused:
+            self.cond_layer = norm(nn.Conv1d(n_mel, 2 * n_channels * n_layers, 1))
+        else:
+            self.cond_layers = nn.ModuleList(norm(nn.Conv1d(n_mel, 2 * n_channels, 1)) for _ in range(n_layers))
+        self.end = nn.Conv1d(n_channels, 2 * dim, 1)
+
+class WaveGlow(nn.Module):
+    def __init__(self, channels, stride, normed, fused):
+        super().__init__()
+        norm = weight_norm if normed else (lambda conv: conv)
+        self.n_flows, self.n_group, self.n_early_every, self.n_early_size = len(channels), 8, 4, 2
+        self.upsample = nn.ConvTranspose1d(16, 16, 1024, stride=stride)
+        self.convinv = nn.ModuleList(Invertible1x1Conv(torch.eye(c)) for c in channels)
+        self.WN = nn.ModuleList(WN(c // 2, 128, 3, 16, norm, fused) for c in channels)
+'''
+
+
+@pytest.fixture
+def foreign_glow(tmp_path: Path) -> Iterator[types.ModuleType]:
+    """A module `glow` as long as files are written; it is gone when they are read."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/glow.py").write_text(GLOW)
+    sys.path.insert(0, str(tmp_path / "code"))
+    try:
+        yield importlib.import_module("glow")
+    finally:
+        sys.path.remove(str(tmp_path / "code"))
+        sys.modules.pop("glow", None)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("is_fused", [True, False], ids=["fused", "per_layer"])
+@pytest.mark.parametrize("normed", [True, False], ids=["weight_norm", "removed"])
+def test_pickled_modules(foreign_glow: types.ModuleType, is_fused: bool, normed: bool, zipped: bool, tmp_path: Path):
+    weights = bare(golden("dle_waveglow.pt"))
+    channels = [weights[f"convinv.{k}.conv.weight"].shape[0] for k in range(12)]
+    model = foreign_glow.WaveGlow(channels, 256, normed, is_fused)
+    weights = weights if normed else without_weight_norm(weights)
+    model.load_state_dict(fused(weights) if is_fused else weights)
+    content = {"model": model, "iteration": 5, "optimizer": {}, "learning_rate": 1e-4}
+    torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+    torch.save(model, tmp_path / "whole.pt", _use_new_zipfile_serialization=zipped)
+    sys.modules.pop("glow")
+    (tmp_path / "code/glow.py").write_text("raise SystemExit('imported')")
+    for name in ("x.pt", "whole.pt"):
+        torch.testing.assert_close(
+            latent(load_model(tmp_path / name)), golden("dle_waveglow_io.pt")["z"], atol=1e-4, rtol=0
+        )
+
+
+def test_the_hop_length_of_a_pickled_module_is_its_own(foreign_glow: types.ModuleType, tmp_path: Path):
+    torch.save({"model": foreign_glow.WaveGlow([8, 8], 200, False, True)}, tmp_path / "x.pt")
+    config = load_model(tmp_path / "x.pt").config
+    assert (config.hop_length, config.win_length, config.n_flows, config.n_early_every) == (200, 1024, 2, 4)
+
+
+# ---- what is refused ----
+
+
+class Payload:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("place", ["value", "weight", "attribute", "ours"])
+def test_a_payload_is_refused_and_does_not_run(
+    place: str, zipped: bool, foreign_glow: types.ModuleType, tmp_path: Path
+):
+    payload = Payload(tmp_path / "ran")
+    state: dict[str, Any] = dict(golden("dle_waveglow.pt"))
+    if place == "value":
+        state["optimizer"] = payload
+    elif place == "weight":
+        state["state_dict"] = state["state_dict"] | {"upsample.weight": payload}
+    elif place == "attribute":
+        state["model"] = foreign_glow.WaveGlow([8], 256, False, True)
+        state["model"].upsample.extra = payload
+    else:
+        state |= {"format": checkpoints.FORMAT, "model_name": "waveglow", "x": payload}
+    torch.save(state, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match=r"refused, nothing of it was run|refused, it holds more than tensors"):
+        load_model(tmp_path / "x.pt")
+    assert not (tmp_path / "ran").exists()
+    torch.load(tmp_path / "x.pt", weights_only=False)
+    assert (tmp_path / "ran").exists()  # the payload is one
+
+
+@pytest.mark.parametrize("name", ["builtins.eval", "builtins.getattr", "torch.load", "subprocess.Popen", "os.abort"])
+@pytest.mark.parametrize("arguments", [b"(X\x01\x00\x00\x001tR", b")R"])
+def test_no_name_outside_the_list_is_called(name: str, arguments: bytes):
+    module, function = name.split(".")
+    pickled = b"\x80\x02c" + f"{module}\n{function}\n".encode() + arguments + b"."
+    with pytest.raises(Exception, match=f"would call {name}"):
+        unpickle._load_pickle(__import__("io").BytesIO(pickled))
+
+
+def test_what_is_no_checkpoint_of_these_models(tmp_path: Path):
+    def error(content: Any) -> str:
+        torch.save(content, tmp_path / "x.pt")
+        with pytest.raises(UserError, match=re.escape(str(tmp_path / "x.pt"))) as caught:
+            load_model(tmp_path / "x.pt")
+        return str(caught.value)
+
+    assert "no weights were found" in error([1, 2])
+    assert "no weights were found" in error({"epoch": 3})
+    assert "not those of a tacotron2 or a waveglow" in error({"state_dict": {"fc.weight": torch.ones(2)}})
+    assert "not those of a tacotron2" in error(nn.Linear(2, 2))
+    state = golden("dle_tacotron2.pt")
+    lacking = {key: value for key, value in bare(state).items() if "location_conv" not in key}
+    assert "lacks 'decoder.attention_layer.location_layer.location_conv.conv.weight'" in error({"state_dict": lacking})
+    assert "unexpected gst.weight" in error({"state_dict": bare(state) | {"gst.weight": torch.ones(2)}})
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "script.pt")
+    with pytest.raises(UserError, match="TorchScript program"):
+        load_model(tmp_path / "script.pt")
+    for content in (b"", b"rubbish" * 99, golden_path("dle_tacotron2.pt").read_bytes()[:9999]):
+        (tmp_path / "x.pt").write_bytes(content)
+        with pytest.raises(UserError, match="not a readable checkpoint"):
+            load_model(tmp_path / "x.pt")
+    (tmp_path / "x.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        load_model(tmp_path / "x.safetensors")
+
+
+# ---- conversion ----
+
+
+def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return list(ours) == list(theirs) and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("name", ["dle_tacotron2.pt", "dle_waveglow.pt"])
+def test_round_trips_are_exact(name: str, tmp_path: Path):
+    """The reference's -> ours -> the reference's, ours -> safetensors -> ours, by the script."""
+    for source, target in (
+        (golden_path(name), "ours.pt"),
+        (tmp_path / "ours.pt", "reference.pt"),
+        (tmp_path / "ours.pt", "ours.safetensors"),
+        (tmp_path / "ours.safetensors", "again.pt"),
+        (tmp_path / "reference.pt", "back.pt"),
+    ):
+        result = run_script(CONVERT, source, tmp_path / target)
+        assert re.search(r"parameters, layout \w+", result.stdout)
+    original = golden(name)
+    written = torch.load(tmp_path / "reference.pt", weights_only=True)
+    assert written.keys() == original.keys()
+    assert written["config"] == original["config"]
+    assert equal(written["state_dict"], bare(original))  # the same keys in the same order: it loads there, strict
+    ours = checkpoints.load(tmp_path / "ours.pt")
+    for other in ("again.pt", "back.pt"):
+        state = checkpoints.load(tmp_path / other)
+        assert equal(state.pop("state_dict"), ours["state_dict"])
+        assert state == {key: value for key, value in ours.items() if key != "state_dict"}
+    with safetensors.safe_open(tmp_path / "ours.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["model_config"]) == ours["model_config"]
+        assert json.loads(file.metadata()["audio_config"])["hop_length"] == 256
+    model = load_model(tmp_path / "ours.safetensors")
+    assert equal(model.state_dict(), ours["state_dict"])
+
+
+@pytest.mark.parametrize("run", ["tacotron2_run", "waveglow_run"])
+def test_a_run_goes_to_the_reference_with_its_optimizer(run: str, request: pytest.FixtureRequest, tmp_path: Path):
+    """Parameters have the same numbers there, so Adam's averages belong to the same ones."""
+    run_dir = request.getfixturevalue(run)
+    run_script(CONVERT, run_dir, tmp_path / "x.pt")
+    written = torch.load(tmp_path / "x.pt", weights_only=True)
+    ours = checkpoints.load(checkpoints.find(run_dir))
+    assert equal(written["state_dict"], ours["state_dict"])
+    order = [key.removeprefix("module.") for key in golden(f"dle_{run.removesuffix('_run')}.pt")["state_dict"]]
+    theirs = [key for key in order if key in written["state_dict"]]  # of this size; the golden one has more layers
+    assert theirs == list(written["state_dict"])
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    parameters = [value for key, value in written["state_dict"].items() if not key.endswith(buffers)]
+    state = written["optimizer"]["state"]
+    assert len(state) == len(parameters)
+    assert all(state[i]["exp_avg"].shape == parameter.shape for i, parameter in enumerate(parameters))
+    assert written["random_rng_states_all"].shape[0] == written["cuda_rng_state_all"].shape[0] == 1
+
+
+def test_what_the_reference_cannot_have_is_refused(tmp_path: Path):
+    state = interchange.load(golden_path("dle_tacotron2.pt"), TASKS.values())
+    state["model_config"]["prenet_dropout"] = 0.25
+    checkpoints.save(tmp_path / "x.pt", state)
+    result = run_script(CONVERT, tmp_path / "x.pt", tmp_path / "y.pt", expect=1)
+    fails_with(result, "model.prenet_dropout=0.25", "always 0.5", "safetensors")
+    (tmp_path / "mine.pt").write_text("mine")
+    fails_with(run_script(CONVERT, tmp_path / "x.pt", tmp_path / "mine.pt", expect=1), "mine.pt exists already")
+    assert (tmp_path / "mine.pt").read_text() == "mine"
+    fails_with(run_script(CONVERT, tmp_path / "none.pt", tmp_path / "y.pt", expect=1), "none.pt: no such file")
+    assert not (tmp_path / "y.pt").exists()
+
+
+def test_symbols_and_audio_can_be_named(tmp_path: Path):
+    """A Tacotron 2 with symbols of its own does not say which; it speaks once they are named."""
+    model = Tacotron2(TASKS["tacotron2"].config_class(n_symbols=4, prenet_dim=8, decoder_rnn_dim=8))
+    torch.save({"state_dict": model.state_dict(), "iteration": 1}, tmp_path / "x.pt")
+    assert load_model(tmp_path / "x.pt").config.n_symbols == 4
+    with pytest.raises(UserError, match=r"its 4 symbols are not the reference's.*--symbols"):
+        Synthesizer.load(tmp_path / "x.pt", device="cpu")
+    (tmp_path / "symbols.json").write_text('["_", "ä", "b", "c", "d"]')
+    options = ("--symbols", tmp_path / "symbols.json", "--cleaners", "basic_cleaners", "--audio", "fmax=7600")
+    result = run_script(CONVERT, tmp_path / "x.pt", tmp_path / "y.pt", *options, expect=1)
+    fails_with(result, "5 different symbols; the model has 4")
+    (tmp_path / "symbols.json").write_text('["_", "ä", "b", "c"]')
+    run_script(CONVERT, tmp_path / "x.pt", tmp_path / "y.pt", *options)
+    voice = Synthesizer.load(tmp_path / "y.pt", device="cpu")
+    assert voice.audio.fmax == 7600
+    assert voice._ids("Äb cä") == [1, 2, 3, 1]
+
+
+def test_models_of_different_audio_are_not_chained(tmp_path: Path):
+    """80 mel channels into a WaveGlow of 16, and one whose audio config was named otherwise."""
+    with pytest.raises(UserError, match=r"cannot be chained: audio.n_mels is 80, of the WaveGlow 16"):
+        Synthesizer.load(golden_path("dle_tacotron2.pt"), golden_path("dle_waveglow.pt"), device="cpu")
+
+
+# ---- training goes on from it ----
+
+
+def tiny_task(*overrides: str):
+    values = composed("train", "model=tacotron2", "data.root=x", "run_dir=x", *TINY, *overrides)
+    config = from_dict(TrainConfig, values)
+    return build_task(config), config
+
+
+def start(*overrides: str, warm_start: bool = False) -> tuple[Tacotron2, str]:
+    task, config = tiny_task(*overrides)
+    model = task.build_model()
+    note = initialize(model, task, config.audio, str(golden_path("dle_tacotron2.pt")), warm_start)
+    return model, note
+
+
+def test_init_from_takes_all_weights():
+    model, note = start()
+    assert "all weights" in note
+    assert equal(model.state_dict(), bare(golden("dle_tacotron2.pt")))
+
+
+def test_another_size_is_refused_with_what_to_set():
+    with pytest.raises(UserError, match=r"the checkpoint has .*model.prenet_dim=24.*warm_start=true"):
+        start("model.prenet_dim=20")
+    with pytest.raises(UserError, match=r"audio.fmax is 7600.0, of .* 8000.0"):
+        start("audio.fmax=7600")
+
+
+CHARACTERS = " abcdefghijklmnopqrstuvwxyzäß"
+
+
+def test_warm_start_maps_symbols_one_by_one():
+    with pytest.raises(UserError, match=r"other symbols: 'ä' 'ß' are new, '-' '!' .* are no more; .*warm_start=true"):
+        start(f"data.characters='{CHARACTERS}'")
+    model, note = start(f"data.characters='{CHARACTERS}'", warm_start=True)
+    theirs = bare(golden("dle_tacotron2.pt"))
+    symbols = ["_", *CHARACTERS, *SYMBOLS[64:]]
+    rows = model.embedding.weight.detach()
+    assert len(rows) == len(symbols)
+    for row, symbol in zip(rows, symbols, strict=True):
+        if symbol in SYMBOLS:
+            assert torch.equal(row, theirs["embedding.weight"][SYMBOLS.index(symbol)]), symbol
+        else:
+            assert not (row == theirs["embedding.weight"]).all(1).any(), symbol
+    assert "new ones for 'ä' 'ß'" in note
+    assert equal(
+        {key: value for key, value in model.state_dict().items() if key != "embedding.weight"},
+        {key: value for key, value in theirs.items() if key != "embedding.weight"},
+    )
+
+
+def test_warm_start_onto_another_number_of_mels():
+    with pytest.raises(UserError, match=r"audio.n_mels is 64, of .* 80"):
+        start("audio.n_mels=64")
+    model, note = start("audio.n_mels=64", warm_start=True)
+    theirs = bare(golden("dle_tacotron2.pt"))
+    ours = model.state_dict()
+    left = {key for key, value in ours.items() if value.shape != theirs[key].shape}
+    assert left == set(re.findall(r"^  (\S+) \(", note, re.MULTILINE))
+    assert "decoder.linear_projection.linear_layer.weight (64, 88): it is (80, 88) there" in note.replace("72", "88")
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items() if key not in left)
+
+
+def test_training_goes_on_from_a_reference_checkpoint(corpus: Path, tmp_path: Path):
+    command = train_command(
+        corpus, tmp_path / "run", ["model=tacotron2", *TINY], f"init_from={golden_path('dle_tacotron2.pt')}"
+    )
+    first = run_script(*command, "trainer.max_steps=1")
+    assert f"initialized with all weights of {golden_path('dle_tacotron2.pt')}" in first.stdout
+    second = run_script(*command, "trainer.max_steps=2")
+    assert "resumed from" in second.stdout
+    assert "was for the first start only" in second.stdout
+    trained = load_model(tmp_path / "run").state_dict()
+    theirs = bare(golden("dle_tacotron2.pt"))
+    averages = ("running_mean", "running_var", "num_batches_tracked")
+    moved = max(float((trained[key] - theirs[key]).abs().max()) for key in theirs if not key.endswith(averages))
+    assert 0 < moved < 0.01  # two steps of Adam from there, not from random weights
+    result = run_script(*train_command(corpus, tmp_path / "b", ["model=tacotron2"], "init_from=nowhere.pt"), expect=1)
+    fails_with(result, "nowhere.pt: no such file")
+    result = run_script(*train_command(corpus, tmp_path / "b", ["model=tacotron2"], "warm_start=true"), expect=1)
+    fails_with(result, "warm_start=true", "init_from=CHECKPOINT")

@@ -1,0 +1,112 @@
+"""The reference's WaveGlow checkpoints: NVIDIA DeepLearningExamples' and NVIDIA/waveglow's.
+
+Their keys are ours, but for the weight norm, which may be written in three ways, and the conditioning, which the
+original repository holds in one convolution a flow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.config import AudioConfig
+from common.errors import UserError
+from waveglow.model import WaveGlowConfig
+
+_NORMED = re.compile(r"(WN\.\d+\.(?:start|cond_layer|(?:in|cond|res_skip)_layers\.\d+))\.(.+)")
+_PARAMETRIZED = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+
+
+def recognizes(state_dict: Mapping[str, Tensor]) -> bool:
+    return {"upsample.weight", "convinv.0.conv.weight"} <= state_dict.keys()
+
+
+def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Our checkpoint's description and weights. Sizes are those of the tensors; KeyError if one is missing."""
+    weights = _with_weight_norm({key: value.float() for key, value in state_dict.items()})
+    num_flows = _count(weights, "convinv.{}.conv.weight")
+    channels = [weights[f"convinv.{k}.conv.weight"].shape[0] for k in range(num_flows)]
+    drops = [k for k, (before, after) in enumerate(itertools.pairwise(channels), 1) if before != after]
+    # Where no flow loses channels the tensors leave both numbers open, and any that lose none do the same.
+    n_early_every = drops[0] if drops else max(num_flows, settings.get("n_early_every", 0))
+    n_early_size = channels[0] - channels[drops[0]] if drops else settings.get("n_early_size", 2)
+    n_mels, _, win_length = weights["upsample.weight"].shape
+    hop_length = settings.get("upsample.stride", (256,))[0]  # no tensor has it; the reference writes it in its code
+    in_layer = weights["WN.0.in_layers.0.weight_v"].shape
+    config = WaveGlowConfig(
+        n_mel_channels=n_mels,
+        hop_length=hop_length,
+        win_length=win_length,
+        n_flows=num_flows,
+        n_group=channels[0],
+        n_early_every=n_early_every,
+        n_early_size=n_early_size,
+        n_layers=_count(weights, "WN.0.in_layers.{}.weight_v"),
+        n_channels=in_layer[1],
+        kernel_size=in_layer[2],
+    )
+    audio = AudioConfig(n_mels=n_mels, n_fft=win_length, win_length=win_length, hop_length=hop_length)
+    return {
+        "model_config": dataclasses.asdict(config),
+        "audio_config": dataclasses.asdict(audio),
+        "text": None,
+        "state_dict": _with_separate_conditioning(weights, config),
+    }
+
+
+def to_reference(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(constructor arguments, state_dict) for NVIDIA DeepLearningExamples' WaveGlow, strict.
+
+    A UserError if the model has what that one cannot have.
+    """
+    config, default = dict(checkpoint["model_config"]), WaveGlowConfig()
+    for key in ("hop_length", "win_length"):
+        if config.pop(key) != getattr(default, key):
+            raise UserError(
+                f"model.{key}={checkpoint['model_config'][key]} has no place in the reference's layout, where it is "
+                f"always {getattr(default, key)}; convert to safetensors instead"
+            )
+    config["WN_config"] = {key: config.pop(key) for key in ("n_layers", "kernel_size", "n_channels")}
+    return config, dict(checkpoint["state_dict"])
+
+
+def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
+    return next(i for i in itertools.count() if pattern.format(i) not in weights)
+
+
+def _with_weight_norm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every convolution of WN with weight_g and weight_v, whether it had them under these names, under those of
+    torch's parametrizations, or not any more."""
+    result: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        match = _NORMED.fullmatch(key)
+        if match and match[2] == "weight":
+            norm = value.norm(dim=(1, 2), keepdim=True)
+            result[f"{match[1]}.weight_g"] = norm
+            # A filter of zeros has no direction: any will do, its length being 0.
+            result[f"{match[1]}.weight_v"] = torch.where(norm > 0, value, torch.ones_like(value))
+        elif match:
+            result[f"{match[1]}.{_PARAMETRIZED.get(match[2], match[2])}"] = value
+        else:
+            result[key] = value
+    return result
+
+
+def _with_separate_conditioning(weights: dict[str, Tensor], config: WaveGlowConfig) -> dict[str, Tensor]:
+    """WN.k.cond_layer cut into WN.k.cond_layers.i, along its output channels."""
+    result: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        if match := re.fullmatch(r"(WN\.\d+)\.cond_layer\.(\w+)", key):
+            if value.shape[0] != 2 * config.n_channels * config.n_layers:
+                raise UserError(f"{key} has {value.shape[0]} outputs, not {config.n_layers} x 2 x {config.n_channels}")
+            for i, part in enumerate(value.chunk(config.n_layers)):
+                result[f"{match[1]}.cond_layers.{i}.{match[2]}"] = part.clone()
+        else:
+            result[key] = value
+    return result
