@@ -72,7 +72,7 @@ def with_text(checkpoint: dict[str, Any], symbols: Path | None, cleaners: str | 
     text["symbols"] = table
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="IN", type=Path, help="checkpoint of any layout, or a run directory")
     parser.add_argument("target", metavar="OUT", type=Path, help="file to write; it must not exist")
@@ -80,7 +80,11 @@ def main() -> None:
     parser.add_argument("--audio", nargs="+", default=[], metavar="KEY=VALUE", help="what IN was trained with")
     parser.add_argument("--symbols", type=Path, metavar="FILE", help="JSON list of IN's symbols by id")
     parser.add_argument("--cleaners", choices=sorted(CLEANERS), help="the cleaners IN was trained with")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = parser().parse_args()
     if options.target.exists():
         raise UserError(f"{options.target} exists already; choose another name for OUT or remove it")
     if not options.target.parent.is_dir():

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from common.config import TrainConfig, from_dict
+from common.entry import _quoted
 from inference import InferenceConfig, Synthesizer
-from tests.conftest import REPOSITORY, TINY_TACOTRON2, TINY_WAVEGLOW, write_corpus
+from scripts import convert_checkpoint, speak_onnx
+from scripts.export_onnx import ExportConfig
+from tests.conftest import REPOSITORY, TINY_TACOTRON2, TINY_WAVEGLOW, golden_path, write_corpus
 from tests.test_config import composed
 from train import build_task
 
@@ -40,12 +43,18 @@ def test_every_command_is_valid(command: str):
         subprocess.run(["bash", "-n", words[1]], cwd=REPOSITORY, check=True)
     elif script == "train.py":
         options = words[words.index(script) + 1 :]
-        values = composed("train", *[o for o in options if not o.startswith("debug=")])
+        values = composed("train", *[_quoted(o) for o in options if not o.startswith("debug=")])
         if any(option.startswith("debug=") for option in options):  # sets run_dir itself; test_config composes them
             values["run_dir"] = "runs/debug"
         build_task(from_dict(TrainConfig, values))
     elif script == "inference.py":
         from_dict(InferenceConfig, composed("inference", *words[2:]))
+    elif script == "scripts/export_onnx.py":
+        from_dict(ExportConfig, composed("export_onnx", *words[2:]))
+    elif script == "scripts/speak_onnx.py":
+        speak_onnx.parser().parse_args(words[2:])
+    elif script == "scripts/convert_checkpoint.py":
+        convert_checkpoint.parser().parse_args(words[2:])
     else:
         assert words[0] in ("source", "tensorboard"), f"{command}: teach this test to check it"
 
@@ -93,3 +102,16 @@ def test_own_recordings_as_written(tmp_path: Path):
     assert text is not None
     voice = Synthesizer.load(tmp_path / "runs/my_tacotron2", tmp_path / "runs/my_waveglow", device="cpu")
     assert voice.speak(text[1], max_decoder_steps=3).audio.ndim == 1
+
+
+def test_conversions_as_written(waveglow_run: Path, tmp_path: Path):
+    shutil.copy(golden_path("nvidia_waveglow_pickled.pt"), tmp_path / "waveglow_256channels.pt")
+    shutil.copytree(waveglow_run, tmp_path / "runs/waveglow")
+    for line in block_with("convert_checkpoint.py waveglow_256channels.pt"):
+        _, script, *words = shlex.split(line)
+        result = subprocess.run(
+            [sys.executable, REPOSITORY / script, *words], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        layout = {"waveglow.pt": "ours", "checkpoint_WaveGlow_1000.pt": "reference"}.get(words[1], "safetensors")
+        assert result.stdout.endswith(f"layout {layout}\n")

@@ -70,9 +70,13 @@ class WeightNormConv(nn.Module):
         self.weight_g = nn.Parameter(conv.weight.detach().norm(dim=(1, 2), keepdim=True))  # (out, 1, 1)
         self.weight_v = nn.Parameter(conv.weight.detach())  # (out, in, kernel)
 
+    def weight(self) -> Tensor:
+        """(out_dim, in_dim, kernel)"""
+        return torch._weight_norm(self.weight_v, self.weight_g, 0)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_dim, G) -> (B, out_dim, G)"""
-        weight = torch._weight_norm(self.weight_v, self.weight_g, 0)
+        weight = self.weight()
         padding = self.dilation * (weight.shape[2] // 2)
         return F.conv1d(x, weight, self.bias, padding=padding, dilation=self.dilation)
 
@@ -134,8 +138,12 @@ class InvertibleConv(nn.Module):
         return self._mix(x, weight), torch.linalg.slogdet(weight.float())[1]
 
     def inverse(self, x: Tensor) -> Tensor:
-        """W^-1 x. The inverse of at most some tens of channels is cheap, and never stale when computed anew."""
-        return self._mix(x, torch.linalg.inv(self.conv.weight.squeeze(2).float()))
+        """W^-1 x"""
+        return self._mix(x, self.inverse_weight())
+
+    def inverse_weight(self) -> Tensor:
+        """W^-1 (C, C). That of at most some tens of channels is cheap, and never stale when computed anew."""
+        return torch.linalg.inv(self.conv.weight.squeeze(2).float())
 
     @staticmethod
     def _mix(x: Tensor, weight: Tensor) -> Tensor:
@@ -157,6 +165,7 @@ class WaveGlow(nn.Module):
         dims = [config.n_group - config.n_early_size * sum(early[: k + 1]) for k in range(config.n_flows)]
         # WN before convinv: the order of the reference's parameters, as in WN
         self.WN = nn.ModuleList(WN(config, dim // 2) for dim in dims)
+        self.last_dim = dims[-1]  # channels of the last flow
         self.convinv = nn.ModuleList(InvertibleConv(dim) for dim in dims)
 
     def _flows(self) -> list[tuple[InvertibleConv, WN]]:
@@ -209,8 +218,7 @@ class WaveGlow(nn.Module):
         mel = self._condition(mel, num_samples)
         z = z.to(self.upsample.weight.dtype) * sigma
         flows = self._flows()
-        last = flows[-1][0].conv.in_channels  # channels of the last flow
-        rest, x = z[:, :-last], z[:, -last:]
+        rest, x = z[:, : -self.last_dim], z[:, -self.last_dim :]
         for k, (convinv, wn) in reversed(list(enumerate(flows))):
             x_a, x_b = x.chunk(2, dim=1)
             log_s, b = wn(x_a, mel)

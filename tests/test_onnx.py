@@ -1,0 +1,94 @@
+"""The ONNX export equals PyTorch, and speaks without it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from common import checkpoint as checkpoints
+from common import interchange
+from inference import load_model
+from tests.conftest import REPOSITORY, fails_with, golden, golden_path, run_script
+from train import TASKS
+from waveglow.model import WaveGlow, WaveGlowConfig
+
+pytest.importorskip("onnxruntime")
+EXPORT, SPEAK = "scripts/export_onnx.py", "scripts/speak_onnx.py"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden Tacotron 2, its prenet without dropout, and a small WaveGlow, both in PyTorch and as ONNX."""
+    directory = tmp_path_factory.mktemp("onnx")
+    state = interchange.load(golden_path("dle_tacotron2.pt"), TASKS.values())
+    state["model_config"]["prenet_dropout"] = 0.0
+    checkpoints.save(directory / "tacotron2.pt", state)
+    torch.manual_seed(0)
+    waveglow = WaveGlow(WaveGlowConfig(n_flows=6, n_early_every=2, n_layers=2, n_channels=8))
+    for wn in waveglow.WN:
+        torch.nn.init.normal_(wn.end.weight, std=0.1)
+    torch.save(waveglow.state_dict(), directory / "waveglow.pt")
+    result = run_script(
+        EXPORT, f"tacotron2={directory / 'tacotron2.pt'}", f"waveglow={directory / 'waveglow.pt'}",
+        f"output={directory / 'export'}",
+    )  # fmt: skip
+    assert result.stdout.count("differs from PyTorch by at most") == 4
+    return directory
+
+
+def test_free_running_equals_the_reference(exported: Path):
+    """All 37 steps of the loop in numpy give the mel that the reference computed."""
+    from scripts.speak_onnx import Voice
+
+    voice = Voice(exported / "export")
+    text, expected = (golden("dle_tacotron2_io.pt")[key].numpy() for key in ("text", "infer_mel_postnet"))
+    for row in range(len(text)):
+        mel = voice.mel(text[row : row + 1], np.random.default_rng(0))
+        np.testing.assert_allclose(mel[0], expected[row], atol=1e-3, rtol=0)
+
+
+def test_waveglow_equals_pytorch(exported: Path):
+    from scripts.speak_onnx import Voice
+
+    voice = Voice(exported / "export")
+    mel = torch.from_numpy(golden("dle_tacotron2_io.pt")["infer_mel_postnet"].numpy()[:1])
+    z = torch.from_numpy(np.random.default_rng(3).standard_normal((1, 8, mel.shape[2] * 32), dtype=np.float32))
+    theirs = voice.audio(mel.numpy(), np.random.default_rng(3), sigma=0.7)
+    ours = load_model(exported / "waveglow.pt").infer(mel, sigma=0.7, z=z)[0]
+    np.testing.assert_allclose(theirs, ours.numpy(), atol=1e-3, rtol=0)
+
+
+def test_it_speaks_without_pytorch(exported: Path, tmp_path: Path):
+    (tmp_path / "phrases.txt").write_text("Hello there.\n\n###\nThe second one.\n")
+    # torch in sys.modules as None: importing it fails
+    code = (
+        f"import sys, runpy; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; sys.path.insert(0, '{REPOSITORY}')"
+    )
+    code += "; runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [SPEAK, exported / "export", tmp_path / "phrases.txt", tmp_path / "out", "--max-steps", "9"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, command)], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "phrases.txt:3: nothing to say" in result.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0000.wav", "0002.wav"]
+    audio, rate = soundfile.read(tmp_path / "out/0002.wav")
+    assert (len(audio), rate) == (9 * 256, 22050)
+    assert audio.any()
+
+
+def test_mistakes(exported: Path, tmp_path: Path):
+    models = f"tacotron2={exported / 'tacotron2.pt'}", f"waveglow={exported / 'waveglow.pt'}"
+    fails_with(run_script(EXPORT, *models, f"output={exported / 'export'}", expect=1), "encoder.onnx exists already")
+    fails_with(run_script(EXPORT, *models, expect=1), "output=VALUE")
+    other = f"waveglow={golden_path('dle_waveglow.pt')}"
+    fails_with(run_script(EXPORT, models[0], other, f"output={tmp_path / 'x'}", expect=1), "audio.n_mels is 80")
+    (tmp_path / "phrases.txt").write_text("Hello.\n")
+    result = run_script(SPEAK, tmp_path, tmp_path / "phrases.txt", tmp_path / "out", expect=1)
+    fails_with(result, str(tmp_path), "not an export")
+    assert json.loads((exported / "export/config.json").read_text())["text"]["cleaners"] == "english_cleaners"
