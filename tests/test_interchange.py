@@ -505,6 +505,27 @@ def test_warm_start_onto_another_number_of_mels():
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items() if key not in left)
 
 
+WAVEGLOW = ["audio.n_mels=16", "model.n_channels=16", "model.n_layers=3"]
+
+
+def test_a_waveglow_starts_from_a_pickled_module():
+    def start_waveglow(*overrides: str, warm_start: bool = False) -> tuple[nn.Module, str]:
+        values = composed("train", "model=waveglow", "data.root=x", "run_dir=x", *WAVEGLOW, *overrides)
+        config = from_dict(TrainConfig, values)
+        task = build_task(config)
+        model = task.build_model()
+        source = golden_path("nvidia_waveglow_pickled.pt")
+        return model, initialize(model, task, config.audio, str(source), warm_start)
+
+    model, _ = start_waveglow()
+    torch.testing.assert_close(latent(model), golden("nvidia_waveglow_pickled_io.pt")["z"], atol=1e-4, rtol=0)
+    with pytest.raises(UserError, match=r"the checkpoint has .*model.n_flows=12"):
+        start_waveglow("model.n_flows=8")
+    model, note = start_waveglow("model.n_flows=8", warm_start=True)
+    assert "WN.8.start.bias: this model has none" in note
+    assert torch.equal(model.upsample.weight, load_model(golden_path("nvidia_waveglow_pickled.pt")).upsample.weight)
+
+
 def test_training_goes_on_from_a_reference_checkpoint(corpus: Path, tmp_path: Path):
     command = train_command(
         corpus, tmp_path / "run", ["model=tacotron2", *TINY], f"init_from={golden_path('dle_tacotron2.pt')}"

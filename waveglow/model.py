@@ -129,7 +129,7 @@ class InvertibleConv(nn.Module):
         rotation = torch.linalg.qr(torch.randn(dim, dim))[0]
         if torch.det(rotation) < 0:
             rotation[:, 0] *= -1
-        self.conv.weight = nn.Parameter(rotation.unsqueeze(2))
+        self.conv.weight = nn.Parameter(rotation.contiguous().unsqueeze(2))  # QR gives columns
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, C, G) -> W x, log |det W| (scalar, float32)"""
