@@ -88,6 +88,8 @@ def load(path: str | Path) -> dict[str, Any]:
     """Read and verify a checkpoint of ours, on the CPU."""
     path = Path(path)
     verify(path)
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"checkpoint {path}: not a readable checkpoint (it is damaged, or not one of this project)")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError) as error:

@@ -83,8 +83,8 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
-    options = parser().parse_args()
+def main(arguments: list[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
     if options.target.exists():
         raise UserError(f"{options.target} exists already; choose another name for OUT or remove it")
     if not options.target.parent.is_dir():

@@ -14,7 +14,7 @@ from common.filelist import raise_problems, read_filelist
 from common.mels import MelDirectory
 from common.padding import pad_last
 from common.task import Draw
-from tacotron2.text import text_to_ids
+from tacotron2.text import SYMBOLS, text_to_ids
 
 
 class Tacotron2Batch(NamedTuple):
@@ -29,7 +29,7 @@ class Tacotron2Batch(NamedTuple):
 class TextMelDataset:
     """(ids (L), mel (n_mels, T)) of each clip of a filelist. Texts are cleaned once, here."""
 
-    def __init__(self, filelist: str, data: DataConfig, audio: AudioConfig, symbols: Sequence[str]) -> None:
+    def __init__(self, filelist: str, data: DataConfig, audio: AudioConfig, symbols: Sequence[str] = SYMBOLS) -> None:
         self.clips = read_filelist(filelist, data.root, data.follow_links)[: data.limit]
         self.mels = MelDirectory(data.mel_dir)
         self.ids = [text_to_ids(clip.text, data.cleaners, symbols) for clip in self.clips]

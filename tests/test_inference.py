@@ -93,8 +93,8 @@ def test_truncated_and_silent_lines_are_named(tacotron2_run: Path, waveglow_run:
 
 def test_mistakes(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path):
     out = tmp_path / "out"
-    fails_with(speak(waveglow_run, tacotron2_run, phrases, out, expect=1), "tacotron2=", "holds a waveglow")
-    fails_with(speak(tacotron2_run, tacotron2_run, phrases, out, expect=1), "waveglow=", "holds a tacotron2")
+    fails_with(speak(waveglow_run, tacotron2_run, phrases, out, expect=1), "error: tacotron2: ", "holds a waveglow")
+    fails_with(speak(tacotron2_run, tacotron2_run, phrases, out, expect=1), "error: waveglow: ", "holds a tacotron2")
     fails_with(speak(tacotron2_run, waveglow_run, tmp_path / "none", out, expect=1), "none", "No such file")
     fails_with(speak(Path("/none.pt"), waveglow_run, phrases, out, expect=1), "/none.pt", "no such file")
     fails_with(speak(tmp_path, waveglow_run, phrases, out, expect=1), str(tmp_path), "no checkpoint")
@@ -141,6 +141,6 @@ def test_models_of_different_audio_are_not_chained(tacotron2_run: Path, waveglow
     state = torch.load(waveglow_run / "checkpoints/best.pt", weights_only=True)
     state["audio_config"]["fmax"] = 7600.0
     torch.save(state, tmp_path / "other.pt")
-    with pytest.raises(UserError, match=r"cannot be chained: audio.fmax is 8000.0, stored 7600.0"):
+    with pytest.raises(UserError, match=r"cannot be chained: audio.fmax is 8000.0, of the WaveGlow 7600.0"):
         Synthesizer.load(tacotron2_run, tmp_path / "other.pt", device="cpu")
     assert Synthesizer.load(tacotron2_run, waveglow_run, device="cpu").audio == AudioConfig()
