@@ -139,8 +139,8 @@ def find(path: str | Path) -> Path:
     return found
 
 
-def load_state(module: torch.nn.Module, state_dict: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Load every weight, or name the keys that are missing, unexpected or of another shape."""
+def load_state(module: torch.nn.Module, state_dict: dict[str, torch.Tensor], path: str | Path, cure: str) -> None:
+    """Load every weight, or name the keys that are missing, unexpected or of another shape, and what to do."""
     own = module.state_dict()
     problems = [f"missing {key}" for key in own if key not in state_dict]
     problems += [f"unexpected {key}" for key in state_dict if key not in own]
@@ -151,10 +151,7 @@ def load_state(module: torch.nn.Module, state_dict: dict[str, torch.Tensor], pat
     ]
     if problems:
         listed = "\n  ".join(problems[:10] + ([f"... and {len(problems) - 10} more"] if len(problems) > 10 else []))
-        raise UserError(
-            f"checkpoint {path} does not fit the model of this configuration; use the options it was trained with, or "
-            f"another run_dir:\n  {listed}"
-        )
+        raise UserError(f"checkpoint {path} does not fit the model; {cure}:\n  {listed}")
     module.load_state_dict(state_dict)
 
 

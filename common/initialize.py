@@ -41,18 +41,18 @@ def initialize(model: nn.Module, task: Task, audio: AudioConfig, path: str, warm
             raise UserError(
                 f"init_from={path}: {'; '.join(differences)}; use the same, or take what fits with warm_start=true"
             )
-        checkpoints.load_state(model, taken, path)
+        checkpoints.load_state(model, taken, path, "take what fits with warm_start=true")
         return f"initialized with all weights of {path}"
     model.load_state_dict({key: taken[key] for key in own if key not in left}, strict=False)
     notes += [
-        f"{key} {tuple(tensor.shape)}: " + (f"it is {tuple(taken[key].shape)} there" if key in taken else "not there")
+        f"not taken: {key} {tuple(tensor.shape)}, "
+        + (f"the checkpoint's is {tuple(taken[key].shape)}" if key in taken else "the checkpoint has none")
         for key, tensor in left.items()
     ]
-    notes += [f"{key}: this model has none" for key in taken if key not in own]
-    counted = f"{len(own) - len(left)} of {len(own)} weights"
-    if not notes and not differences:
-        return f"initialized with {counted} of {path}: all of them, warm_start=true was not needed"
-    return "\n  ".join([f"initialized with {counted} of {path}; not taken:", *notes, *differences])
+    notes += [f"not taken: {key}, this model has none" for key in taken if key not in own]
+    notes += [f"differs: {difference}" for difference in differences]
+    head = f"initialized with {len(own) - len(left)} of {len(own)} weights of {path}"
+    return "\n  ".join([head, *notes]) if notes else f"{head}: all of them, warm_start=true was not needed"
 
 
 def _symbols(text: dict[str, Any] | None) -> list[str] | None:
@@ -82,12 +82,14 @@ def _rows_by_symbol(own: Tensor, taken: Tensor, ours: list[str] | None, theirs: 
     to, source = torch.tensor(pairs).T
     mapped[to] = taken[source].to(mapped)
     new = _without(ours, theirs)
-    return mapped, f"{len(pairs)} rows by their symbols; new ones for {' '.join(map(repr, new)) or 'none'}"
+    return mapped, f"{len(pairs)} rows carried over by their symbols; new rows for {' '.join(map(repr, new)) or 'none'}"
 
 
 def _size_differences(task: Task, theirs: dict[str, Any]) -> list[str]:
     """ "model.key=value" of the checkpoint for each of the sizes that differ: what to set to have its model."""
     ours = dataclasses.asdict(task.model_config)
     return [
-        f"model.{key}={value}" for key, value in theirs.items() if isinstance(value, int) and ours.get(key) != value
+        f"model.{key}={value}"
+        for key, value in theirs.items()
+        if isinstance(value, int) and not key.startswith("max_") and ours.get(key) != value
     ]

@@ -50,7 +50,7 @@ def build(checkpoint: dict[str, Any], path: str | Path, tasks: Iterable[type[Tas
     """The model of `checkpoint`, in eval mode; `overrides` replace fields of its config."""
     task = next(task for task in tasks if task.name == checkpoint["model_name"])
     model = task.model_class(from_dict(task.config_class, checkpoint["model_config"] | overrides, "model"))
-    checkpoints.load_state(model, checkpoint["state_dict"], path)
+    checkpoints.load_state(model, checkpoint["state_dict"], path, "it is of another kind, or not whole")
     return model.eval()
 
 
@@ -68,6 +68,8 @@ def _from_reference(raw: Any, path: Path, tasks: Sequence[type[Task]]) -> dict[s
         raise UserError(f"checkpoint {path}: its {task.name} lacks {error}; was the file written whole?") from error
     except UserError as error:
         raise UserError(f"checkpoint {path}: {error}") from error
+    except (TypeError, ValueError, IndexError) as error:  # a weight or a setting of another kind than any model has
+        raise UserError(f"checkpoint {path}: not a {task.name} that is known here ({first_line(error)})") from error
     return {"format": FORMAT, "model_name": task.name, **converted}
 
 

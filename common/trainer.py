@@ -163,7 +163,8 @@ class Trainer:
             raise UserError(
                 f"checkpoint {path} holds weights alone; start from it with init_from={path} and a new run_dir"
             )
-        checkpoints.load_state(self.model, state["state_dict"], path)
+        cure = "use the options it was trained with, or another run_dir"
+        checkpoints.load_state(self.model, state["state_dict"], path, cure)
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.options.weight_decay  # the options of today; the rate is set every epoch

@@ -36,9 +36,15 @@ class _Inert(type):
 class Foreign(dict[Any, Any], metaclass=_Inert):
     """What is left of an instance of an unknown class: its items and, in __dict__, its attributes."""
 
+    def append(self, item: Any) -> None:
+        """An item of what was a kind of list; no weights are in one."""
+
+    def extend(self, items: Any) -> None:
+        """Likewise."""
+
 
 class _Ignored:
-    """Stands for values that no weight is made of, numpy's numbers for one."""
+    """Stands for values that no weight is made of: numpy's numbers, paths, dates."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -72,15 +78,17 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter"): _tensor,
     ("torch._utils", "_rebuild_parameter_with_state"): _tensor,
     ("torch._tensor", "_rebuild_from_type_v2"): _of_type,
-    ("_codecs", "encode"): _Ignored,
-    ("numpy", "dtype"): _Ignored,
-    **{(module, name): kind for module in ("builtins", "__builtin__") for name, kind in {"set": set}.items()},
-    **{
-        (f"numpy.{core}.multiarray", name): _Ignored
-        for core in ("core", "_core")
-        for name in ("scalar", "_reconstruct")
-    },
-}
+    **{(module, name): kind for module in ("builtins", "__builtin__") for name, kind in
+       {"set": set, "frozenset": frozenset, "complex": _Ignored, "slice": _Ignored, "bytearray": _Ignored}.items()},
+    **{(module, name): _Ignored for module, names in {
+        "_codecs": ("encode",),
+        "numpy": ("dtype",),
+        "numpy.core.multiarray": ("scalar", "_reconstruct"),
+        "numpy._core.multiarray": ("scalar", "_reconstruct"),
+        "pathlib": ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"),
+        "datetime": ("datetime", "date", "timedelta"),
+    }.items() for name in names},
+}  # fmt: skip
 
 
 class _Unpickler(pickle.Unpickler):

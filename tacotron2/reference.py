@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.config import AudioConfig
+from common.config import AudioConfig, from_dict
 from common.errors import UserError
 from tacotron2.model import Tacotron2Config
 from tacotron2.text import SYMBOLS
@@ -55,7 +55,7 @@ def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -
             weights.setdefault(key.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
     standard = sizes["n_symbols"] == len(SYMBOLS)
     return {
-        "model_config": dataclasses.asdict(Tacotron2Config(**sizes, **behaviour)),
+        "model_config": dataclasses.asdict(from_dict(Tacotron2Config, sizes | behaviour, "config")),
         "audio_config": dataclasses.asdict(AudioConfig(n_mels=n_mels)),
         "text": {"symbols": list(SYMBOLS) if standard else None, "cleaners": "english_cleaners"},
         "state_dict": {key: value.float() if value.is_floating_point() else value for key, value in weights.items()},

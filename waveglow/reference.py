@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.config import AudioConfig
+from common.config import AudioConfig, from_dict
 from common.errors import UserError
 from waveglow.model import WaveGlowConfig
 
@@ -39,18 +39,19 @@ def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -
     n_mels, _, win_length = weights["upsample.weight"].shape
     hop_length = settings.get("upsample.stride", (256,))[0]  # no tensor has it; the reference writes it in its code
     in_layer = weights["WN.0.in_layers.0.weight_v"].shape
-    config = WaveGlowConfig(
-        n_mel_channels=n_mels,
-        hop_length=hop_length,
-        win_length=win_length,
-        n_flows=num_flows,
-        n_group=channels[0],
-        n_early_every=n_early_every,
-        n_early_size=n_early_size,
-        n_layers=_count(weights, "WN.0.in_layers.{}.weight_v"),
-        n_channels=in_layer[1],
-        kernel_size=in_layer[2],
-    )
+    sizes = {
+        "n_mel_channels": n_mels,
+        "hop_length": hop_length,
+        "win_length": win_length,
+        "n_flows": num_flows,
+        "n_group": channels[0],
+        "n_early_every": n_early_every,
+        "n_early_size": n_early_size,
+        "n_layers": _count(weights, "WN.0.in_layers.{}.weight_v"),
+        "n_channels": in_layer[1],
+        "kernel_size": in_layer[2],
+    }
+    config = from_dict(WaveGlowConfig, sizes, "config")
     audio = AudioConfig(n_mels=n_mels, n_fft=win_length, win_length=win_length, hop_length=hop_length)
     return {
         "model_config": dataclasses.asdict(config),

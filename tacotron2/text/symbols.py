@@ -25,10 +25,9 @@ def symbol_table(characters: str | None = None) -> tuple[str, ...]:
     """Padding, then `characters` (default: the reference's), then ARPAbet. Raises UserError if one is there twice."""
     if characters is None:
         characters = PUNCTUATION + LETTERS
-    if PAD in characters or len(set(characters)) != len(characters):
-        twice = sorted({character for character in characters if (PAD + characters).count(character) > 1})
+    if twice := sorted({character for character in characters if (PAD + characters).count(character) > 1}):
         raise UserError(
-            f"data.characters={characters!r}: {', '.join(map(repr, twice))} stands there twice, or is the padding"
+            f"data.characters={characters!r}: {' '.join(twice)} more than once (the padding, {PAD}, is there already)"
         )
     return (PAD, *characters, *(ARPABET_PREFIX + name for name in ARPABET))
 
