@@ -143,7 +143,7 @@ class Synthesizer:
         vocoder = None
         if waveglow is not None:
             vocoder_state = _load_named(waveglow, "waveglow")
-            if differences := audio_differences(audio, vocoder_state["audio_config"], "of the WaveGlow"):
+            if differences := audio_differences(audio, vocoder_state["audio_config"], "the WaveGlow's"):
                 raise UserError(
                     f"tacotron2={tacotron2} and waveglow={waveglow} cannot be chained: {'; '.join(differences)}; use "
                     "models of one audio config"

@@ -22,7 +22,7 @@ def initialize(model: nn.Module, task: Task, audio: AudioConfig, path: str, warm
     Unless `warm_start`, a UserError names all that differs: symbols, audio config, sizes.
     """
     checkpoint = interchange.load(path, [type(task)])
-    differences = audio_differences(audio, checkpoint["audio_config"], f"of {path}")
+    differences = audio_differences(audio, checkpoint["audio_config"], f"that of {path}")
     ours, theirs = _symbols(task.text_state()), _symbols(checkpoint["text"])
     if ours != theirs:
         differences.append(_symbol_difference(ours, theirs))

@@ -141,6 +141,6 @@ def test_models_of_different_audio_are_not_chained(tacotron2_run: Path, waveglow
     state = torch.load(waveglow_run / "checkpoints/best.pt", weights_only=True)
     state["audio_config"]["fmax"] = 7600.0
     torch.save(state, tmp_path / "other.pt")
-    with pytest.raises(UserError, match=r"cannot be chained: audio.fmax is 8000.0, of the WaveGlow 7600.0"):
+    with pytest.raises(UserError, match=r"cannot be chained: audio.fmax is 8000.0, the WaveGlow's 7600.0"):
         Synthesizer.load(tacotron2_run, tmp_path / "other.pt", device="cpu")
     assert Synthesizer.load(tacotron2_run, waveglow_run, device="cpu").audio == AudioConfig()
