@@ -8,12 +8,15 @@ A run directory that holds checkpoints is continued. All options: python train.p
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from typing import Any
 
 from common import distributed
 from common.config import TrainConfig, from_dict
 from common.entry import hydra_entry
 from common.errors import UserError, did_you_mean
+from common.run_lock import run_lock
 from common.task import Task
 from common.trainer import Trainer
 from tacotron2.task import Tacotron2Task
@@ -36,9 +39,12 @@ def main(values: dict[str, Any]) -> None:
     task = build_task(config)
     ranks = distributed.start(config.trainer.device)
     try:
-        Trainer(task, config, ranks).fit()
+        with run_lock(config.run_dir) if ranks.is_main else nullcontext():
+            stopped_by = Trainer(task, config, ranks).fit()
     finally:
         distributed.stop()
+    if stopped_by:  # a status that says so, so that a scheduler starts the run again
+        sys.exit(128 + stopped_by)
 
 
 if __name__ == "__main__":

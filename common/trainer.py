@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import shutil
+import signal
 import time
 import warnings
 import zlib
@@ -27,6 +28,7 @@ from common.errors import UserError, make_directory
 from common.initialize import initialize
 from common.mels import audio_differences
 from common.precision import autocast, set_tf32
+from common.preemption import MARKER, SIGNALS, TIME_IS_UP, StopFlag, write_marker
 from common.schedule import learning_rate
 from common.task import Loss, Task
 from common.tracker import Tracker
@@ -96,7 +98,8 @@ class Trainer:
         self.sampler = RankSampler(ranks.rank, ranks.world_size)
         self.loader = self._loader(self.train_data, self.sampler)
         self.val_sampler = RankSampler(0, 1)
-        self.val_sampler.set_epoch(0, self._val_batches())
+        val_batches, self.num_val_batches = self._val_batches()
+        self.val_sampler.set_epoch(0, val_batches)
         self.val_loader = self._loader(self.val_data, self.val_sampler)
         if not self._resume() and config.init_from:
             note = initialize(self.model, task, config.audio, config.init_from, config.warm_start)
@@ -107,6 +110,8 @@ class Trainer:
             self.run_dir, config.audio.sample_rate, self.progress.step, ranks.is_main, self.options.progress
         )
         self.started = time.monotonic()
+        self.stop = StopFlag()
+        self.stop_reason = 0  # what the ranks agreed on
         self.best_step: int | None = None  # the step that this process wrote as the best
         self.window = self._window()
 
@@ -124,13 +129,17 @@ class Trainer:
             generator=torch.Generator(),  # its own: starting an epoch must not move the training's random state
         )
 
-    def _val_batches(self) -> list[list[int]]:
-        """This rank's share of the validation set, longest clips first, so that none is padded much."""
+    def _val_batches(self) -> tuple[list[list[int]], int]:
+        """This rank's share of the validation set, longest clips first, so that none is padded much; and the number of
+        batches of the rank that has most."""
         lengths = self.val_data.lengths
         order = sorted(range(len(self.val_data)), key=lambda i: -lengths[i])
         size = self.options.batch_size
         batches = [order[i : i + size] for i in range(0, len(order), size)]
-        return batches[self.ranks.rank :: self.ranks.world_size][: self.options.val_batches]
+        shares = [
+            batches[rank :: self.ranks.world_size][: self.options.val_batches] for rank in range(self.ranks.world_size)
+        ]
+        return shares[self.ranks.rank], len(shares[0])
 
     def _wrap(self) -> nn.Module:
         if self.ranks.world_size == 1:
@@ -190,29 +199,50 @@ class Trainer:
 
     # ---- the run ----
 
-    def fit(self) -> None:
-        """Train until the epochs, steps or minutes of the config are used up, then save and validate."""
+    def fit(self) -> int:
+        """Train until the epochs, steps or minutes of the config are used up, then save and validate.
+
+        SIGTERM and SIGUSR1 end it earlier, with a checkpoint; returns the number of that signal, or 0.
+        """
         first_step = self.progress.step
         self.tracker.message(self._headline())
         self.tracker.record(step=first_step, config=dataclasses.asdict(self.config))
         self.tracker.start(first_step, self._total_steps())
         self.window = self._window()
+        if self.ranks.is_main:
+            (self.run_dir / MARKER).unlink(missing_ok=True)
         try:
-            with self._profiler():
-                while self.progress.epoch < self.options.epochs and not self._is_over():
-                    self._train_epoch()
-            if self.window.steps:
-                self._log()
-            if self.progress.step > first_step:
-                if self.progress.step % self.options.val_every_steps:
-                    self.validate()
-                self.save()
-            else:
-                self.tracker.message("nothing to do: raise trainer.epochs or max_steps, or choose another run_dir")
-            run_time = time.monotonic() - self.started
-            self.tracker.scalars(self.progress.step, self.progress.epoch, {"run_time": run_time})
+            with self.stop:
+                self._run(first_step)
         finally:
             self.tracker.close()
+        return self.stop_reason if self.stop_reason in SIGNALS else 0
+
+    def _run(self, first_step: int) -> None:
+        with self._profiler():
+            while self.progress.epoch < self.options.epochs and not self._is_over():
+                self._train_epoch()
+        if self.window.steps:
+            self._log()
+        if self.stop_reason in SIGNALS:
+            return self._stop_early(first_step)
+        if self.progress.step > first_step:
+            if self.progress.step % self.options.val_every_steps:
+                self.validate()
+            self.save()
+        else:
+            self.tracker.message("nothing to do: raise trainer.epochs or max_steps, or choose another run_dir")
+        run_time = time.monotonic() - self.started
+        self.tracker.scalars(self.progress.step, self.progress.epoch, {"run_time": run_time})
+
+    def _stop_early(self, first_step: int) -> None:
+        """What must be done before a machine is taken away, and no more."""
+        if self.progress.step > first_step:
+            self.save()
+        name = signal.Signals(self.stop_reason).name
+        self.tracker.message(f"stopped by {name} at step {self.progress.step}, saved; run the same command to go on")
+        if self.ranks.is_main:
+            write_marker(self.run_dir, self.stop_reason, self.progress.step)
 
     @contextmanager
     def _profiler(self) -> Iterator[None]:
@@ -242,11 +272,16 @@ class Trainer:
         options = self.options
         if options.max_steps and self.progress.step >= options.max_steps:
             return True
-        if options.max_minutes is None:
-            return False
-        # Clocks differ: all ranks must stop at the same step, so rank 0 decides.
-        late = distributed.from_main(time.monotonic() - self.started > options.max_minutes * 60)
-        return bool(late)
+        # Clocks differ: all ranks must stop at the same step, so rank 0's counts.
+        minutes = (time.monotonic() - self.started) / 60
+        if options.max_minutes is not None and self.ranks.is_main and minutes > options.max_minutes:
+            self.stop.set(TIME_IS_UP)
+        return self._signalled() or self.stop_reason == TIME_IS_UP
+
+    def _signalled(self) -> bool:
+        """True if a signal wants the run to end; all ranks must ask equally often."""
+        self.stop_reason = max(self.stop_reason, self.stop.agreed())
+        return self.stop_reason in SIGNALS
 
     def _train_epoch(self) -> None:
         progress, options = self.progress, self.options
@@ -315,16 +350,24 @@ class Trainer:
             )
 
     def validate(self, *paused: Window) -> None:
-        """Log the validation loss, draw the report, keep the best checkpoint; `paused` do not count the time."""
+        """Log the validation loss, draw the report, keep the best checkpoint; `paused` do not count the time.
+
+        A signal cuts it short, without a result.
+        """
         window = self._window()
         distributed.broadcast_buffers(self.model)  # every rank validates the model that rank 0 saves
         self.model.eval()
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.no_grad():  # leaves the training's random state alone
             torch.manual_seed(self.config.seed)
-            for batch in self.val_loader:
-                with self._autocast():
-                    window.add(self.task.loss(self.model, self._to_device(batch)))
+            batches = iter(self.val_loader)
+            for _ in range(self.num_val_batches):
+                if self._signalled():
+                    self.model.train()
+                    return
+                if (batch := next(batches, None)) is not None:
+                    with self._autocast():
+                        window.add(self.task.loss(self.model, self._to_device(batch)))
             means, items, seconds = window.means(self.device)
             if self.ranks.is_main:
                 self.task.report(self.model, self.val_data, self.tracker, self.progress.step)
