@@ -25,6 +25,8 @@ def load_audio(
     A clip of another rate or with several channels is refused, or with `convert` resampled and mixed down.
     """
     try:
+        if start == 0 and num_samples < 0:
+            _refuse_truncated_wav(Path(path))
         with soundfile.SoundFile(str(path)) as file:
             rate, channels = file.samplerate, file.channels
             if not convert:
@@ -48,6 +50,24 @@ def load_audio(
     if not np.isfinite(audio).all():
         raise UserError(f"{path}: holds samples that are not finite numbers; replace it or remove its row")
     return audio
+
+
+def _refuse_truncated_wav(path: Path) -> None:
+    """A UserError if a wav's data is shorter than its header says; libsndfile reads it without a word."""
+    with open(path, "rb") as file:
+        if file.read(12)[:4] != b"RIFF":
+            return
+        while len(header := file.read(8)) == 8:
+            size = int.from_bytes(header[4:], "little")
+            if header[:4] == b"data":
+                present = path.stat().st_size - file.tell()
+                if present < size < 0xFFFFFF00:  # about the largest number stands for "not known" in streams
+                    raise UserError(
+                        f"{path}: truncated, {present} of {size} bytes of samples are there; copy the clip again or "
+                        "remove its row"
+                    )
+                return
+            file.seek(size + size % 2, 1)
 
 
 def save_audio(path: str | Path, audio: Tensor | np.ndarray, sample_rate: int) -> None:

@@ -50,6 +50,13 @@ def read_filelist(path: str | Path, root: str | Path, follow_links: bool = False
     Errors name the file and the line: not two columns, an empty transcript, a path that is absolute or leaves the
     root, a missing file, the same path twice.
     """
+    clips, problems = scan_filelist(path, root, follow_links)
+    raise_problems(problems)
+    return clips
+
+
+def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False) -> tuple[list[Clip], list[str]]:
+    """The good rows of a filelist, and what is wrong with each of the others."""
     problems, clips, seen = [], [], dict[str, int]()
     root = Path(root)
     if not root.is_dir():
@@ -78,8 +85,7 @@ def read_filelist(path: str | Path, root: str | Path, follow_links: bool = False
         else:
             seen[name] = number
             clips.append(Clip(name, text, file, where))
-    raise_problems(problems)
-    return clips
+    return clips, problems
 
 
 def raise_problems(problems: list[str], shown: int = 10) -> None:

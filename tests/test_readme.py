@@ -13,6 +13,7 @@ from common.config import TrainConfig, from_dict
 from common.entry import _quoted
 from inference import InferenceConfig, Synthesizer
 from scripts import convert_checkpoint, speak_onnx
+from scripts.check_dataset import CheckConfig
 from scripts.export_onnx import ExportConfig
 from tests.conftest import REPOSITORY, TINY_TACOTRON2, TINY_WAVEGLOW, golden_path, write_corpus
 from tests.test_config import composed
@@ -49,6 +50,8 @@ def test_every_command_is_valid(command: str):
         build_task(from_dict(TrainConfig, values))
     elif script == "inference.py":
         from_dict(InferenceConfig, composed("inference", *words[2:]))
+    elif script == "scripts/check_dataset.py":
+        from_dict(CheckConfig, composed("check_dataset", *words[2:]))
     elif script == "scripts/export_onnx.py":
         from_dict(ExportConfig, composed("export_onnx", *words[2:]))
     elif script == "scripts/speak_onnx.py":
