@@ -33,6 +33,7 @@ from common.schedule import learning_rate
 from common.task import Loss, Task
 from common.tracker import Tracker
 
+MAX_NAMED = 8  # clips that a diagnosis names before it counts
 MAX_BAD_STEPS = 20  # in a row, after the loss scaler has had its chances
 
 
@@ -295,6 +296,8 @@ class Trainer:
         self.parallel.train()
         for group in _grouped(self.loader, options.accumulation_steps):
             self.train_step(group, self.window, epoch)
+            if progress.bad_steps > MAX_BAD_STEPS:
+                raise UserError(self._diagnosis(batches[len(batches) - num_left :][: len(group)]))
             num_left -= len(group)
             progress.done[-1][1] += len(group)
             progress.step += 1
@@ -342,12 +345,19 @@ class Trainer:
             window.steps += 1
             window.skipped += not finite
             window.grad_norm = norm
-        if self.progress.bad_steps > MAX_BAD_STEPS:
-            raise UserError(
-                f"{MAX_BAD_STEPS} steps in a row without a finite gradient, the last at step {self.progress.step}: "
-                "lower trainer.learning_rate, set trainer.grad_clip_norm, or use trainer.precision=bf16 or fp32; the "
-                f"newest checkpoint in {self.run_dir / 'checkpoints'} is unharmed"
-            )
+
+    def _diagnosis(self, batches: list[list[int]]) -> str:
+        """What is known of too many bad steps, the last of them on `batches` of clips."""
+        rows = [self.train_data.clips[index].where for batch in batches for index in batch]
+        listed = ", ".join(rows[:MAX_NAMED]) + (f" and {len(rows) - MAX_NAMED} more" if len(rows) > MAX_NAMED else "")
+        newest = checkpoints.all_steps(self.run_dir / "checkpoints")
+        good = f"{newest[-1]} is unharmed" if newest else "there is no checkpoint yet"
+        return (
+            f"{self.progress.bad_steps} steps in a row without a finite gradient, the last at step "
+            f"{self.progress.step} on the clips {listed}: if it is always these, mend or remove their rows "
+            "(scripts/check_dataset.py looks at them all); else lower trainer.learning_rate, set "
+            f"trainer.grad_clip_norm, or use trainer.precision=bf16 or fp32; {good}"
+        )
 
     def validate(self, *paused: Window) -> None:
         """Log the validation loss, draw the report, keep the best checkpoint; `paused` do not count the time.

@@ -16,13 +16,15 @@ from tests.conftest import REPOSITORY, TINY_TACOTRON2, TINY_WAVEGLOW, fails_with
 from tests.test_train import assert_same_run, losses, make_trainer, read_log
 
 ENDLESS = ("trainer.max_steps=100000", "trainer.epochs=100000")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+# The second: without it a restarted worker finds the rendezvous store of the agent closed about every other time.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
-def start(*command: str, ranks: int = 1) -> "subprocess.Popen[str]":
+def start(*command: str, ranks: int = 1, restarts: int = 0) -> "subprocess.Popen[str]":
     launcher = [sys.executable]
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        launcher += [f"--max-restarts={restarts}"]
     return subprocess.Popen(
         [*launcher, *command],
         cwd=REPOSITORY,
@@ -115,6 +117,21 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(corpus: Path, tmp_path:
     assert len(newest["rng"]) == 2
     assert "stopped by SIGTERM" in output
     assert "Traceback" not in output.split("stopped by SIGTERM")[0]
+
+
+def test_a_killed_rank_is_restarted_and_changes_nothing(corpus: Path, tmp_path: Path):
+    """kill -9 of rank 1 under --max-restarts: the final state is that of a run without it."""
+    options = ("trainer.epochs=1000", "trainer.max_steps=40", "trainer.checkpoint_every_steps=2")
+    options += ("trainer.val_every_steps=1000",)
+    agent = start(*train_command(corpus, tmp_path / "killed", TINY_WAVEGLOW, *options), ranks=2, restarts=2)
+    wait_for_step(tmp_path / "killed", 6, agent)
+    os.kill(workers_of(agent)[1], signal.SIGKILL)
+    output = end(agent)
+    assert agent.returncode == 0, output
+    assert "resumed from" in output
+    whole = start(*train_command(corpus, tmp_path / "whole", TINY_WAVEGLOW, *options), ranks=2)
+    assert "resumed from" not in end(whole)
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_a_signal_in_validation_cuts_it_short(corpus: Path, tmp_path: Path):

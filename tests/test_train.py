@@ -1,5 +1,6 @@
 """Training: it learns, resumes exactly, runs on two ranks, survives bad numbers, and refuses bad input first."""
 
+import dataclasses
 import json
 import math
 import os
@@ -158,10 +159,35 @@ def test_bad_steps_leave_the_weights_and_end_with_a_diagnosis(corpus: Path, tmp_
         trainer.train_step([bad], window)
     assert window.skipped == MAX_BAD_STEPS
     assert all(torch.equal(value, before[key]) for key, value in trainer.model.state_dict().items())
-    with pytest.raises(UserError, match="without a finite gradient"):
-        trainer.train_step([bad], window)
     trainer.train_step([batch], window)
     assert trainer.progress.bad_steps == 0
+
+
+def test_a_run_of_bad_steps_names_the_clips_and_the_last_good_checkpoint(corpus: Path, tmp_path: Path):
+    options = ("trainer.epochs=100", "trainer.checkpoint_every_steps=1", "trainer.val_every_steps=1000")
+    trainer = make_trainer(corpus, tmp_path, "waveglow", *options)
+    inner, used = trainer.task.loss, []
+
+    def loss(model: nn.Module, batch: object) -> object:
+        result = inner(model, batch)
+        used.append(1)
+        return dataclasses.replace(result, loss=result.loss * float("nan")) if len(used) > 2 else result
+
+    trainer.task.loss = loss
+    with pytest.raises(UserError) as error:
+        trainer.fit()
+    assert len(used) == 2 + MAX_BAD_STEPS + 1
+    assert f"{MAX_BAD_STEPS + 1} steps in a row without a finite gradient" in str(error.value)
+    epoch, position = divmod(len(used) - 1, 4)
+    clips = trainer.plan.batches(epoch, 2, [])[position]
+    assert ", ".join(trainer.train_data.clips[index].where for index in clips) in str(error.value)
+    assert f"{checkpoints.all_steps(tmp_path / 'checkpoints')[-1]} is unharmed" in str(error.value)
+    assert load_state_is_finite(tmp_path)
+
+
+def load_state_is_finite(run_dir: Path) -> bool:
+    state = checkpoints.load(checkpoints.find(run_dir))["state_dict"]
+    return all(bool(torch.isfinite(value).all()) for value in state.values())
 
 
 def test_a_bad_step_leaves_batch_norms_averages_alone(corpus: Path, tmp_path: Path):
