@@ -18,6 +18,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 install: $(INSTALLED)
+	@echo "installed; now: source $(VENV)/bin/activate"
 
 $(INSTALLED): requirements.txt requirements-dev.txt
 	@$(PYTHON) --version >/dev/null 2>&1 || { echo "error: $(PYTHON) was not found; install Python 3.11, or name yours: make PYTHON=python3 $(MAKECMDGOALS)"; exit 1; }

@@ -116,6 +116,8 @@ class Synthesizer:
         self.precision = precision
         self.denoiser = Denoiser(waveglow) if waveglow else None
         self.griffin_lim = GriffinLim(audio)
+        if waveglow is None:
+            self.griffin_lim(torch.zeros(audio.n_mels, 4))  # librosa compiles at its first call: not a phrase's latency
 
     @classmethod
     def load(
@@ -260,10 +262,10 @@ def main(values: dict[str, Any]) -> None:
     names = [output / f"{i:04d}{suffix}" for i in range(len(lines)) for suffix in (".wav", ".png")]
     if (taken := [path for path in names if path.exists()]) and not config.overwrite:
         raise UserError(f"{taken[0]} exists already; choose another output=DIR or set overwrite=true")
-    make_directory(output, "output")
     set_tf32(config.tf32)
     waveglow = config.waveglow if config.vocoder == "waveglow" else None
     synthesizer = Synthesizer.load(config.tacotron2, waveglow, config.device, config.precision)
+    make_directory(output, "output")
     log = JsonLines(output / "log.jsonl")
     log.write(config=dataclasses.asdict(config))
     batches = synthesizer.batches(

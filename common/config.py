@@ -148,7 +148,7 @@ def check_equal(**pairs: tuple[int, int]) -> None:
     """Model sizes that follow from something else: {model key: (value, what it must be)}."""
     for key, (value, expected) in pairs.items():
         if value != expected:
-            raise UserError(f"model.{key}={value} must be {expected}, as in the audio config and the symbol table")
+            raise UserError(f"model.{key}={value} must be {expected}, which follows from audio and data: leave it out")
 
 
 def check_seed(seed: int) -> None:

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError, did_you_mean
 
+FLAGS = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-p", "--package", "--resolve", "--info")
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
@@ -41,6 +42,12 @@ def hydra_entry(config_name: str) -> Callable[[Callable[[dict[str, Any]], None]]
                     )  # a loader adds its traceback
 
             warnings.showwarning = _show_warning
+            if unknown := [a for a in sys.argv[1:] if a.startswith("-") and a.split("=")[0] not in FLAGS]:
+                script = Path(sys.argv[0]).name
+                fail(
+                    f"unknown option {unknown[0]}: options are KEY=VALUE, python {script} ... --cfg job shows them "
+                    'all; README.md, "Coming from the reference", has the new names of its flags'
+                )
             sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
             # Hydra would print its own report and leave; with this it raises, and we can say it in our words.
             os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -115,7 +122,8 @@ def _known_keys(config_name: str) -> list[str]:
     assert isinstance(primary, DictConfig)
     keys = [str(key) for key in primary if key not in ("defaults", "hydra")]
     for entry in primary.defaults:
-        for group in (str(name).removeprefix("optional ") for name in entry) if isinstance(entry, DictConfig) else ():
+        names = [str(name).removeprefix("optional ") for name in entry] if isinstance(entry, DictConfig) else []
+        for group in (name for name in names if not name.startswith("override ")):
             keys.append(group)
             for file in sorted((CONF / group).glob("*.yaml")):
                 names = [str(name) for name in OmegaConf.load(file) if name != "defaults"]

@@ -22,7 +22,7 @@ def initialize(model: nn.Module, task: Task, audio: AudioConfig, path: str, warm
     Unless `warm_start`, a UserError names all that differs: symbols, audio config, sizes.
     """
     checkpoint = interchange.load(path, [type(task)])
-    differences = audio_differences(audio, checkpoint["audio_config"], f"that of {path}")
+    differences = audio_differences(audio, checkpoint["audio_config"], "in the checkpoint")
     ours, theirs = _symbols(task.text_state()), _symbols(checkpoint["text"])
     if ours != theirs:
         differences.append(_symbol_difference(ours, theirs))
@@ -34,13 +34,16 @@ def initialize(model: nn.Module, task: Task, audio: AudioConfig, path: str, warm
             taken[key], note = _rows_by_symbol(own[key], taken[key], ours, theirs)
             notes.append(f"{key}: {note}")
     left = {key: tensor for key, tensor in own.items() if key not in taken or taken[key].shape != tensor.shape}
-    if (left or taken.keys() - own.keys()) and (sizes := _size_differences(task, checkpoint["model_config"])):
-        differences.append(f"the checkpoint has {' '.join(sizes)}")
+    theirs_audio = checkpoint["audio_config"]
+    same = [f"audio.{key}={theirs_audio[key]}" for key, value in vars(audio).items() if value != theirs_audio[key]]
+    if left or taken.keys() - own.keys():
+        sizes = _size_differences(task, checkpoint["model_config"])
+        differences += [f"the checkpoint has {' '.join(sizes)}"] if sizes else []
+        same += sizes
     if not warm_start:
         if differences:
-            raise UserError(
-                f"init_from={path}: {'; '.join(differences)}; use the same, or take what fits with warm_start=true"
-            )
+            cure = f"use the same{': ' if same else ''}{' '.join(same)}, or take what fits with warm_start=true"
+            raise UserError(f"init_from={path}: {'; '.join(differences)}; {cure}")
         checkpoints.load_state(model, taken, path, "take what fits with warm_start=true")
         return f"initialized with all weights of {path}"
     model.load_state_dict({key: taken[key] for key in own if key not in left}, strict=False)
@@ -50,9 +53,12 @@ def initialize(model: nn.Module, task: Task, audio: AudioConfig, path: str, warm
         for key, tensor in left.items()
     ]
     notes += [f"not taken: {key}, this model has none" for key in taken if key not in own]
-    notes += [f"differs: {difference}" for difference in differences]
     head = f"initialized with {len(own) - len(left)} of {len(own)} weights of {path}"
+    notes = [f"differs: {difference}" for difference in differences] + notes
     return "\n  ".join([head, *notes]) if notes else f"{head}: all of them, warm_start=true was not needed"
+
+
+FOLLOWING = ("n_mel_channels", "n_symbols", "hop_length", "win_length")  # of what audio and data say, not to be set
 
 
 def _symbols(text: dict[str, Any] | None) -> list[str] | None:
@@ -91,5 +97,5 @@ def _size_differences(task: Task, theirs: dict[str, Any]) -> list[str]:
     return [
         f"model.{key}={value}"
         for key, value in theirs.items()
-        if isinstance(value, int) and not key.startswith("max_") and ours.get(key) != value
+        if isinstance(value, int) and key not in (*FOLLOWING, "max_decoder_steps") and ours.get(key) != value
     ]

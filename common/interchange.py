@@ -70,7 +70,9 @@ def _from_reference(raw: Any, path: Path, tasks: Sequence[type[Task]]) -> dict[s
         raise UserError(f"checkpoint {path}: {error}") from error
     except (TypeError, ValueError, IndexError) as error:  # a weight or a setting of another kind than any model has
         raise UserError(f"checkpoint {path}: not a {task.name} that is known here ({first_line(error)})") from error
-    return {"format": FORMAT, "model_name": task.name, **converted}
+    epoch = raw.get("epoch") if isinstance(raw, dict) else None
+    progress = {"progress": {"epoch": epoch + 1}} if isinstance(epoch, int) else {}  # kept for the way back
+    return {"format": FORMAT, "model_name": task.name, **converted, **progress}
 
 
 def _weights(raw: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -112,6 +114,18 @@ def save_reference(checkpoint: dict[str, Any], path: Path, task: type[Task]) -> 
         "scaler": checkpoint.get("scaler") or {},
     }
     checkpoints.write(path, lambda file: torch.save(written, file))
+
+
+def lost_in_reference(checkpoint: dict[str, Any], task: type[Task]) -> list[str]:
+    """What of `checkpoint` the reference takes for granted, where it is otherwise."""
+    config, state_dict = task.reference.to_reference(checkpoint)
+    back = task.reference.from_reference(state_dict, config)
+    audio, text = checkpoint["audio_config"], checkpoint["text"] or {}
+    lost = [f"audio.{key}={value}" for key, value in audio.items() if back["audio_config"][key] != value]
+    for key, value in text.items():
+        if value != back["text"][key]:
+            lost.append(f"{key} {value}" if key == "cleaners" else "its symbols")
+    return lost
 
 
 def save_safetensors(checkpoint: dict[str, Any], path: Path) -> None:

@@ -25,7 +25,6 @@ from common.filelist import Clip, raise_problems
 
 AUDIO_FILE, MANIFEST_FILE = "audio.json", "manifest.jsonl"
 MEL_SUFFIXES = (".npy", ".pt")
-PREPARE = "run: bash scripts/prepare_mels.sh DATA_ROOT"
 
 
 @dataclass(frozen=True)
@@ -106,17 +105,21 @@ class MelDirectory:
         """Frames of each clip's mel; a UserError if one is missing, stale, or made with another audio config."""
         prepared = [clip for clip in clips if clip.file.suffix not in MEL_SUFFIXES]
         if prepared and self.audio is None:
-            raise UserError(f"data.mel_dir={self.path}: holds no prepared mels ({AUDIO_FILE} is missing); {PREPARE}")
+            raise UserError(
+                f"data.mel_dir={self.path}: holds no prepared mels ({AUDIO_FILE} is missing); {_prepare(clips)}"
+            )
         if prepared and (differences := audio_differences(audio, self.audio or {})):
+            changed = [f"audio.{k}={v}" for k, v in dataclasses.asdict(audio).items() if (self.audio or {}).get(k) != v]
             raise UserError(
                 f"data.mel_dir={self.path}: the mels were made with another audio config: {'; '.join(differences)}; "
-                f"use that config, another data.mel_dir, or {PREPARE}"
+                f"use that config, or keep both: {_prepare(clips)} data.mel_dir=OTHER {' '.join(changed)}, and train "
+                "with that data.mel_dir"
             )
         missing = [clip for clip in prepared if not self.is_fresh(clip)]
         if missing:
             raise UserError(
                 f"data.mel_dir={self.path}: {len(missing)} of {len(prepared)} mels are missing or older than their "
-                f"clip, the first for {missing[0].path}; {PREPARE}"
+                f"clip, the first for {missing[0].path}; {_prepare(clips)}"
             )
         frames, problems = [], []
         for clip in clips:
@@ -144,8 +147,14 @@ class MelDirectory:
                 mel = np.load(file, mmap_mode="r")
             return mel.astype(np.float32, copy=False)
         except Exception as error:  # zip, pickle, header and size errors all mean the same to the user
-            cure = "replace it or remove its row" if file == clip.file else f"remove it and {PREPARE}"
+            cure = "replace it or remove its row" if file == clip.file else f"remove it and {_prepare([clip])}"
             raise UserError(f"{clip.where}: {file} is not a readable mel ({str(error)[:80]}); {cure}") from error
+
+
+def _prepare(clips: list[Clip]) -> str:
+    """The command that computes the mels of these clips."""
+    root = clips[0].file.parents[len(Path(clips[0].path).parts) - 1]
+    return f"run: bash scripts/prepare_mels.sh {root}"
 
 
 def _write_atomically(path: Path, text: str) -> None:

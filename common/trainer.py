@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import shutil
 import signal
 import time
@@ -119,7 +120,7 @@ class Trainer:
     # ---- set-up ----
 
     def _loader(self, data: Any, sampler: RankSampler) -> DataLoader[Any]:
-        workers = self.config.data.num_workers
+        workers = min(self.config.data.num_workers, os.cpu_count() or 1)  # more would be in each other's way
         return DataLoader(
             data,
             batch_sampler=sampler,

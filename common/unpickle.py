@@ -124,7 +124,10 @@ def load(path: Path) -> Any:
             "save its state_dict alone"
         ) from error
     except Exception as error:  # damage shows as any exception, from the zip reader to an index of a list
-        raise UserError(f"checkpoint {path}: not a readable checkpoint ({first_line(error)})") from error
+        raise UserError(
+            f"checkpoint {path}: not a readable checkpoint, torch.save wrote no such file or it is damaged "
+            f"({first_line(error)}); use another one"
+        ) from error
 
 
 def flatten(module: Foreign) -> tuple[dict[str, Tensor], dict[str, Any]]:

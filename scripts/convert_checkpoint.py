@@ -101,6 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
         interchange.save_safetensors(checkpoint, options.target)
     elif layout == "reference":
         interchange.save_reference(checkpoint, options.target, TASKS[checkpoint["model_name"]])
+        for loss in interchange.lost_in_reference(checkpoint, TASKS[checkpoint["model_name"]]):
+            print(f"warning: that layout has no place for {loss}")
     else:
         checkpoints.save(options.target, checkpoint)
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -260,13 +260,13 @@ def main(values: dict[str, Any]) -> None:
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; run: pip install -r requirements-onnx.txt") from error
     output = Path(config.output)
+    names = [output / f"{name}.onnx" for name in OUTPUTS] + [output / "config.json"]
+    if taken := [path for path in names if path.exists()]:
+        raise UserError(f"{taken[0]} exists already; choose another output=DIR, or remove it")
     voice = Synthesizer.load(config.tacotron2, config.waveglow, device="cpu")
     tacotron2, waveglow = voice.tacotron2, voice.waveglow
     assert waveglow is not None
     make_directory(output, "output")
-    names = [output / f"{name}.onnx" for name in OUTPUTS] + [output / "config.json"]
-    if taken := [path for path in names if path.exists()]:
-        raise UserError(f"{taken[0]} exists already; choose another output=DIR, or remove it")
     graphs = {
         "encoder": EncoderGraph(tacotron2),
         "decoder_step": DecoderStepGraph(tacotron2),

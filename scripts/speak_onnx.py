@@ -47,8 +47,8 @@ class Voice:
         """text -> (1, L)"""
         return np.array([text_to_ids(text, **self.config["text"])], dtype=np.int64)
 
-    def mel(self, ids: np.ndarray, rng: np.random.Generator, max_steps: int | None = None) -> np.ndarray:
-        """ids (1, L) -> mel (1, n_mels, T): frames are decoded until the gate opens."""
+    def mel(self, ids: np.ndarray, rng: np.random.Generator, max_steps: int | None = None) -> tuple[np.ndarray, bool]:
+        """ids (1, L) -> mel (1, n_mels, T), truncated: frames are decoded until the gate opens, or the steps end."""
         config = self.config["tacotron2"]
         lengths = np.array([ids.shape[1]])
         memory, keys = self.encoder.run(None, {"text": ids, "text_lengths": lengths})
@@ -64,10 +64,13 @@ class Voice:
             state = dict(zip(state, following, strict=True))
             spoken.append(frames)
             if 1 / (1 + np.exp(-gate[0])) > config["gate_threshold"]:
+                truncated = False
                 break
+        else:
+            truncated = True
         # (S, 1, n_mels * r) -> (1, n_mels, S * r)
         mel = np.stack(spoken).reshape(1, -1, config["n_mel_channels"]).transpose(0, 2, 1)
-        return self.postnet.run(None, {"mel": mel, "mel_lengths": np.array([mel.shape[2]])})[0]
+        return self.postnet.run(None, {"mel": mel, "mel_lengths": np.array([mel.shape[2]])})[0], truncated
 
     def audio(self, mel: np.ndarray, rng: np.random.Generator, sigma: float = 0.9) -> np.ndarray:
         """mel (1, n_mels, T) -> samples (N)"""
@@ -76,11 +79,14 @@ class Voice:
         z = sigma * rng.standard_normal((1, config["n_group"], num_groups), dtype=np.float32)
         return self.waveglow.run(None, {"mel": mel, "z": z})[0][0]
 
-    def speak(self, text: str, seed: int = 0, max_steps: int | None = None) -> np.ndarray:
-        """text -> samples (N), none if nothing of it can be said"""
+    def speak(self, text: str, seed: int = 0, max_steps: int | None = None) -> tuple[np.ndarray, bool]:
+        """text -> samples (N), none if nothing of it can be said; whether the decoder had to be stopped"""
         rng = np.random.default_rng(seed)
         ids = self.ids(text)
-        return self.audio(self.mel(ids, rng, max_steps), rng) if ids.size else np.zeros(0, np.float32)
+        if not ids.size:
+            return np.zeros(0, np.float32), False
+        mel, truncated = self.mel(ids, rng, max_steps)
+        return self.audio(mel, rng), truncated
 
 
 def parser() -> argparse.ArgumentParser:
@@ -105,10 +111,13 @@ def main() -> None:
     for path, (number, text) in zip(paths, lines, strict=True):
         if dropped := unknown_characters(text, **voice.config["text"]):
             print(f"warning: {options.input}:{number}: not spoken, no symbols of the model: {' '.join(dropped)}")
-        samples = voice.speak(text, options.seed, options.max_steps)
+        samples, truncated = voice.speak(text, options.seed, options.max_steps)
         if not samples.size:
             print(f"warning: {options.input}:{number}: nothing to say in {text[:60]!r}; {path.name} is left out")
             continue
+        if truncated:
+            where = f"{options.input}:{number}"
+            print(f"warning: {where}: the decoder did not stop by itself; {path.name} ends at the step limit")
         soundfile.write(path, np.clip(samples, -1, 1), voice.sample_rate, subtype="PCM_16")
         print(f"{path}  {len(samples) / voice.sample_rate:.2f} s", flush=True)
 

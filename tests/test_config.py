@@ -159,6 +159,9 @@ def test_annealing_is_the_references():
     ("command", "parts"),
     [
         (["train.py"], ["model", "tacotron2_small"]),
+        (["train.py", "-m", "Tacotron2", "-o", "DIR"], ["unknown option -m", "KEY=VALUE", "Coming from the reference"]),
+        (["inference.py", "--tacotron2", "x.pt"], ["unknown option --tacotron2", "KEY=VALUE"]),
+        (["scripts/export_onnx.py", "vocoder=x"], ["unknown config key 'vocoder'", "tacotron2, waveglow, output"]),
         (["train.py", "model=tacotron3"], ["tacotron3", "tacotron2_small"]),
         (["train.py", "model=tacotron2"], ["data.root=VALUE", "run_dir=VALUE"]),
         (["train.py", "model=tacotron2", "trainer.btach_size=3"], ["trainer.btach_size", "3", "trainer.batch_size"]),
