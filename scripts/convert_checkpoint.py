@@ -30,13 +30,13 @@ from common.errors import UserError  # noqa: E402
 from tacotron2.text import CLEANERS  # noqa: E402
 from train import TASKS  # noqa: E402
 
-LAYOUTS = ("ours", "reference", "safetensors")
+LAYOUTS = ("ours", "dle", "safetensors")
 
 
 def default_layout(source: Path, target: Path) -> str:
     if target.suffix == interchange.SAFETENSORS:
         return "safetensors"
-    return "reference" if checkpoints.is_ours(source) else "ours"
+    return "dle" if checkpoints.is_ours(source) else "ours"
 
 
 def with_audio(checkpoint: dict[str, Any], settings: list[str]) -> None:
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     layout = options.to or default_layout(source, options.target)
     if layout == "safetensors":
         interchange.save_safetensors(checkpoint, options.target)
-    elif layout == "reference":
+    elif layout == "dle":
         interchange.save_reference(checkpoint, options.target, TASKS[checkpoint["model_name"]])
         for loss in interchange.lost_in_reference(checkpoint, TASKS[checkpoint["model_name"]]):
             print(f"warning: that layout has no place for {loss}")

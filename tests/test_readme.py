@@ -116,5 +116,5 @@ def test_conversions_as_written(waveglow_run: Path, tmp_path: Path):
             [sys.executable, REPOSITORY / script, *words], cwd=tmp_path, capture_output=True, text=True
         )
         assert result.returncode == 0, result.stderr
-        layout = {"waveglow.pt": "ours", "checkpoint_WaveGlow_1000.pt": "reference"}.get(words[1], "safetensors")
+        layout = {"waveglow.pt": "ours", "checkpoint_WaveGlow_1000.pt": "dle"}.get(words[1], "safetensors")
         assert result.stdout.endswith(f"layout {layout}\n")
