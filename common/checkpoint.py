@@ -156,6 +156,12 @@ def load_state(module: torch.nn.Module, state_dict: dict[str, torch.Tensor], pat
 
 
 def prune(directory: Path, keep_last: int) -> None:
-    """Remove all but the `keep_last` newest step checkpoints, and what a killed save left behind."""
+    """Remove all but the `keep_last` newest step checkpoints, and what a killed save left behind.
+
+    What cannot be removed is a warning: it costs space, not the run.
+    """
     for path in [*all_steps(directory)[:-keep_last], *directory.glob(".*.pt.tmp")]:
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            warnings.warn(f"{path} could not be removed ({error.strerror or error}); remove it yourself", stacklevel=2)

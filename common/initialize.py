@@ -15,6 +15,9 @@ from common.errors import UserError
 from common.mels import audio_differences
 from common.task import Task
 
+# Model settings that follow from audio and data, or change no weight: nothing to set to have the checkpoint's sizes.
+NO_SIZES = ("n_mel_channels", "n_symbols", "hop_length", "win_length", "max_decoder_steps")
+
 
 def initialize(model: nn.Module, task: Task, audio: AudioConfig, path: str, warm_start: bool) -> str:
     """Load the weights of the checkpoint at `path`, of any layout, and say what was taken.
@@ -58,9 +61,6 @@ def initialize(model: nn.Module, task: Task, audio: AudioConfig, path: str, warm
     return "\n  ".join([head, *notes]) if notes else f"{head}: all of them, warm_start=true was not needed"
 
 
-FOLLOWING = ("n_mel_channels", "n_symbols", "hop_length", "win_length")  # of what audio and data say, not to be set
-
-
 def _symbols(text: dict[str, Any] | None) -> list[str] | None:
     return text["symbols"] if text else None
 
@@ -97,5 +97,5 @@ def _size_differences(task: Task, theirs: dict[str, Any]) -> list[str]:
     return [
         f"model.{key}={value}"
         for key, value in theirs.items()
-        if isinstance(value, int) and key not in (*FOLLOWING, "max_decoder_steps") and ours.get(key) != value
+        if isinstance(value, int) and key not in NO_SIZES and ours.get(key) != value
     ]

@@ -86,6 +86,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
         "numpy.core.multiarray": ("scalar", "_reconstruct"),
         "numpy._core.multiarray": ("scalar", "_reconstruct"),
         "pathlib": ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"),
+        "pathlib._local": ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"),  # Python 3.13
         "datetime": ("datetime", "date", "timedelta"),
     }.items() for name in names},
 }  # fmt: skip

@@ -161,3 +161,13 @@ def test_two_runs_do_not_share_a_directory(corpus: Path, tmp_path: Path, monkeyp
         assert not (tmp_path / "run/log.jsonl").exists()
     with run_lock(tmp_path / "run"):
         pass
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_a_warning(tmp_path: Path):
+    for step in (1, 2, 3):
+        (tmp_path / f"step_{step:08d}.pt").touch()
+    (tmp_path / "step_00000000.pt").mkdir()  # as good as a file that must not be removed, also for root
+    (tmp_path / ".step_00000004.pt.tmp").touch()
+    with pytest.warns(UserWarning, match=r"step_00000000.pt could not be removed"):
+        checkpoints.prune(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_0000000{step}.pt" for step in (0, 2, 3)]
