@@ -87,6 +87,23 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", **overrides
     return interchange.build(checkpoint, path, TASKS.values(), **overrides).to(device)
 
 
+MAX_SYMBOLS = 300  # attention loses its place in longer texts than it was trained on; LJSpeech's longest have 190
+BREAKS = (".!?", ";:", ",", " ")  # where a longer text is cut, the best places first
+
+
+def split_long(ids: list[int], symbols: Sequence[str], limit: int = MAX_SYMBOLS) -> list[list[int]]:
+    """Cut ids into pieces of at most `limit`: after the last sentence that fits, or else a clause, or a word."""
+    pieces = []
+    while len(ids) > limit:
+        head = [symbols[i] for i in ids[:limit]]
+        # The second half of the limit: a sentence of three words is no reason for a piece of its own.
+        places = ([k + 1 for k in range(limit // 2, limit) if head[k] in marks] for marks in BREAKS)
+        cut = next((found[-1] for found in places if found), limit)
+        pieces.append(ids[:cut])
+        ids = ids[cut:]
+    return [*pieces, ids]
+
+
 @dataclass
 class Utterance:
     """What the Synthesizer makes of one phrase."""
@@ -96,6 +113,24 @@ class Utterance:
     alignment: Tensor  # (T, L)
     truncated: bool  # the decoder did not stop by itself
     stats: dict[str, float]  # latencies in seconds, items/s, rtf; the reference's log keys
+    num_pieces: int = 1  # that a long text was cut into
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Utterance]) -> Utterance:
+        """The pieces of one phrase, one after the other."""
+        if len(pieces) == 1:
+            return pieces[0]
+        seconds = ("audio_seconds", *(key for key in pieces[0].stats if key.endswith("latency")))
+        stats = {key: sum(piece.stats[key] for piece in pieces) for key in seconds}
+        audio, mel = torch.cat([piece.audio for piece in pieces]), torch.cat([piece.mel for piece in pieces], 1)
+        for key in pieces[0].stats:
+            if key.endswith("_items_per_sec"):
+                model = key.removesuffix("_items_per_sec")
+                stats[key] = (mel.shape[1] if model == "tacotron2" else len(audio)) / stats[f"{model}_latency"]
+        stats["rtf"] = stats["latency"] / stats["audio_seconds"]
+        stats["times_real_time"] = 1 / stats["rtf"]
+        alignment = torch.block_diag(*(piece.alignment for piece in pieces))
+        return cls(audio, mel, alignment, any(piece.truncated for piece in pieces), stats, len(pieces))
 
 
 class Synthesizer:
@@ -172,12 +207,23 @@ class Synthesizer:
         denoiser_strength: float = 0.01,
         max_decoder_steps: int | None = None,
     ) -> Iterator[list[Utterance | None]]:
-        """Speak `texts` in their order, `batch_size` at a time; None stands for a text with nothing to say."""
+        """Speak `texts` in their order, `batch_size` at a time; None stands for a text with nothing to say.
+
+        A text of more than MAX_SYMBOLS symbols is spoken in pieces, see `split_long`.
+        """
         torch.manual_seed(seed)
         for start in range(0, len(texts), batch_size):
             ids = [self._ids(text) for text in texts[start : start + batch_size]]
-            spoken = iter(self._speak([i for i in ids if i], seed, sigma, denoiser_strength, max_decoder_steps))
-            yield [next(spoken) if i else None for i in ids]
+            cut = [split_long(i, self.symbols) if i else [] for i in ids]
+            flat = [piece for pieces in cut for piece in pieces]
+            spoken = (
+                utterance
+                for k in range(0, len(flat), batch_size)
+                for utterance in self._speak(
+                    flat[k : k + batch_size], seed, sigma, denoiser_strength, max_decoder_steps
+                )
+            )
+            yield [Utterance.joined([next(spoken) for _ in pieces]) if pieces else None for pieces in cut]
 
     def _ids(self, text: str) -> list[int]:
         with warnings.catch_warnings():
@@ -285,6 +331,8 @@ def main(values: dict[str, Any]) -> None:
         if utterance is None:
             print(f"warning: {where}: nothing to say in {text[:60]!r}; {index:04d}.wav is left out")
             continue
+        if utterance.num_pieces > 1:
+            print(f"{where}: a long line, spoken in {utterance.num_pieces} pieces into {index:04d}.wav")
         if utterance.truncated:
             print(f"warning: {where}: the decoder did not stop by itself; {index:04d}.wav ends at the step limit")
         save_audio(output / f"{index:04d}.wav", utterance.audio, synthesizer.audio.sample_rate)

@@ -1,6 +1,7 @@
 """From a phrase file to wavs: order, names, log, pictures, and mistakes."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from common.config import AudioConfig
 from common.errors import UserError
-from inference import Synthesizer, load_model
+from inference import MAX_SYMBOLS, Synthesizer, load_model, split_long
 from tacotron2.model import Tacotron2
 from tests.conftest import fails_with, run_script
 from waveglow.model import WaveGlow
@@ -145,3 +146,29 @@ def test_models_of_different_audio_are_not_chained(tacotron2_run: Path, waveglow
     with pytest.raises(UserError, match=r"cannot be chained: audio.fmax is 8000.0, the WaveGlow's 7600.0"):
         Synthesizer.load(tacotron2_run, tmp_path / "other.pt", device="cpu")
     assert Synthesizer.load(tacotron2_run, waveglow_run, device="cpu").audio == AudioConfig()
+
+
+def test_a_long_line_is_spoken_in_pieces(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path):
+    sentence = "This is a sentence of some length, which has a clause. "
+    line = sentence * 10 + "x" * 700
+    voice = Synthesizer.load(tacotron2_run, waveglow_run, device="cpu", prenet_dropout=0.0)
+    ids = voice._ids(line)
+    pieces = split_long(ids, voice.symbols)
+    assert [i for piece in pieces for i in piece] == ids
+    assert max(map(len, pieces)) <= MAX_SYMBOLS
+    full_stop = voice.symbols.index(".")
+    assert [piece[-1] == full_stop for piece in pieces] == [True, True, False, False, False]
+    options = {"sigma": 0.0, "max_decoder_steps": 5}
+    first, long, last = next(voice.batches(["Before.", line, "After."], batch_size=3, **options))
+    assert (first.num_pieces, long.num_pieces, last.num_pieces) == (1, 5, 1)
+    assert long.alignment.shape == (long.mel.shape[1], len(ids))
+    assert len(long.audio) == 256 * long.mel.shape[1] > 256 * first.mel.shape[1]
+    assert long.stats["latency"] == pytest.approx(
+        sum(long.stats[f"{part}_latency"] for part in ("tacotron2", "waveglow", "denoiser"))
+    )
+    assert long.stats.keys() == first.stats.keys()
+    assert long.stats["tacotron2_items_per_sec"] == pytest.approx(long.mel.shape[1] / long.stats["tacotron2_latency"])
+    torch.testing.assert_close(last.audio, voice.speak("After.", **options).audio, atol=1e-4, rtol=0)
+    (tmp_path / "phrases.txt").write_text("Short.\n" + "A word and another. " * 500 + "9" * 400 + "\n")
+    result = speak(tacotron2_run, waveglow_run, tmp_path / "phrases.txt", tmp_path / "out", "max_decoder_steps=3")
+    assert re.search(r"phrases.txt:2: a long line, spoken in \d+ pieces into 0001.wav", result.stdout)
