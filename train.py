@@ -16,6 +16,7 @@ from common import distributed
 from common.config import TrainConfig, from_dict
 from common.entry import hydra_entry
 from common.errors import UserError, did_you_mean
+from common.peers import Peers
 from common.run_lock import run_lock
 from common.task import Task
 from common.trainer import Trainer
@@ -37,10 +38,11 @@ def build_task(config: TrainConfig) -> Task:
 def main(values: dict[str, Any]) -> None:
     config: TrainConfig = from_dict(TrainConfig, values)
     task = build_task(config)
-    ranks = distributed.start(config.trainer.device)
+    minutes = config.trainer.timeout_minutes
+    ranks = distributed.start(config.trainer.device, minutes)
     try:
-        with run_lock(config.run_dir) if ranks.is_main else nullcontext():
-            stopped_by = Trainer(task, config, ranks).fit()
+        with run_lock(config.run_dir) if ranks.is_main else nullcontext(), Peers(ranks, minutes) as peers:
+            stopped_by = Trainer(task, config, ranks, peers).fit()
     finally:
         distributed.stop()
     if stopped_by:  # a status that says so, so that a scheduler starts the run again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,42 +11,80 @@ from common.task import Draw
 
 POOL_BATCHES = 16  # clips are sorted by length within this many batches: little padding, still a random order
 
-Done = list[list[int]]  # [[global batch size, batches done with it], ...] of the epoch in progress
+
+class BatchSize(NamedTuple):
+    """What bounds a batch over all ranks together."""
+
+    clips: int  # at most, over all ranks
+    frames: int = 0  # at most, padding included, on each rank; 0: any number
+    ranks: int = 1  # what `frames` is for; 1 if frames is 0
+
+    @classmethod
+    def of(cls, clips: int, frames: int | None, ranks: int) -> BatchSize:
+        """From the numbers of one rank."""
+        return cls(clips * ranks, frames or 0, ranks if frames else 1)
+
+    def fitting(self, length: int) -> int:
+        """How many clips of at most `length` frames a batch may have."""
+        return min(self.clips, self.frames // length * self.ranks) if self.frames else self.clips
+
+
+Done = list[list[int]]  # [[*BatchSize, batches done with it], ...] of the epoch in progress
 
 
 class BatchPlan:
     """The batches of every epoch, over all ranks together; each rank then takes its share.
 
     Because the plan depends on nothing else, a run that resumes in mid-epoch, also with another number of ranks or
-    another batch size, takes exactly the clips that are left.
+    another batch size, takes exactly the clips that are left. `lengths` are in mel frames.
     """
 
     def __init__(self, lengths: Sequence[int], seed: int) -> None:
         self.lengths = np.asarray(lengths)
         self.seed = seed
 
-    def batches(self, epoch: int, global_batch_size: int, done: Done) -> list[list[int]]:
+    def batches(self, epoch: int, size: BatchSize, done: Done) -> list[list[int]]:
         """Clip indices of each batch of `epoch` that is left once the batches in `done` are done.
 
-        Adds an entry of no batches to `done` where its last one is not of this batch size; the caller counts there.
+        Adds an entry of no batches to `done` where its last one is not of this size; the caller counts there.
         """
-        if not done or done[-1][0] != global_batch_size:
-            done.append([global_batch_size, 0])
+        if not done or done[-1][:-1] != [*size]:
+            done.append([*size, 0])
         left = np.arange(len(self.lengths))
-        for batch_size, count in done[:-1]:
-            for batch in self._group(left, epoch, batch_size)[:count]:
+        for *other, count in done[:-1]:
+            for batch in self._group(left, epoch, BatchSize(*other))[:count]:
                 left = left[~np.isin(left, batch)]
-        return self._group(left, epoch, global_batch_size)[done[-1][1] :]
+        return self._group(left, epoch, size)[done[-1][-1] :]
 
-    def _group(self, clips: np.ndarray, epoch: int, batch_size: int) -> list[list[int]]:
+    def in_order(self, size: BatchSize) -> list[list[int]]:
+        """All clips, shortest first."""
+        return self._cut(np.argsort(self.lengths, kind="stable").tolist(), size)
+
+    def largest(self, size: BatchSize) -> list[int]:
+        """The batch with most frames, padding included, that any epoch may have."""
+        order = np.argsort(self.lengths, kind="stable")
+        candidates = [
+            order[max(0, i + 1 - size.fitting(int(self.lengths[clip]))) : i + 1] for i, clip in enumerate(order)
+        ]
+        return max(candidates, key=lambda clips: len(clips) * self.lengths[clips[-1]]).tolist()
+
+    def _group(self, clips: np.ndarray, epoch: int, size: BatchSize) -> list[list[int]]:
         rng = np.random.default_rng((self.seed, epoch))
         shuffled = rng.permutation(clips)
         batches = []
-        for start in range(0, len(shuffled), POOL_BATCHES * batch_size):
-            pool = shuffled[start : start + POOL_BATCHES * batch_size]
-            pool = pool[np.argsort(self.lengths[pool], kind="stable")]
-            batches += [pool[i : i + batch_size].tolist() for i in range(0, len(pool), batch_size)]
+        for start in range(0, len(shuffled), POOL_BATCHES * size.clips):
+            pool = shuffled[start : start + POOL_BATCHES * size.clips]
+            batches += self._cut(pool[np.argsort(self.lengths[pool], kind="stable")].tolist(), size)
         return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _cut(self, clips: list[int], size: BatchSize) -> list[list[int]]:
+        """`clips`, shortest first, as batches."""
+        batches: list[list[int]] = []
+        for clip in clips:
+            if not batches or len(batches[-1]) + 1 > size.fitting(int(self.lengths[clip])):
+                batches.append([])
+            batches[-1].append(clip)
+        return batches
 
 
 class RankSampler:
@@ -56,14 +95,17 @@ class RankSampler:
         self.epoch = 0
         self.batches: list[list[int]] = []
 
+    def share(self, batch: list[int]) -> list[int]:
+        """This rank's clips. A last batch with fewer clips than ranks is filled up with its own, so that every rank has
+        work."""
+        return batch[self.rank :: self.world_size] or batch[:1]
+
     def set_epoch(self, epoch: int, batches: list[list[int]]) -> None:
         self.epoch, self.batches = epoch, batches
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for batch in self.batches:
-            # A last batch with fewer clips than ranks is filled up with its own, so that every rank has work.
-            share = batch[self.rank :: self.world_size] or batch[:1]
-            yield [(index, self.epoch) for index in share]
+            yield [(index, self.epoch) for index in self.share(batch)]
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -41,10 +41,20 @@ def write(path: Path, write_to: Callable[[IO[bytes]], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_directory(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports some failed writes as RuntimeError
         raise UserError(f"{path}: the checkpoint was not saved ({first_line(error)}); free some space") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_directory(directory: Path) -> None:
+    """A new name is safe from a power failure once its directory is on the disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def link(source: Path, target: Path) -> None:
@@ -57,6 +67,7 @@ def link(source: Path, target: Path) -> None:
         except OSError:
             shutil.copyfile(source, temporary)
         os.replace(temporary, target)
+        _sync_directory(target.parent)
     except OSError as error:
         raise UserError(f"{target}: the checkpoint was not saved ({first_line(error)}); free some space") from error
     finally:

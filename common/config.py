@@ -58,6 +58,7 @@ class DataConfig:
     follow_links: bool = False  # accept clips behind symbolic links that lead out of `root`
     convert_audio: bool = False  # resample and mix down clips of another format instead of refusing them
     segment_length: int = 8000  # samples; WaveGlow trains on random pieces of this length
+    sentences: list[str] = field(default_factory=list)  # Tacotron 2 speaks them at each validation
     limit: int | None = None  # use only the first so many clips of each list
     num_workers: int = 1  # loader processes for each rank; 0 loads in the training process
 
@@ -73,7 +74,8 @@ class DataConfig:
 class TrainerConfig:
     """How long, how fast, in which precision. The optimizer is Adam."""
 
-    batch_size: int = 32  # for each rank and each of the accumulation steps
+    batch_size: int = 32  # clips, for each rank and each of the accumulation steps
+    batch_frames: int | None = None  # mel frames of such a batch at most, padding included: bounds its memory
     epochs: int = 1
     max_steps: int | None = None  # stop after so many optimizer steps
     max_minutes: float | None = None  # stop, with a checkpoint, after so many minutes of this run
@@ -82,6 +84,7 @@ class TrainerConfig:
     anneal_factors: list[float] = field(default_factory=list)  # ... the rate is learning_rate times these
     weight_decay: float = 0.0
     grad_clip_norm: float | None = None  # none: no clipping; the norm is logged all the same
+    ema_decay: float | None = None  # keep an average of the weights that forgets at this rate; it validates and speaks
     accumulation_steps: int = 1  # batches for one optimizer step
     precision: str = "fp32"  # fp32, bf16 or fp16 (with dynamic loss scaling)
     tf32: bool = True  # on GPUs: TensorFloat-32 for what stays in float32
@@ -91,6 +94,9 @@ class TrainerConfig:
     val_batches: int | None = None  # validate on so many batches of each rank only
     checkpoint_every_steps: int = 500
     keep_last: int = 2  # checkpoints kept beside the best one
+    align_by_step: int | None = None  # Tacotron 2: warn if its attention does not follow the text by this step
+    dry_run: bool = True  # try the largest batch first, so that memory runs out at once or never
+    timeout_minutes: float = 10.0  # a rank or loader process that takes longer for anything counts as lost
     progress: bool = True
     fresh: bool = False  # remove what an earlier run left in run_dir first; for debugging
     profile: bool = False  # write a trace of the run to run_dir/profile.json; for a few steps only
@@ -110,7 +116,10 @@ class TrainerConfig:
                 f"trainer.weight_decay={self.weight_decay} must not be negative, anneal_factors={self.anneal_factors} "
                 "must be positive"
             )
-        for key in ("learning_rate", "max_steps", "max_minutes", "grad_clip_norm", "val_batches"):
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise UserError(f"trainer.ema_decay={self.ema_decay} must be between 0 and 1 (or null to turn it off)")
+        positive = ["learning_rate", "max_steps", "max_minutes", "grad_clip_norm", "val_batches", "batch_frames"]
+        for key in [*positive, "align_by_step", "timeout_minutes"]:
             value = getattr(self, key)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"trainer.{key}={value} must be positive (or null to turn the option off)")

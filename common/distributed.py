@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from common.errors import UserError
+
+_ENVIRONMENT = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class Ranks:
         return self.rank == 0
 
 
-def start(device: str = "auto") -> Ranks:
+def start(device: str = "auto", timeout_minutes: float = 10.0) -> Ranks:
     """Join the process group that torchrun describes in the environment; without torchrun, be rank 0 of 1."""
     rank, local_rank, world_size = (int(os.environ.get(k, d)) for k, d in _ENVIRONMENT)
     if device == "auto":
@@ -40,11 +47,17 @@ def start(device: str = "auto") -> Ranks:
         torch.cuda.set_device(local_rank)
     ranks = Ranks(rank, local_rank, world_size, torch.device(f"cuda:{local_rank}" if device == "cuda" else "cpu"))
     if world_size > 1:
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        _end_with_the_agent()
+        # common.peers names the missing rank after the timeout; this is for when even that hangs.
+        timeout = timedelta(minutes=timeout_minutes + 1)
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timeout)
     return ranks
 
 
-_ENVIRONMENT = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
+def _end_with_the_agent() -> None:
+    """If torchrun itself is killed, get SIGTERM: save and leave, instead of holding the GPU for nobody."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stop() -> None:

@@ -31,12 +31,13 @@ _WRAPPERS = re.compile(r"^(module\.|1\.|_orig_mod\.)+")  # of DistributedDataPar
 
 def load(path: str | Path, tasks: Iterable[type[Task]]) -> dict[str, Any]:
     """A checkpoint of any layout, or a run directory's newest one, as ours: with `DESCRIPTION` and `state_dict` at
-    least. A UserError if it holds none of the models of `tasks`."""
+    least, the averaged weights if the run kept an average. A UserError if it holds none of the models of `tasks`."""
     path = checkpoints.find(path)
     checkpoints.verify(path)
     tasks = list(tasks)
     if checkpoints.is_ours(path):
         checkpoint = checkpoints.load(path)
+        checkpoint["state_dict"] |= checkpoint.get("average") or {}  # the average of a run that keeps one
     else:
         checkpoint = _load_safetensors(path) if path.suffix == SAFETENSORS else unpickle.load(path)
         if not (isinstance(checkpoint, dict) and checkpoint.get("format") == FORMAT):

@@ -16,7 +16,7 @@ Draw = tuple[int, int]  # (index of a clip, epoch): with the run's seed all that
 
 
 class ClipDataset(Protocol):
-    """A map from draws to items, with the lengths that batches are sorted by."""
+    """A map from draws to items, with their lengths in mel frames, by which batches are made."""
 
     @property
     def clips(self) -> Sequence[Clip]: ...
@@ -34,7 +34,8 @@ class Loss:
     """The result of one batch."""
 
     loss: Tensor  # scalar, the one to minimise
-    num_items: int  # what items/s counts: mel frames or audio samples
+    num_items: Tensor | int  # what items/s counts: mel frames or audio samples
+    num_positions: int  # the same with padding
     parts: dict[str, Tensor]  # scalars for the log, by Task.part_names
 
 
@@ -76,6 +77,10 @@ class Task(Protocol):
 
     def loss(self, model: nn.Module, batch: Any) -> Loss: ...
 
+    def advice(self, step: int, parts: Mapping[str, float]) -> str:
+        """What is going wrong at `step`, by the means of the loss's parts, and what to try; empty if all is well."""
+        ...
+
     def report(self, model: nn.Module, data: Any, tracker: Tracker, step: int) -> None:
-        """Pictures and sounds of the first clip of the validation set `data`, with `model` in eval mode."""
+        """Pictures and sounds, with `model` in eval mode: of the validation set `data`, and of fixed sentences."""
         ...

@@ -72,6 +72,10 @@ class Tracker:
             else:
                 print(text, flush=True)
 
+    def warning(self, text: str, step: int) -> None:
+        self.message(f"warning: {text}")
+        self.record(step=step, warning=text)
+
     def record(self, **values: Any) -> None:
         """A line of log.jsonl that is no measurement."""
         if self.active:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
 import shutil
 import signal
 import time
-import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,63 +22,38 @@ from torch.utils.data import DataLoader
 
 from common import checkpoint as checkpoints
 from common import distributed
-from common.batching import BatchPlan, Done, RankSampler
+from common.averaging import MovingAverage
+from common.batching import BatchPlan, BatchSize, RankSampler
 from common.config import TrainConfig
 from common.distributed import Ranks
-from common.errors import UserError, make_directory
+from common.errors import UserError, first_line, make_directory
 from common.initialize import initialize
-from common.mels import audio_differences
+from common.memory import memory_errors
+from common.peers import Peers
 from common.precision import autocast, set_tf32
 from common.preemption import MARKER, SIGNALS, TIME_IS_UP, StopFlag, write_marker
 from common.schedule import learning_rate
-from common.task import Loss, Task
+from common.state import Progress, TrainingState
+from common.task import Task
 from common.tracker import Tracker
+from common.window import Window, timed
 
 MAX_NAMED = 8  # clips that a diagnosis names before it counts
 MAX_BAD_STEPS = 20  # in a row, after the loss scaler has had its chances
-
-
-@dataclasses.dataclass
-class Progress:
-    """How far training has come; part of every checkpoint."""
-
-    step: int = 0  # optimizer steps
-    epoch: int = 0  # the one in progress, from 0
-    done: Done = dataclasses.field(default_factory=list)  # batches of it that are done
-    data: list[int] = dataclasses.field(default_factory=list)  # seed, number and hash of the clips `done` refers to
-    best_loss: float = float("inf")
-    bad_steps: int = 0  # steps in a row without a finite gradient
-
-
-class Window:
-    """Sums over some steps of this rank: what a line of the log is made from."""
-
-    def __init__(self, part_names: Sequence[str]) -> None:
-        self.start = time.monotonic()
-        self.steps = self.items = self.skipped = 0
-        self.grad_norm = 0.0
-        self.part_names = part_names
-        self.parts = [torch.zeros(()) for _ in part_names]  # weighted by items
-
-    def add(self, loss: Loss) -> None:
-        self.items += loss.num_items
-        for i, name in enumerate(self.part_names):
-            self.parts[i] = self.parts[i] + loss.parts[name].detach().float() * loss.num_items
-
-    def means(self, device: torch.device) -> tuple[dict[str, float], float, float]:
-        """({part: mean over the items of all ranks}, their number, seconds); every rank must call it."""
-        sums = [float(self.items), *map(float, self.parts)]  # waits for the device, so it comes before the clock
-        seconds = time.monotonic() - self.start
-        items, *sums = distributed.sum_over_ranks(sums, device)
-        return {name: value / max(items, 1) for name, value in zip(self.part_names, sums, strict=True)}, items, seconds
+PREFETCHED = 4  # batches that each loader process has ready
+MEMORY_CURE = (
+    "lower trainer.batch_frames or trainer.batch_size (and raise trainer.accumulation_steps by as much), or use "
+    "trainer.precision=bf16"
+)
 
 
 class Trainer:
     """Trains `task` as `config` says; `fit` is the whole run."""
 
-    def __init__(self, task: Task, config: TrainConfig, ranks: Ranks) -> None:
+    def __init__(self, task: Task, config: TrainConfig, ranks: Ranks, peers: Peers | None = None) -> None:
         self.task, self.config, self.ranks = task, config, ranks
         self.options = config.trainer
+        self.peers = peers or Peers(ranks, self.options.timeout_minutes)
         self.run_dir = Path(config.run_dir)
         self.device = ranks.device
         make_directory(self.run_dir / "checkpoints", "run_dir")
@@ -89,14 +64,23 @@ class Trainer:
         self.model = task.build_model().to(self.device)
         torch.manual_seed(config.seed + ranks.rank)  # but dropout of its own
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=self.options.learning_rate, weight_decay=self.options.weight_decay
+            self.model.parameters(), lr=self.options.learning_rate, weight_decay=self.options.weight_decay, fused=True
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.options.precision == "fp16")
         self.train_data, self.val_data = task.datasets()
         names = "\n".join(clip.path for clip in self.train_data.clips)
-        self.progress = Progress(data=[config.seed, len(self.train_data), zlib.crc32(names.encode())])
+        self.state = TrainingState(
+            task=task,
+            config=config,
+            model=self.model,
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+            average=MovingAverage(self.model, self.options.ema_decay),
+            progress=Progress(data=[config.seed, len(self.train_data), zlib.crc32(names.encode())]),
+        )
         self.plan = BatchPlan(self.train_data.lengths, config.seed)
-        self.global_batch_size = self.options.batch_size * ranks.world_size
+        self.batch_size = BatchSize.of(self.options.batch_size, self.options.batch_frames, ranks.world_size)
+        self._check_lengths()
         self.sampler = RankSampler(ranks.rank, ranks.world_size)
         self.loader = self._loader(self.train_data, self.sampler)
         self.val_sampler = RankSampler(0, 1)
@@ -105,8 +89,10 @@ class Trainer:
         self.val_loader = self._loader(self.val_data, self.val_sampler)
         if not self._resume() and config.init_from:
             note = initialize(self.model, task, config.audio, config.init_from, config.warm_start)
+            self.state.average.load({})
             if ranks.is_main:
                 print(note, flush=True)
+        self.bad_steps = torch.tensor(self.progress.bad_steps, device=self.device)  # progress.bad_steps as of now
         self.parallel = self._wrap()
         self.tracker = Tracker(
             self.run_dir, config.audio.sample_rate, self.progress.step, ranks.is_main, self.options.progress
@@ -115,7 +101,12 @@ class Trainer:
         self.stop = StopFlag()
         self.stop_reason = 0  # what the ranks agreed on
         self.best_step: int | None = None  # the step that this process wrote as the best
+        self.advised = False
         self.window = self._window()
+
+    @property
+    def progress(self) -> Progress:
+        return self.state.progress
 
     # ---- set-up ----
 
@@ -127,17 +118,27 @@ class Trainer:
             collate_fn=self.task.collate,
             num_workers=workers,
             persistent_workers=workers > 0,
+            prefetch_factor=PREFETCHED if workers else None,
             pin_memory=self.device.type == "cuda",
+            timeout=60 * self.options.timeout_minutes if workers else 0,
             generator=torch.Generator(),  # its own: starting an epoch must not move the training's random state
         )
 
+    def _check_lengths(self) -> None:
+        """Every clip must fit into a batch."""
+        clip = max(range(len(self.train_data)), key=lambda i: self.train_data.lengths[i])
+        length = self.train_data.lengths[clip]
+        if not self.batch_size.fitting(length):
+            raise UserError(
+                f"trainer.batch_frames={self.options.batch_frames} is less than the {length} mel frames of "
+                f"{self.train_data.clips[clip].where}; raise it, or cut or remove the clip"
+            )
+
     def _val_batches(self) -> tuple[list[list[int]], int]:
-        """This rank's share of the validation set, longest clips first, so that none is padded much; and the number of
-        batches of the rank that has most."""
-        lengths = self.val_data.lengths
-        order = sorted(range(len(self.val_data)), key=lambda i: -lengths[i])
-        size = self.options.batch_size
-        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        """This rank's share of the validation set, longest clips first, and the number of batches of the rank that has
+        most."""
+        size = BatchSize.of(self.options.batch_size, self.options.batch_frames, 1)
+        batches = BatchPlan(self.val_data.lengths, 0).in_order(size)[::-1]
         shares = [
             batches[rank :: self.ranks.world_size][: self.options.val_batches] for rank in range(self.ranks.world_size)
         ]
@@ -147,7 +148,9 @@ class Trainer:
         if self.ranks.world_size == 1:
             return self.model
         devices = [self.ranks.local_rank] if self.device.type == "cuda" else None
-        # BatchNorm has statistics of its own on each rank, as in the reference; rank 0's running averages are kept.
+        # BatchNorm has statistics of its own on each rank, as in the reference, and validation uses rank 0's averages:
+        # with tens of clips on each rank there are thousands of positions, and SyncBatchNorm, which waits for all ranks
+        # in every layer, both ways, would buy nothing.
         return DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True)
 
     def _remove_earlier_run(self) -> None:
@@ -163,36 +166,7 @@ class Trainer:
         path = distributed.from_main(checkpoints.newest(self.run_dir / "checkpoints") if self.ranks.is_main else None)
         if path is None:
             return False
-        state = checkpoints.load(path)
-        if state["model_name"] != self.task.name:
-            raise UserError(f"run_dir={self.run_dir} holds a {state['model_name']}; choose another run_dir")
-        if differences := audio_differences(self.config.audio, state["audio_config"]):
-            raise UserError(f"run_dir={self.run_dir}: {'; '.join(differences)}; choose another run_dir")
-        if state["text"] != self.task.text_state():
-            raise UserError(f"run_dir={self.run_dir}: other symbols or cleaners than data's; choose another run_dir")
-        if "optimizer" not in state:
-            raise UserError(
-                f"checkpoint {path} holds weights alone; start from it with init_from={path} and a new run_dir"
-            )
-        cure = "use the options it was trained with, or another run_dir"
-        checkpoints.load_state(self.model, state["state_dict"], path, cure)
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:
-            group["weight_decay"] = self.options.weight_decay  # the options of today; the rate is set every epoch
-        if state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
-        data = self.progress.data
-        self.progress = Progress(**state["progress"])
-        if self.progress.data != data:
-            self.progress.data, self.progress.done = data, []
-            warnings.warn(
-                "the seed or the training clips have changed: the epoch in progress starts anew", stacklevel=1
-            )
-        if self.ranks.rank < len(state["rng"]):
-            rng = state["rng"][self.ranks.rank]
-            torch.set_rng_state(rng["cpu"])
-            if self.device.type == "cuda" and "cuda" in rng:
-                torch.cuda.set_rng_state(rng["cuda"], self.device)
+        self.state.restore(path, self.ranks)
         if self.ranks.is_main:
             print(f"resumed from {path} at step {self.progress.step}", flush=True)
             if self.config.init_from:
@@ -209,18 +183,20 @@ class Trainer:
         first_step = self.progress.step
         self.tracker.message(self._headline())
         self.tracker.record(step=first_step, config=dataclasses.asdict(self.config))
-        self.tracker.start(first_step, self._total_steps())
-        self.window = self._window()
         if self.ranks.is_main:
             (self.run_dir / MARKER).unlink(missing_ok=True)
         try:
-            with self.stop:
+            with self.stop, memory_errors(MEMORY_CURE), _loader_errors():
                 self._run(first_step)
         finally:
             self.tracker.close()
         return self.stop_reason if self.stop_reason in SIGNALS else 0
 
     def _run(self, first_step: int) -> None:
+        if not self._is_done():
+            self._dry_run()
+        self.tracker.start(first_step, self._total_steps())
+        self.window = self._window()
         with self._profiler():
             while self.progress.epoch < self.options.epochs and not self._is_over():
                 self._train_epoch()
@@ -236,6 +212,37 @@ class Trainer:
             self.tracker.message("nothing to do: raise trainer.epochs or max_steps, or choose another run_dir")
         run_time = time.monotonic() - self.started
         self.tracker.scalars(self.progress.step, self.progress.epoch, {"run_time": run_time})
+
+    def _dry_run(self) -> None:
+        """One pass, forward and back, over the largest batch there can be, so that memory runs out now or never.
+
+        It leaves no trace: neither weights nor averages nor random states move.
+        """
+        if not self.options.dry_run:
+            return
+        self.peers.at("the dry run")
+        clips = self.sampler.share(self.plan.largest(self.batch_size))
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        rng = torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        parameters = [] if self.optimizer.state else list(self.model.parameters())
+        adam = [torch.empty_like(parameter) for parameter in parameters for _ in range(2)]  # what its state will need
+        self.model.train()
+        with self._autocast():
+            batch = self.task.collate([self.train_data[(clip, 0)] for clip in clips])
+            loss = self.task.loss(self.model, self._to_device(batch)).loss
+        loss.backward()
+        del adam, loss
+        self.optimizer.zero_grad(set_to_none=True)
+        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        torch.set_rng_state(rng[0])
+        frames = max(self.train_data.lengths[clip] for clip in clips)
+        text = f"largest batch: {len(clips)} x {frames:,} frames on each rank, fits"
+        if rng[1] is not None:
+            torch.cuda.set_rng_state(rng[1], self.device)
+            peak, total = torch.cuda.max_memory_allocated(self.device), torch.cuda.mem_get_info(self.device)[1]
+            text += f": {peak / 2**30:.1f} of {total / 2**30:.1f} GiB"
+        self.tracker.message(text)
 
     def _stop_early(self, first_step: int) -> None:
         """What must be done before a machine is taken away, and no more."""
@@ -266,17 +273,21 @@ class Trainer:
         )
 
     def _total_steps(self) -> int | None:
-        batches = -(-len(self.train_data) // self.global_batch_size)
+        batches = len(self.plan.batches(0, self.batch_size, []))  # with batch_frames about as many in each epoch
         total = self.options.epochs * -(-batches // self.options.accumulation_steps)
         return min(total, self.options.max_steps or total) if self.options.max_minutes is None else None
 
+    def _is_done(self) -> bool:
+        """True if the steps or epochs are used up."""
+        options, progress = self.options, self.progress
+        return progress.epoch >= options.epochs or bool(options.max_steps and progress.step >= options.max_steps)
+
     def _is_over(self) -> bool:
-        options = self.options
-        if options.max_steps and self.progress.step >= options.max_steps:
+        if self._is_done():
             return True
         # Clocks differ: all ranks must stop at the same step, so rank 0's counts.
         minutes = (time.monotonic() - self.started) / 60
-        if options.max_minutes is not None and self.ranks.is_main and minutes > options.max_minutes:
+        if self.options.max_minutes is not None and self.ranks.is_main and minutes > self.options.max_minutes:
             self.stop.set(TIME_IS_UP)
         return self._signalled() or self.stop_reason == TIME_IS_UP
 
@@ -290,37 +301,45 @@ class Trainer:
         rate = learning_rate(options, progress.epoch)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
-        batches = self.plan.batches(progress.epoch, self.global_batch_size, progress.done)
+        batches = self.plan.batches(progress.epoch, self.batch_size, progress.done)
         self.sampler.set_epoch(progress.epoch, batches)
         epoch, num_left = self._window(), len(batches)
-        whole = progress.done == [[self.global_batch_size, 0]]
+        whole = progress.done == [[*self.batch_size, 0]]
         self.parallel.train()
-        for group in _grouped(self.loader, options.accumulation_steps):
+        self.peers.at("loading data")
+        for group in _grouped(timed(self.loader, lambda: self.window), options.accumulation_steps):
+            self.peers.at("a step")
             self.train_step(group, self.window, epoch)
-            if progress.bad_steps > MAX_BAD_STEPS:
-                raise UserError(self._diagnosis(batches[len(batches) - num_left :][: len(group)]))
+            clips = batches[len(batches) - num_left :][: len(group)]
             num_left -= len(group)
-            progress.done[-1][1] += len(group)
+            progress.done[-1][-1] += len(group)
             progress.step += 1
+            self.state.average.update(progress.step)
             self.tracker.advance()
             if progress.step % options.log_every_steps == 0:
                 self._log()
+            if progress.step % min(options.log_every_steps, MAX_BAD_STEPS) == 0:
+                self._check_bad_steps(clips)
             if progress.step % options.val_every_steps == 0:
                 self.validate(self.window, epoch)
             if self._is_over():
                 break
             if progress.step % options.checkpoint_every_steps == 0:
                 self.save()
+            self.peers.at("loading data")
         if num_left:
             return
         if whole:  # of an epoch that was resumed only the rest is known
-            means, _, seconds = epoch.means(self.device)
-            values = {"train_epoch_loss": means["loss"], "train_epoch_time": seconds}
+            means = epoch.summary(self.device)
+            values = {"train_epoch_loss": means.parts["loss"], "train_epoch_time": means.seconds}
             self.tracker.scalars(progress.step, progress.epoch, values)
         progress.epoch, progress.done = progress.epoch + 1, []
 
     def train_step(self, batches: list[Any], *windows: Window) -> None:
-        """One optimizer step on one or several batches; without a finite gradient the model stays as it was."""
+        """One optimizer step on one or several batches; without a finite gradient the model stays as it was.
+
+        Nothing in it waits for the device: whether the gradient was finite is decided there.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         buffers = [buffer.clone() for buffer in self.model.buffers()]  # BatchNorm's averages move in the forward pass
         for i, batch in enumerate(batches):
@@ -333,19 +352,23 @@ class Trainer:
                 window.add(result)
         self.scaler.unscale_(self.optimizer)
         limit = self.options.grad_clip_norm or float("inf")
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
-        finite = norm < float("inf")
-        if finite or self.scaler.is_enabled():  # the scaler skips the step by itself, and lowers its scale
-            self.scaler.step(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        finite = torch.isfinite(norm)
+        if not self.scaler.is_enabled():  # the scaler tells the optimizer by itself, and lowers its scale
+            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined] # what fused Adam looks at
+        self.scaler.step(self.optimizer)
         self.scaler.update()
-        if not finite:
-            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
-                buffer.copy_(before)
-        self.progress.bad_steps = 0 if finite else self.progress.bad_steps + 1
+        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(torch.where(finite, buffer, before))
+        self.bad_steps = torch.where(finite, 0, self.bad_steps + 1)
         for window in windows:
-            window.steps += 1
-            window.skipped += not finite
-            window.grad_norm = norm
+            window.add_step(norm, finite)
+
+    def _check_bad_steps(self, batches: list[list[int]]) -> None:
+        """Waits for the device, so not at every step; `batches` of clips are those of the last one."""
+        self.progress.bad_steps = int(self.bad_steps)
+        if self.progress.bad_steps > MAX_BAD_STEPS:
+            raise UserError(self._diagnosis(batches))
 
     def _diagnosis(self, batches: list[list[int]]) -> str:
         """What is known of too many bad steps, the last of them on `batches` of clips."""
@@ -354,8 +377,8 @@ class Trainer:
         newest = checkpoints.all_steps(self.run_dir / "checkpoints")
         good = f"{newest[-1]} is unharmed" if newest else "there is no checkpoint yet"
         return (
-            f"{self.progress.bad_steps} steps in a row without a finite gradient, the last at step "
-            f"{self.progress.step} on the clips {listed}: if it is always these, mend or remove their rows "
+            f"{self.progress.bad_steps} steps in a row without a finite gradient, the last, step "
+            f"{self.progress.step}, on the clips {listed}: if it is always these, mend or remove their rows "
             "(scripts/check_dataset.py looks at them all); else lower trainer.learning_rate, set "
             f"trainer.grad_clip_norm, or use trainer.precision=bf16 or fp32; {good}"
         )
@@ -363,13 +386,15 @@ class Trainer:
     def validate(self, *paused: Window) -> None:
         """Log the validation loss, draw the report, keep the best checkpoint; `paused` do not count the time.
 
-        A signal cuts it short, without a result.
+        With trainer.ema_decay all of that is about the averaged weights. A signal cuts it short, without a result.
         """
+        self.peers.at("validation")
         window = self._window()
         distributed.broadcast_buffers(self.model)  # every rank validates the model that rank 0 saves
         self.model.eval()
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.no_grad():  # leaves the training's random state alone
+        # The forked random state leaves the training's alone.
+        with torch.random.fork_rng(devices), torch.no_grad(), self.state.average.in_place():
             torch.manual_seed(self.config.seed)
             batches = iter(self.val_loader)
             for _ in range(self.num_val_batches):
@@ -379,16 +404,17 @@ class Trainer:
                 if (batch := next(batches, None)) is not None:
                     with self._autocast():
                         window.add(self.task.loss(self.model, self._to_device(batch)))
-            means, items, seconds = window.means(self.device)
+            means = window.summary(self.device)
             if self.ranks.is_main:
                 self.task.report(self.model, self.val_data, self.tracker, self.progress.step)
         self.model.train()
         progress = self.progress
-        self.tracker.message(f"step {progress.step:>7,}  validation loss {means['loss']:.4f}")
-        values = {f"val_{name}": value for name, value in means.items()}
-        self.tracker.scalars(progress.step, progress.epoch, {**values, "val_items_per_sec": items / seconds})
-        if means["loss"] < progress.best_loss:
-            progress.best_loss, self.best_step = means["loss"], progress.step
+        self.tracker.message(f"step {progress.step:>7,}  validation loss {means.parts['loss']:.4f}")
+        values = {f"val_{name}": value for name, value in means.parts.items()}
+        values["val_items_per_sec"] = means.items / means.seconds
+        self.tracker.scalars(progress.step, progress.epoch, values)
+        if means.parts["loss"] < progress.best_loss:
+            progress.best_loss, self.best_step = means.parts["loss"], progress.step
             self._write(checkpoints.BEST)
         for other in paused:
             other.start += time.monotonic() - window.start
@@ -411,21 +437,26 @@ class Trainer:
     def _log(self) -> None:
         """A line of the log; its time counts from the last one, so that waiting for data is in it."""
         window, self.window = self.window, self._window()
-        means, items, seconds = window.means(self.device)
-        rate = self.optimizer.param_groups[0]["lr"]
+        means = window.summary(self.device)
+        rate, norm = self.optimizer.param_groups[0]["lr"], float(window.grad_norm)
+        per_second = means.items / means.seconds
         values = {
-            **{f"train_{name}": value for name, value in means.items()},
-            "train_items_per_sec": items / seconds,
-            "train_iter_time": seconds / window.steps,
+            **{f"train_{name}": value for name, value in means.parts.items()},
+            "train_items_per_sec": per_second,
+            "train_iter_time": means.seconds / window.steps,
+            "padding_share": means.padding_share,
+            "data_wait_share": window.data_wait / means.seconds,
             "learning_rate": rate,
-            "grad_norm": window.grad_norm,
-            "skipped_steps": window.skipped,
+            "grad_norm": norm,
+            "skipped_steps": int(window.skipped),
         }
         if self.scaler.is_enabled():
             values["loss_scale"] = self.scaler.get_scale()
-        line = f"loss {means['loss']:.4f} grad {window.grad_norm:.2f} lr {rate:.1e} "
-        line += f"{items / seconds:,.0f} {self.task.item_name}/s"
+        line = f"loss {means.parts['loss']:.4f} grad {norm:.2f} lr {rate:.1e} {per_second:,.0f} {self.task.item_name}/s"
         self.tracker.scalars(self.progress.step, self.progress.epoch, values, line)
+        if not self.advised and (advice := self.task.advice(self.progress.step, means.parts)):
+            self.advised = True
+            self.tracker.warning(advice, self.progress.step)
 
     def save(self) -> None:
         """Write a checkpoint of this step and drop the oldest."""
@@ -438,25 +469,29 @@ class Trainer:
             checkpoints.prune(directory, self.options.keep_last)
 
     def _write(self, name: str) -> None:
+        self.peers.at("saving")
+        self.progress.bad_steps = int(self.bad_steps)
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
         every_rng = distributed.gather(rng)
         if self.ranks.is_main:
-            state = {
-                "model_name": self.task.name,
-                "model_config": dataclasses.asdict(self.task.model_config),
-                "audio_config": dataclasses.asdict(self.config.audio),
-                "text": self.task.text_state(),
-                "state_dict": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "progress": dataclasses.asdict(self.progress),
-                "rng": every_rng,
-                "config": dataclasses.asdict(self.config),
-            }
-            checkpoints.save(self.run_dir / "checkpoints" / name, state)
+            checkpoints.save(self.run_dir / "checkpoints" / name, self.state.contents(every_rng))
         distributed.barrier()
+
+
+@contextmanager
+def _loader_errors() -> Iterator[None]:
+    """A loader process that was killed, or that hangs, as a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.search(r"DataLoader (worker|timed out)", str(error)):
+            raise
+        raise UserError(
+            f"a process that loads data is gone or hangs ({first_line(error)}): often the machine has run out of "
+            "memory, or its disk does not answer; lower data.num_workers (0 loads in the training process)"
+        ) from error
 
 
 def _grouped(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from common.audio import GriffinLim
@@ -14,8 +16,12 @@ from common.tracker import Tracker
 from tacotron2 import reference
 from tacotron2.data import Tacotron2Batch, TextMelDataset, collate
 from tacotron2.loss import tacotron2_loss
+from tacotron2.measures import diagonality, gate_accuracy
 from tacotron2.model import Tacotron2, Tacotron2Config
-from tacotron2.text import symbol_table
+from tacotron2.text import symbol_table, text_to_ids
+
+ALIGNED = 0.6  # diagonality of a model that has learned to read
+MAX_FRAMES_PER_SYMBOL = 12  # about twice what speech needs
 
 
 class Tacotron2Task:
@@ -24,7 +30,7 @@ class Tacotron2Task:
     config_class: ClassVar[type[Any]] = Tacotron2Config
     reference: ClassVar[Reference] = reference
     item_name: ClassVar[str] = "frames"
-    part_names: ClassVar[tuple[str, ...]] = ("loss", "mel", "mel_postnet", "gate")
+    part_names: ClassVar[tuple[str, ...]] = ("loss", "mel", "mel_postnet", "gate", "diagonality", "gate_accuracy")
     symbol_rows: ClassVar[tuple[str, ...]] = ("embedding.weight",)
 
     def __init__(self, config: TrainConfig) -> None:
@@ -36,6 +42,10 @@ class Tacotron2Task:
             n_mel_channels=(self.model_config.n_mel_channels, config.audio.n_mels),
             n_symbols=(self.model_config.n_symbols, len(self.symbols)),
         )
+
+        data = config.data
+        sentences = [text_to_ids(sentence, data.cleaners, self.symbols) for sentence in data.sentences]
+        self.sentences = [ids for ids in sentences if ids]
 
     def build_model(self) -> Tacotron2:
         return Tacotron2(self.model_config)
@@ -53,11 +63,28 @@ class Tacotron2Task:
 
     def loss(self, model: nn.Module, batch: Tacotron2Batch) -> Loss:
         output = model(*batch)
-        parts = tacotron2_loss(output, batch.mel, batch.mel_lengths, self.model_config.n_frames_per_step)
-        return Loss(parts["loss"], int(batch.mel_lengths.sum()), parts)
+        frames_per_step, threshold = self.model_config.n_frames_per_step, self.model_config.gate_threshold
+        parts = tacotron2_loss(output, batch.mel, batch.mel_lengths, frames_per_step)
+        with torch.no_grad():
+            parts["diagonality"] = diagonality(output.alignment, batch.text_lengths, batch.mel_lengths)
+            parts["gate_accuracy"] = gate_accuracy(output.gate, batch.mel_lengths, frames_per_step, threshold)
+        num_positions = batch.mel.shape[0] * batch.mel.shape[2]
+        return Loss(parts["loss"], batch.mel_lengths.sum(), num_positions, parts)
+
+    def advice(self, step: int, parts: Mapping[str, float]) -> str:
+        by_step = self.config.trainer.align_by_step
+        if by_step is None or step < by_step or parts["diagonality"] >= ALIGNED:
+            return ""
+        return (
+            f"the attention does not follow the text at step {step}: diagonality {parts['diagonality']:.2f}, it should "
+            f"be {ALIGNED} by step {by_step} (trainer.align_by_step). Look at the alignments in run_dir/samples. What "
+            "helps: transcripts that match and silence cut off the clips' ends (scripts/check_dataset.py); "
+            "model.n_frames_per_step=2 or 3; larger batches; more clips; init_from=CHECKPOINT of another voice with "
+            "warm_start=true"
+        )
 
     def report(self, model: nn.Module, data: TextMelDataset, tracker: Tracker, step: int) -> None:
-        """The first clip of `data`: alignment and mel with the teacher, then alone, and how that sounds."""
+        """The first clip of `data` with the teacher, the fixed sentences without."""
         assert isinstance(model, Tacotron2)
         device = model.embedding.weight.device
         batch = Tacotron2Batch(*(tensor.to(device) for tensor in collate([data[(0, 0)]])))
@@ -65,8 +92,10 @@ class Tacotron2Task:
         tracker.figure("alignment_teacher_forced", alignment_figure(taught.alignment[0], f"step {step}"), step)
         tracker.figure("mel_teacher_forced", mel_figure(taught.mel_postnet[0], f"step {step}"), step)
         tracker.figure("mel_target", mel_figure(batch.mel[0]), step)
-        # A young model does not stop by itself: half again as long as the clip is enough to see.
-        max_steps = 1 + int(1.5 * batch.mel.shape[2]) // self.model_config.n_frames_per_step
-        spoken = model.infer(batch.text, batch.text_lengths, max_steps)
-        tracker.figure("alignment_free_running", alignment_figure(spoken.alignment[0], f"step {step}"), step)
-        tracker.audio("speech_griffin_lim", GriffinLim(self.config.audio)(spoken.mel_postnet[0]), step)
+        for i, ids in enumerate(self.sentences):
+            text = torch.tensor([ids], device=device)
+            # A young model does not stop by itself.
+            max_steps = 1 + MAX_FRAMES_PER_SYMBOL * len(ids) // self.model_config.n_frames_per_step
+            spoken = model.infer(text, torch.tensor([len(ids)], device=device), max_steps)
+            tracker.figure(f"sentence_{i}_alignment", alignment_figure(spoken.alignment[0], f"step {step}"), step)
+            tracker.audio(f"sentence_{i}", GriffinLim(self.config.audio)(spoken.mel_postnet[0]), step)

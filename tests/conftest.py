@@ -20,7 +20,7 @@ import torch
 REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = REPOSITORY / "tests" / "golden"
 sys.path.insert(0, str(REPOSITORY))
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the tests run in as many processes as there are cores
 
 SENTENCES = [
     "The first line.",

@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from common.audio import LogMel, load_audio
-from common.batching import BatchPlan, RankSampler
+from common.batching import BatchPlan, BatchSize, RankSampler
 from common.config import AudioConfig, DataConfig
 from common.errors import UserError
 from common.filelist import read_filelist, read_lines
@@ -278,30 +278,30 @@ def test_a_short_clip_is_filled_with_silence(corpus: Path):
 
 def test_every_clip_once_an_epoch():
     plan = BatchPlan(list(range(103)), seed=1)
-    first, second = plan.batches(0, 8, []), plan.batches(1, 8, [])
+    first, second = plan.batches(0, BatchSize(8), []), plan.batches(1, BatchSize(8), [])
     for batches in (first, second):
         assert sorted(i for batch in batches for i in batch) == list(range(103))
     assert first != second
-    assert first == BatchPlan(list(range(103)), seed=1).batches(0, 8, [])
-    assert first != BatchPlan(list(range(103)), seed=2).batches(0, 8, [])
+    assert first == BatchPlan(list(range(103)), seed=1).batches(0, BatchSize(8), [])
+    assert first != BatchPlan(list(range(103)), seed=2).batches(0, BatchSize(8), [])
 
 
 def test_resume_takes_what_is_left():
     plan = BatchPlan(list(range(103)), seed=1)
-    whole = plan.batches(0, 8, [])
-    assert plan.batches(0, 8, [[8, 5]]) == whole[5:]
+    whole = plan.batches(0, BatchSize(8), [])
+    assert plan.batches(0, BatchSize(8), [[8, 0, 1, 5]]) == whole[5:]
     taken = {i for batch in whole[:5] for i in batch}
-    done = [[8, 5]]
-    left = plan.batches(0, 6, done)
-    assert done == [[8, 5], [6, 0]]
+    done = [[8, 0, 1, 5]]
+    left = plan.batches(0, BatchSize(6), done)
+    assert done == [[8, 0, 1, 5], [6, 0, 1, 0]]
     assert sorted(i for batch in left for i in batch) == sorted(set(range(103)) - taken)
-    done[-1][1] = 2
-    assert plan.batches(0, 6, done) == left[2:]
+    done[-1][-1] = 2
+    assert plan.batches(0, BatchSize(6), done) == left[2:]
 
 
 def test_batches_hold_clips_of_like_length():
     lengths = np.random.default_rng(0).integers(50, 800, 512)
-    batches = BatchPlan(lengths, seed=0).batches(0, 16, [])
+    batches = BatchPlan(lengths, seed=0).batches(0, BatchSize(16), [])
     padded = sum(len(batch) * max(lengths[batch]) for batch in batches)
     assert padded / lengths.sum() < 1.1  # unsorted batches: 1.8
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from common import checkpoint as checkpoints
+from common.batching import BatchSize
 from common.config import TrainConfig, from_dict
 from common.distributed import Ranks
 from common.errors import UserError
@@ -171,15 +172,15 @@ def test_a_run_of_bad_steps_names_the_clips_and_the_last_good_checkpoint(corpus:
     def loss(model: nn.Module, batch: object) -> object:
         result = inner(model, batch)
         used.append(1)
-        return dataclasses.replace(result, loss=result.loss * float("nan")) if len(used) > 2 else result
+        return dataclasses.replace(result, loss=result.loss * float("nan")) if len(used) > 3 else result
 
     trainer.task.loss = loss
     with pytest.raises(UserError) as error:
         trainer.fit()
-    assert len(used) == 2 + MAX_BAD_STEPS + 1
+    assert len(used) == 3 + MAX_BAD_STEPS + 1  # one of them the dry run's
     assert f"{MAX_BAD_STEPS + 1} steps in a row without a finite gradient" in str(error.value)
-    epoch, position = divmod(len(used) - 1, 4)
-    clips = trainer.plan.batches(epoch, 2, [])[position]
+    epoch, position = divmod(len(used) - 2, 4)
+    clips = trainer.plan.batches(epoch, BatchSize(2), [])[position]
     assert ", ".join(trainer.train_data.clips[index].where for index in clips) in str(error.value)
     assert f"{checkpoints.all_steps(tmp_path / 'checkpoints')[-1]} is unharmed" in str(error.value)
     assert load_state_is_finite(tmp_path)
@@ -255,7 +256,7 @@ def test_what_a_run_leaves(tacotron2_run: Path, waveglow_run: Path):
         assert "mel_target" in tags["images"]
         assert tags["audio"]
     samples = {p.name for p in (tacotron2_run / "samples").iterdir()}
-    assert {"alignment_teacher_forced_00000004.png", "speech_griffin_lim_00000004.wav"} <= samples
+    assert {"alignment_teacher_forced_00000004.png", "sentence_0_alignment_00000004.png", "sentence_1_00000004.wav"} <= samples
     assert (waveglow_run / "samples/copy_synthesis_00000004.wav").stat().st_size > 1000
 
 
@@ -285,8 +286,9 @@ def test_items_per_second_count_data_and_steps_but_not_validation(
     """Each clip takes 1 s to load, each step 3 s, each report 100 s: 4 steps of 7 clips are 19 s."""
     clock = Clock()
     monkeypatch.setattr("common.trainer.time", clock)
+    monkeypatch.setattr("common.window.time", clock)
     options = ("trainer.max_steps=4", "trainer.log_every_steps=4", "trainer.val_every_steps=2")
-    trainer = make_trainer(corpus, tmp_path, model, *options)
+    trainer = make_trainer(corpus, tmp_path, model, *options, "trainer.dry_run=false")
     monkeypatch.setattr(trainer.task, "report", clock.slow(trainer.task.report, 100.0))
     monkeypatch.setattr(trainer, "train_step", clock.slow(trainer.train_step, 3.0))
     data = type(trainer.train_data)
@@ -295,11 +297,13 @@ def test_items_per_second_count_data_and_steps_but_not_validation(
     rows = read_log(tmp_path)
     row = next(row for row in rows if "train_items_per_sec" in row)
     assert row["train_iter_time"] == pytest.approx(19 / 4)
-    items = sum(trainer.train_data.lengths)
+    assert row["data_wait_share"] == pytest.approx(7 / 19)
+    items_of = 1 if model == "tacotron2" else 256
+    items = items_of * sum(trainer.train_data.lengths)
     assert row["train_items_per_sec"] == pytest.approx(items / 19)
     assert next(row for row in rows if "train_epoch_time" in row)["train_epoch_time"] == pytest.approx(19)
     val = [row["val_items_per_sec"] for row in rows if "val_items_per_sec" in row]
-    assert val == pytest.approx([trainer.val_data.lengths[0] / 1.0] * 2)
+    assert val == pytest.approx([items_of * trainer.val_data.lengths[0] / 1.0] * 2)
 
 
 def test_logged_loss_is_the_mean_over_items(corpus: Path, tmp_path: Path):
@@ -307,7 +311,9 @@ def test_logged_loss_is_the_mean_over_items(corpus: Path, tmp_path: Path):
     make_trainer(corpus, tmp_path / "all", "waveglow", "trainer.max_steps=4", "trainer.log_every_steps=4").fit()
     each = losses(tmp_path / "each")
     sizes = [2, 2, 2, 2]
-    sizes[[len(b) for b in make_trainer(corpus, tmp_path / "plan", "waveglow").plan.batches(0, 2, [])].index(1)] = 1
+    sizes[
+        [len(b) for b in make_trainer(corpus, tmp_path / "plan", "waveglow").plan.batches(0, BatchSize(2), [])].index(1)
+    ] = 1
     expected = sum(loss * size for loss, size in zip(each.values(), sizes, strict=True)) / sum(sizes)
     assert losses(tmp_path / "all")[4] == pytest.approx(expected)
 

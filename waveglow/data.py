@@ -40,7 +40,7 @@ class SegmentDataset:
         self.frames = self.mels.check(self.clips, audio)
         self.data, self.audio, self.seed = data, audio, seed
         self.segment_frames = math.ceil(data.segment_length / audio.hop_length)
-        self.lengths = [data.segment_length] * len(self.clips)  # samples
+        self.lengths = [self.segment_frames] * len(self.clips)
 
     def __len__(self) -> int:
         return len(self.clips)

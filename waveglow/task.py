@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import nn
@@ -58,7 +59,10 @@ class WaveGlowTask:
 
     def loss(self, model: nn.Module, batch: WaveGlowBatch) -> Loss:
         loss = waveglow_loss(model(*batch))
-        return Loss(loss, batch.audio.numel(), {"loss": loss})
+        return Loss(loss, batch.audio.numel(), batch.audio.numel(), {"loss": loss})
+
+    def advice(self, step: int, parts: Mapping[str, float]) -> str:
+        return ""
 
     def report(self, model: nn.Module, data: SegmentDataset, tracker: Tracker, step: int) -> None:
         """Copy-synthesis of the start of the first clip of `data`: its mel, the model's audio, the original."""

@@ -1,0 +1,70 @@
+"""Sums over some steps: what a line of the log is made from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from common import distributed
+from common.task import Loss
+
+T = TypeVar("T")
+
+
+class Summary(NamedTuple):
+    """A window over all ranks."""
+
+    parts: dict[str, float]  # means of the loss's parts over the items
+    items: float
+    padding_share: float  # of what was computed
+    seconds: float
+
+
+class Window:
+    """Sums of this rank, kept on the device: nothing here waits for it before `summary`."""
+
+    def __init__(self, part_names: Sequence[str]) -> None:
+        self.start = time.monotonic()
+        self.steps = self.positions = 0
+        self.items: Tensor | int = 0
+        self.data_wait = 0.0  # seconds
+        self.skipped: Tensor | int = 0  # steps
+        self.grad_norm: Tensor | float = 0.0  # of the last step
+        self.part_names = part_names
+        self.parts = [torch.zeros(()) for _ in part_names]  # weighted by items
+
+    def add(self, loss: Loss) -> None:
+        self.items = self.items + loss.num_items
+        self.positions += loss.num_positions
+        for i, name in enumerate(self.part_names):
+            self.parts[i] = self.parts[i] + loss.parts[name].detach().float() * loss.num_items
+
+    def add_step(self, grad_norm: Tensor, finite: Tensor) -> None:
+        self.steps += 1
+        self.skipped = self.skipped + (~finite).int()
+        self.grad_norm = grad_norm
+
+    def summary(self, device: torch.device) -> Summary:
+        """Every rank must call it."""
+        sums = [float(self.items), self.positions, *map(float, self.parts)]  # waits for the device, so before the clock
+        seconds = time.monotonic() - self.start
+        items, positions, *sums = distributed.sum_over_ranks(sums, device)
+        parts = {name: value / max(items, 1) for name, value in zip(self.part_names, sums, strict=True)}
+        return Summary(parts, items, 1 - items / max(positions, 1), seconds)
+
+
+def timed(iterable: Iterable[T], current: Callable[[], Window]) -> Iterator[T]:
+    """The elements of `iterable`; the time that each was waited for is added to the window that is then current."""
+    iterator = iter(iterable)
+    while True:
+        start = time.monotonic()
+        try:
+            element = next(iterator)
+        except StopIteration:
+            return
+        current().data_wait += time.monotonic() - start
+        yield element
