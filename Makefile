@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-requirements
 
-.PHONY: demo test lint install clean
+.PHONY: demo test faults lint install clean
 
 demo: $(INSTALLED)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON=python bash scripts/demo.sh
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto
+
+# All that must not harm a run, with a table; make test has the quick half of it.
+faults: $(INSTALLED)
+	$(BIN)/python -m pytest -n auto -m fault --durations=0 -p tests.fault_table
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -327,6 +327,7 @@ class Trainer:
             if progress.step % options.checkpoint_every_steps == 0:
                 self.save()
             self.peers.at("loading data")
+        self.peers.at("the end of an epoch")
         if num_left:
             return
         if whole:  # of an epoch that was resumed only the rest is known

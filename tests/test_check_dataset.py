@@ -44,6 +44,7 @@ def bad_corpus(corpus: Path, tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.fault(16, 17)
 def test_every_bad_row_is_named(bad_corpus: Path, tmp_path: Path):
     result = run_script(CHECK, f"data.root={bad_corpus}", f"output={tmp_path / 'out'}", "num_processes=1", expect=1)
     fails_with(result, "12 row(s)", "need mending")
@@ -86,6 +87,7 @@ def test_a_good_corpus_has_a_table_and_no_bad_row(corpus: Path, tmp_path: Path):
     assert (table["train"][1], table["val"][1]) == ("7", "1")
 
 
+@pytest.mark.fault(17)
 def test_a_clip_in_two_lists_and_a_text_read_twice(corpus: Path, tmp_path: Path):
     root = tmp_path / "both"
     shutil.copytree(corpus, root)

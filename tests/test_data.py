@@ -75,12 +75,14 @@ def test_an_edited_filelist_is_kept(tmp_path: Path):
         ("clip0|text\n", ["too few"]),
     ],
 )
+@pytest.mark.fault(17)
 def test_bad_metadata(tmp_path: Path, metadata: str, parts: list[str]):
     write_corpus(tmp_path / "c")
     (tmp_path / "c/metadata.csv").write_text(metadata)
     fails_with(run_script("scripts/prepare_filelists.py", tmp_path / "c", expect=1), *parts)
 
 
+@pytest.mark.fault(17)
 def test_a_filelist_names_its_bad_lines(corpus: Path, tmp_path: Path):
     filelist = tmp_path / "list.txt"
     filelist.write_bytes(
@@ -120,6 +122,7 @@ def test_a_filelist_names_its_bad_lines(corpus: Path, tmp_path: Path):
         read_filelist(filelist, "nowhere")
 
 
+@pytest.mark.fault(17)
 def test_links_out_of_the_root_need_permission(corpus: Path, tmp_path: Path):
     (tmp_path / "wavs").symlink_to(corpus / "wavs")
     (tmp_path / "list.txt").write_text("wavs/clip0.wav|text\n")
@@ -182,6 +185,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path):
     assert "3 mels computed, 5 were up to date" in result.stdout
 
 
+@pytest.mark.fault(16)
 def test_bad_clips_are_all_listed(tmp_path: Path):
     root = write_corpus(tmp_path / "c")
     (root / "wavs/clip1.wav").write_bytes(b"no audio")
@@ -236,6 +240,7 @@ def test_reference_mels_can_be_rows(corpus: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["empty.pt", "empty.npy", "dict.pt", "text.npy"])
+@pytest.mark.fault(16)
 def test_unreadable_mels_are_named(tmp_path: Path, name: str):
     (tmp_path / name).write_bytes(b"" if name.startswith("empty") else b"text")
     if name == "dict.pt":
@@ -263,6 +268,7 @@ def test_segments_match_their_mel(corpus: Path):
     assert len(places) > 2 * len(data)
 
 
+@pytest.mark.fault(16)
 def test_a_short_clip_is_filled_with_silence(corpus: Path):
     config = data_config(corpus, segment_length=51200)
     data = SegmentDataset(config.val_filelist, config, AUDIO, seed=0)
@@ -286,6 +292,7 @@ def test_every_clip_once_an_epoch():
     assert first != BatchPlan(list(range(103)), seed=2).batches(0, BatchSize(8), [])
 
 
+@pytest.mark.fault(11)
 def test_resume_takes_what_is_left():
     plan = BatchPlan(list(range(103)), seed=1)
     whole = plan.batches(0, BatchSize(8), [])

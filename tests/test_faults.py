@@ -89,6 +89,7 @@ def interrupted(run_dir: Path, corpus: Path, name: str, *options: str) -> int:
     return marker["step"]
 
 
+@pytest.mark.fault(13)
 def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(corpus: Path, tmp_path: Path):
     options = ("trainer.val_every_steps=1000000", "trainer.epochs=100000")
     last = 3 + interrupted(tmp_path / "cut", corpus, "SIGTERM", *options)
@@ -98,10 +99,12 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(corpus: Path,
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
+@pytest.mark.fault(13)
 def test_slurms_signal_does_the_same(corpus: Path, tmp_path: Path):
     interrupted(tmp_path / "run", corpus, "SIGUSR1")
 
 
+@pytest.mark.fault(13)
 def test_a_signal_to_one_rank_stops_all_at_the_same_step(corpus: Path, tmp_path: Path):
     """Also one that comes while validating, and a second one."""
     command = train_command(corpus, tmp_path / "run", TINY_TACOTRON2, "trainer.val_every_steps=2", *ENDLESS)
@@ -119,6 +122,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(corpus: Path, tmp_path:
     assert "Traceback" not in output.split("stopped by SIGTERM")[0]
 
 
+@pytest.mark.fault(10)
 def test_a_killed_rank_is_restarted_and_changes_nothing(corpus: Path, tmp_path: Path):
     """kill -9 of rank 1 under --max-restarts: the final state is that of a run without it."""
     options = ("trainer.epochs=1000", "trainer.max_steps=40", "trainer.checkpoint_every_steps=2")
@@ -134,6 +138,7 @@ def test_a_killed_rank_is_restarted_and_changes_nothing(corpus: Path, tmp_path: 
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.fault(13)
 def test_a_signal_in_validation_cuts_it_short(corpus: Path, tmp_path: Path):
     trainer = make_trainer(corpus, tmp_path / "run", "waveglow", "trainer.max_steps=2", "trainer.val_every_steps=1")
     inner, calls = trainer.task.loss, []
@@ -153,6 +158,7 @@ def test_a_signal_in_validation_cuts_it_short(corpus: Path, tmp_path: Path):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.fault(8)
 def test_two_runs_do_not_share_a_directory(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with run_lock(tmp_path / "run"):
         command = train_command(corpus, tmp_path / "run", TINY_WAVEGLOW, "trainer.max_steps=1")
@@ -163,6 +169,7 @@ def test_two_runs_do_not_share_a_directory(corpus: Path, tmp_path: Path, monkeyp
         pass
 
 
+@pytest.mark.fault(7)
 def test_a_checkpoint_that_cannot_be_removed_is_a_warning(tmp_path: Path):
     for step in (1, 2, 3):
         (tmp_path / f"step_{step:08d}.pt").touch()

@@ -37,6 +37,7 @@ def log_rows(output: Path) -> list[dict]:
     return [row for line in (output / "log.jsonl").read_text().splitlines() if "file" in (row := json.loads(line))]
 
 
+@pytest.mark.fault(19, 22)
 def test_one_line_one_wav_in_order(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path):
     result = speak(tacotron2_run, waveglow_run, phrases, tmp_path / "out", "batch_size=3")
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
@@ -78,6 +79,7 @@ def test_griffin_lim_needs_no_waveglow(tacotron2_run: Path, phrases: Path, tmp_p
     assert all(row["griffin_lim_latency"] > 0 and "waveglow_latency" not in row for row in rows)
 
 
+@pytest.mark.fault(20, 21)
 def test_truncated_and_silent_lines_are_named(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path):
     (tmp_path / "phrases.txt").write_text("Some words.\n\n###\nMore words.\n")
     state = torch.load(tacotron2_run / "checkpoints/best.pt", weights_only=True)
@@ -92,6 +94,7 @@ def test_truncated_and_silent_lines_are_named(tacotron2_run: Path, waveglow_run:
     assert all(row["truncated"] for row in log_rows(tmp_path / "out"))
 
 
+@pytest.mark.fault(19, 22)
 def test_mistakes(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path):
     out = tmp_path / "out"
     fails_with(speak(waveglow_run, tacotron2_run, phrases, out, expect=1), "error: tacotron2: ", "holds a waveglow")
@@ -125,6 +128,7 @@ def test_load_model(tacotron2_run: Path, waveglow_run: Path):
         load_model(tacotron2_run, prenet_dropuot=0.0)
 
 
+@pytest.mark.fault(21)
 def test_a_phrase_sounds_the_same_in_a_batch(tacotron2_run: Path, waveglow_run: Path):
     """Without noise, batch mates and their padding change nothing."""
     voice = Synthesizer.load(tacotron2_run, waveglow_run, device="cpu", prenet_dropout=0.0)
@@ -148,6 +152,7 @@ def test_models_of_different_audio_are_not_chained(tacotron2_run: Path, waveglow
     assert Synthesizer.load(tacotron2_run, waveglow_run, device="cpu").audio == AudioConfig()
 
 
+@pytest.mark.fault(20)
 def test_a_long_line_is_spoken_in_pieces(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path):
     sentence = "This is a sentence of some length, which has a clause. "
     line = sentence * 10 + "x" * 700

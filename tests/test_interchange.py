@@ -195,6 +195,7 @@ def test_a_filter_of_zeros_survives_without_weight_norm(tmp_path: Path):
     assert torch.isfinite(latent(load_model(tmp_path / "x.pt"))).all()
 
 
+@pytest.mark.fault(4)
 def test_pickled_module_of_the_original_repository():
     """Its code is not here, and its computed weights beside weight_g and weight_v are not looked at: they are 0."""
     assert "glow" not in sys.modules
@@ -292,6 +293,7 @@ class Payload:
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("place", ["value", "weight", "attribute", "ours"])
+@pytest.mark.fault(4)
 def test_a_payload_is_refused_and_does_not_run(
     place: str, zipped: bool, foreign_glow: types.ModuleType, tmp_path: Path
 ):
@@ -316,6 +318,7 @@ def test_a_payload_is_refused_and_does_not_run(
 
 @pytest.mark.parametrize("name", ["builtins.eval", "builtins.getattr", "torch.load", "subprocess.Popen", "os.abort"])
 @pytest.mark.parametrize("arguments", [b"(X\x01\x00\x00\x001tR", b")R"])
+@pytest.mark.fault(4)
 def test_no_name_outside_the_list_is_called(name: str, arguments: bytes):
     module, function = name.split(".")
     pickled = b"\x80\x02c" + f"{module}\n{function}\n".encode() + arguments + b"."
@@ -332,11 +335,13 @@ def test_no_name_outside_the_list_is_called(name: str, arguments: bytes):
         b"\x80\x02cfoo\nBar\n)\x81}X\x0c\x00\x00\x00__setstate__cos\nsystem\nsbX\x01\x00\x00\x00xb.",  # as a method
     ],
 )
+@pytest.mark.fault(4)
 def test_no_other_opcode_calls_it(pickled: bytes):
     with pytest.raises(Exception, match=r"would call os\.system"):
         unpickle._load_pickle(io.BytesIO(pickled))
 
 
+@pytest.mark.fault(3)
 def test_what_is_no_checkpoint_of_these_models(tmp_path: Path):
     def error(content: Any) -> str:
         torch.save(content, tmp_path / "x.pt")
@@ -488,6 +493,7 @@ def test_init_from_takes_all_weights():
     assert equal(model.state_dict(), bare(golden("dle_tacotron2.pt")))
 
 
+@pytest.mark.fault(5)
 def test_another_size_is_refused_with_what_to_set():
     with pytest.raises(UserError, match=r"the checkpoint has .*model.prenet_dim=24.*warm_start=true"):
         start("model.prenet_dim=20")
@@ -498,6 +504,7 @@ def test_another_size_is_refused_with_what_to_set():
 CHARACTERS = " abcdefghijklmnopqrstuvwxyzäß"
 
 
+@pytest.mark.fault(5)
 def test_warm_start_maps_symbols_one_by_one():
     with pytest.raises(UserError, match=r"other symbols: 'ä' 'ß' are new, '-' '!' .* are no more; .*warm_start=true"):
         start(f"data.characters='{CHARACTERS}'")
@@ -518,6 +525,7 @@ def test_warm_start_maps_symbols_one_by_one():
     )
 
 
+@pytest.mark.fault(5)
 def test_warm_start_onto_another_number_of_mels():
     with pytest.raises(UserError, match=r"audio.n_mels is 64, in the checkpoint 80"):
         start("audio.n_mels=64")

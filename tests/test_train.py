@@ -76,6 +76,7 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("options", [(), ("trainer.accumulation_steps=2", "data.num_workers=1")])
+@pytest.mark.fault(9)
 def test_resume_equals_no_interruption(corpus: Path, tmp_path: Path, model: str, options: tuple[str, ...]):
     """7 clips in batches of 2 are 4 steps an epoch: 3 + 4 steps stop and go on in mid-epoch."""
     common = (*options, "trainer.val_every_steps=2")
@@ -86,6 +87,7 @@ def test_resume_equals_no_interruption(corpus: Path, tmp_path: Path, model: str,
     assert losses(tmp_path / "whole") == losses(tmp_path / "halves")
 
 
+@pytest.mark.fault(9, 15)
 def test_resume_in_fp16(corpus: Path, tmp_path: Path):
     """The loss scale survives; on the way it has been lowered at least once."""
     fp16 = ("trainer.precision=fp16", "trainer.max_steps=6")
@@ -96,6 +98,7 @@ def test_resume_in_fp16(corpus: Path, tmp_path: Path):
     assert all("loss_scale" in row for row in read_log(tmp_path / "whole") if "train_loss" in row)
 
 
+@pytest.mark.fault(9)
 def test_same_seed_same_run(corpus: Path, tmp_path: Path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         trainer = make_trainer(corpus, tmp_path / name, "tacotron2", "trainer.max_steps=2")
@@ -150,6 +153,7 @@ def test_gradients_are_clipped_and_logged(corpus: Path, tmp_path: Path):
     assert next(row for row in read_log(tmp_path) if "grad_norm" in row)["grad_norm"] > 0.01
 
 
+@pytest.mark.fault(14)
 def test_bad_steps_leave_the_weights_and_end_with_a_diagnosis(corpus: Path, tmp_path: Path):
     trainer = make_trainer(corpus, tmp_path, "waveglow")
     batch = trainer.task.collate([trainer.train_data[(0, 0)]])
@@ -164,6 +168,7 @@ def test_bad_steps_leave_the_weights_and_end_with_a_diagnosis(corpus: Path, tmp_
     assert trainer.progress.bad_steps == 0
 
 
+@pytest.mark.fault(14)
 def test_a_run_of_bad_steps_names_the_clips_and_the_last_good_checkpoint(corpus: Path, tmp_path: Path):
     options = ("trainer.epochs=100", "trainer.checkpoint_every_steps=1", "trainer.val_every_steps=1000")
     trainer = make_trainer(corpus, tmp_path, "waveglow", *options)
@@ -191,6 +196,7 @@ def load_state_is_finite(run_dir: Path) -> bool:
     return all(bool(torch.isfinite(value).all()) for value in state.values())
 
 
+@pytest.mark.fault(14)
 def test_a_bad_step_leaves_batch_norms_averages_alone(corpus: Path, tmp_path: Path):
     trainer = make_trainer(corpus, tmp_path, "tacotron2")
     batch = trainer.task.collate([trainer.train_data[(0, 0)]])
@@ -256,7 +262,11 @@ def test_what_a_run_leaves(tacotron2_run: Path, waveglow_run: Path):
         assert "mel_target" in tags["images"]
         assert tags["audio"]
     samples = {p.name for p in (tacotron2_run / "samples").iterdir()}
-    assert {"alignment_teacher_forced_00000004.png", "sentence_0_alignment_00000004.png", "sentence_1_00000004.wav"} <= samples
+    assert {
+        "alignment_teacher_forced_00000004.png",
+        "sentence_0_alignment_00000004.png",
+        "sentence_1_00000004.wav",
+    } <= samples
     assert (waveglow_run / "samples/copy_synthesis_00000004.wav").stat().st_size > 1000
 
 
@@ -318,6 +328,7 @@ def test_logged_loss_is_the_mean_over_items(corpus: Path, tmp_path: Path):
     assert losses(tmp_path / "all")[4] == pytest.approx(expected)
 
 
+@pytest.mark.fault(7)
 def test_checkpoints_are_pruned_and_the_best_is_kept(corpus: Path, tmp_path: Path):
     make_trainer(
         corpus, tmp_path, "tacotron2", "trainer.max_steps=6", "trainer.checkpoint_every_steps=1",
@@ -346,6 +357,7 @@ def torchrun(num_ranks: int, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.fault(11)
 def test_two_ranks_equal_one_and_resume_as_one(corpus: Path, tmp_path: Path):
     """Two gloo ranks with one clip each compute what one process computes with two; then one process goes on."""
     no_dropout = [f"model.{p}=0.0" for p in ("prenet_dropout", "p_attention_dropout", "p_decoder_dropout")]
@@ -381,6 +393,7 @@ def test_two_ranks_equal_one_and_resume_as_one(corpus: Path, tmp_path: Path):
         ("wavs/nope.wav|text", ["bad.txt:1", "wavs/nope.wav does not exist"]),
     ],
 )
+@pytest.mark.fault(17)
 def test_bad_filelists(corpus: Path, tmp_path: Path, model: str, row: str | None, parts: list[str]):
     if row is not None:
         (tmp_path / "bad.txt").write_text(row)
@@ -389,6 +402,7 @@ def test_bad_filelists(corpus: Path, tmp_path: Path, model: str, row: str | None
     assert all(part in str(error.value) for part in parts)
 
 
+@pytest.mark.fault(6)
 def test_bad_input_ends_without_a_traceback(corpus: Path, tmp_path: Path):
     command = train_command(corpus, tmp_path / "run", TINY_TACOTRON2)
     fails_with(run_script(*command, f"data.train_filelist={tmp_path}/x.txt", expect=1), "x.txt", "check the path")
@@ -400,6 +414,7 @@ def test_bad_input_ends_without_a_traceback(corpus: Path, tmp_path: Path):
     fails_with(run_script(*command, expect=1), "file", "choose another run_dir")
 
 
+@pytest.mark.fault(16)
 def test_a_clip_that_is_no_longer_audio(corpus: Path, tmp_path: Path):
     """WaveGlow reads clips in training: one that changed since its mel was made is found before the first step."""
     root = tmp_path / "corpus"
@@ -409,6 +424,7 @@ def test_a_clip_that_is_no_longer_audio(corpus: Path, tmp_path: Path):
     fails_with(run_script(*command, expect=1), "wavs/clip2.wav", "prepare_mels.sh")
 
 
+@pytest.mark.fault(16)
 def test_an_error_in_a_loader_process_is_one_message(corpus: Path, tmp_path: Path):
     root = tmp_path / "corpus"
     shutil.copytree(corpus, root)
@@ -420,6 +436,7 @@ def test_an_error_in_a_loader_process_is_one_message(corpus: Path, tmp_path: Pat
     fails_with(run_script(*command, expect=1), "error: ", "not a readable audio file")
 
 
+@pytest.mark.fault(11)
 def test_other_data_or_seed_starts_the_epoch_anew(corpus: Path, tmp_path: Path):
     make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=2").fit()
     with pytest.warns(UserWarning, match="the epoch in progress starts anew"):
@@ -428,6 +445,7 @@ def test_other_data_or_seed_starts_the_epoch_anew(corpus: Path, tmp_path: Path):
     assert trainer.progress.step == 2
 
 
+@pytest.mark.fault(5)
 def test_a_run_directory_of_another_run(tacotron2_run: Path, corpus: Path, tmp_path: Path):
     run_dir = tmp_path / "copy"
     shutil.copytree(tacotron2_run, run_dir)
@@ -440,6 +458,7 @@ def test_a_run_directory_of_another_run(tacotron2_run: Path, corpus: Path, tmp_p
 # ---- checkpoints ----
 
 
+@pytest.mark.fault(2, 3)
 def test_damaged_checkpoints_are_named(tacotron2_run: Path, tmp_path: Path):
     good = checkpoints.find(tacotron2_run).read_bytes()
     bad = tmp_path / "bad.pt"
@@ -460,6 +479,7 @@ def test_damaged_checkpoints_are_named(tacotron2_run: Path, tmp_path: Path):
         checkpoints.load(bad)
 
 
+@pytest.mark.fault(2)
 def test_a_damaged_newest_checkpoint_is_skipped(corpus: Path, tmp_path: Path):
     options = ("trainer.checkpoint_every_steps=1", "trainer.keep_last=2")
     make_trainer(corpus, tmp_path, "waveglow", *options, "trainer.max_steps=3").fit()
@@ -475,6 +495,7 @@ def test_a_damaged_newest_checkpoint_is_skipped(corpus: Path, tmp_path: Path):
                 make_trainer(corpus, tmp_path, "waveglow", *options)
 
 
+@pytest.mark.fault(6)
 def test_a_full_disk_while_writing(tmp_path: Path):
     """A file size limit stands in for the disk: the write itself fails, in another place than fsync."""
     checkpoints.save(tmp_path / "step_00000001.pt", {"a": 1})
@@ -494,6 +515,7 @@ except checkpoint.UserError as error:
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001.pt"]
 
 
+@pytest.mark.fault(6)
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "step_00000001.pt"
     checkpoints.save(path, {"a": 1})

@@ -1,0 +1,53 @@
+"""pytest -p tests.fault_table: a table of the promises that the tests marked `fault` show."""
+
+from __future__ import annotations
+
+import pytest
+
+FAULTS = {
+    1: "killed in the middle of a save",
+    2: "the newest checkpoint is damaged; all are",
+    3: "a checkpoint that was named is missing or bad",
+    4: "a pickle with a payload",
+    5: "other shapes or symbols; warm start",
+    6: "a full disk, a directory that cannot be written",
+    7: "which checkpoints are kept; NaN is never the best",
+    8: "two runs in one directory",
+    9: "resume equals no interruption",
+    10: "kill -9 of a rank, restarted",
+    11: "resume on another number of ranks",
+    12: "a whole node is killed",
+    13: "SIGTERM and SIGUSR1, anywhere",
+    14: "NaN on one rank; a run of bad steps",
+    15: "overflow under the loss scaler",
+    16: "bad clips",
+    17: "bad filelists",
+    18: "a loader process is killed; a rank hangs",
+    19: "phrase files: empty, blank lines, bad bytes",
+    20: "phrases: empty, unknown, endless",
+    21: "the decoder does not stop",
+    22: "output is not overwritten, names are safe",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in item.iter_markers("fault"):
+            item.user_properties += [("fault", group) for group in mark.args]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    rows: dict[int, list[float]] = {group: [0, 0, 0.0] for group in FAULTS}
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.getreports(outcome):
+            for name, group in report.user_properties:
+                if name == "fault":
+                    rows[group][0] += 1
+                    rows[group][1] += outcome == "passed"
+                    rows[group][2] += report.duration
+    terminalreporter.section("faults")
+    for group, (total, passed, seconds) in rows.items():
+        result = "pass" if total and passed == total else "FAIL" if total else "none"
+        terminalreporter.line(
+            f"{group:>3}  {FAULTS[group]:<52} {int(passed):>3} of {int(total):<3} {seconds:6.1f} s  {result}"
+        )
