@@ -66,7 +66,7 @@ class BatchPlan:
         candidates = [
             order[max(0, i + 1 - size.fitting(int(self.lengths[clip]))) : i + 1] for i, clip in enumerate(order)
         ]
-        return max(candidates, key=lambda clips: len(clips) * self.lengths[clips[-1]]).tolist()
+        return max(reversed(candidates), key=lambda clips: len(clips) * self.lengths[clips[-1]]).tolist()
 
     def _group(self, clips: np.ndarray, epoch: int, size: BatchSize) -> list[list[int]]:
         rng = np.random.default_rng((self.seed, epoch))

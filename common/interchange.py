@@ -105,13 +105,16 @@ def save_reference(checkpoint: dict[str, Any], path: Path, task: type[Task]) -> 
     rng = checkpoint.get("rng") or [{"cpu": torch.random.get_rng_state()}]
     no_cuda = torch.zeros(16, dtype=torch.uint8)  # seed and offset of a CUDA generator
     progress = checkpoint.get("progress") or {"epoch": 0}
+    optimizer = checkpoint.get("optimizer") or fresh
+    for group in optimizer["param_groups"]:
+        group["fused"] = None  # which kernels to use is for the one who resumes to say
     written = {
         "epoch": progress["epoch"] - 1,  # the last one that was finished
         "cuda_rng_state_all": torch.stack([state.get("cuda", no_cuda) for state in rng]),
         "random_rng_states_all": torch.stack([state["cpu"] for state in rng]),
         "config": config,
         "state_dict": state_dict,
-        "optimizer": checkpoint.get("optimizer") or fresh,
+        "optimizer": optimizer,
         "scaler": checkpoint.get("scaler") or {},
     }
     checkpoints.write(path, lambda file: torch.save(written, file))

@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -175,3 +176,17 @@ def test_annealing_is_the_references():
 )
 def test_mistakes_on_the_command_line(command: list[str], parts: list[str]):
     fails_with(run_script(*command, expect=1), *parts)
+
+
+def test_the_kubernetes_recipe_runs_a_valid_command():
+    """Its TrainJob starts train.py, on its own runtime, with a run directory on the shared volume."""
+    runtime, job = yaml.safe_load_all((REPOSITORY / "scripts/kubernetes/train.yaml").read_text())
+    assert job["spec"]["runtimeRef"]["name"] == runtime["metadata"]["name"]
+    trainer = job["spec"]["trainer"]
+    assert (trainer["command"], trainer["args"][0]) == (["torchrun"], "train.py")
+    values = composed("train", *trainer["args"][1:])
+    build_task(from_dict(TrainConfig, values))
+    pod = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounts.keys() == {volume["name"] for volume in pod["volumes"]}
+    assert values["run_dir"].startswith(mounts["shared"] + "/")

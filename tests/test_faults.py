@@ -1,19 +1,23 @@
-"""What must not harm a run: signals, a second run in its directory."""
+"""What must not harm a run: signals, kills, lost machines, a second run in its directory."""
 
 import json
 import os
+import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common import checkpoint as checkpoints
 from common.run_lock import run_lock
 from tests.conftest import REPOSITORY, TINY_TACOTRON2, TINY_WAVEGLOW, fails_with, run_script, train_command
-from tests.test_train import assert_same_run, losses, make_trainer, read_log
+from tests.test_train import assert_same_run, load_state_is_finite, losses, make_trainer, read_log
 
 ENDLESS = ("trainer.max_steps=100000", "trainer.epochs=100000")
 # The second: without it a restarted worker finds the rendezvous store of the agent closed about every other time.
@@ -25,10 +29,14 @@ def start(*command: str, ranks: int = 1, restarts: int = 0) -> "subprocess.Popen
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         launcher += [f"--max-restarts={restarts}"]
+    return launch(*launcher, *command)
+
+
+def launch(*command: str, **environment: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [*launcher, *command],
+        command,
         cwd=REPOSITORY,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -62,14 +70,14 @@ def workers_of(agent: "subprocess.Popen[str]") -> dict[int, int]:
             )
         except (OSError, ValueError):
             continue
-        if parent == agent.pid:
+        if parent == agent.pid and "RANK" in environment:
             found[int(environment["RANK"])] = int(process.name)
     return found
 
 
-def end(process: "subprocess.Popen[str]") -> str:
+def end(process: "subprocess.Popen[str]", seconds: float = 90) -> str:
     try:
-        return process.communicate(timeout=60)[0]
+        return process.communicate(timeout=seconds)[0]
     finally:
         process.kill()
 
@@ -178,3 +186,170 @@ def test_a_checkpoint_that_cannot_be_removed_is_a_warning(tmp_path: Path):
     with pytest.warns(UserWarning, match=r"step_00000000.pt could not be removed"):
         checkpoints.prune(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_0000000{step}.pt" for step in (0, 2, 3)]
+
+
+@pytest.mark.fault(1)
+def test_killed_in_the_middle_of_a_save(corpus: Path, tmp_path: Path):
+    """SIGKILL between write and rename: the checkpoint before is used, the half one goes."""
+    options = ("trainer.checkpoint_every_steps=1", "trainer.max_steps=4", "trainer.val_every_steps=1000")
+    command = train_command(corpus, tmp_path, TINY_WAVEGLOW, *options)
+    code = f"""
+import os, runpy, signal, sys
+replace = os.replace
+def killed(source, target):
+    if "step_00000003" in str(target):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = killed
+sys.argv = {command!r}
+runpy.run_path("train.py", run_name="__main__")
+"""
+    run_script("-c", code, expect=-signal.SIGKILL)
+    assert (tmp_path / "checkpoints/.step_00000003.pt.tmp").exists()
+    assert f"resumed from {tmp_path}/checkpoints/step_00000002.pt" in run_script(*command).stdout
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+@pytest.mark.fault(18)
+def test_a_killed_loader_process_is_an_error(corpus: Path, tmp_path: Path):
+    process = start(*train_command(corpus, tmp_path, TINY_WAVEGLOW, *ENDLESS, "data.num_workers=2"))
+    wait_for_step(tmp_path, 3, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    output = end(process)
+    assert process.returncode == 1
+    assert "error: a process that loads data is gone" in output
+    assert "data.num_workers" in output
+    assert "Traceback" not in output
+
+
+# ---- slow: in `make faults` only ----
+
+
+@pytest.mark.slow
+@pytest.mark.fault(9)
+@pytest.mark.parametrize("model", [TINY_TACOTRON2, TINY_WAVEGLOW])
+def test_two_ranks_resume_exactly(corpus: Path, tmp_path: Path, model: list[str]):
+    """In mid-epoch, with accumulation and loader processes."""
+    options = ("trainer.batch_size=1", "trainer.accumulation_steps=2", "data.num_workers=1", "trainer.epochs=9")
+    for name, stops in (("whole", (5,)), ("parts", (1, 3, 5))):
+        for stop in stops:
+            command = train_command(corpus, tmp_path / name, model, *options, f"trainer.max_steps={stop}")
+            agent = start(*command, ranks=2)
+            output = end(agent)
+            assert agent.returncode == 0, output
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.slow
+@pytest.mark.fault(14)
+def test_nan_on_one_rank_is_skipped_by_all(corpus: Path, tmp_path: Path):
+    """The mel of one clip is NaN, so one rank's loss is: a step an epoch is skipped, on both. Then all are NaN."""
+    root = tmp_path / "corpus"
+    shutil.copytree(corpus, root)
+    options = ("trainer.batch_size=1", "trainer.val_every_steps=1000", "trainer.log_every_steps=4", "trainer.epochs=2")
+    clip = (root / "filelists/train.txt").read_text().split("|")[0]
+    poisoned = [root / "mels" / f"{clip}.npy", *(root / "mels").rglob("*.npy")]
+    np.save(poisoned[0], np.full_like(np.load(poisoned[0]), np.nan))
+    agent = start(*train_command(root, tmp_path / "one", TINY_TACOTRON2, *options), ranks=2)
+    output = end(agent)
+    assert agent.returncode == 0, output
+    assert [row["skipped_steps"] for row in read_log(tmp_path / "one") if "skipped_steps" in row] == [1, 1]
+    assert load_state_is_finite(tmp_path / "one")
+    for mel in poisoned:
+        np.save(mel, np.full_like(np.load(mel), np.nan))
+    agent = start(*train_command(root, tmp_path / "all", TINY_TACOTRON2, *options, "trainer.epochs=99"), ranks=2)
+    output = end(agent)
+    assert agent.returncode == 1
+    assert "steps in a row without a finite gradient" in output
+    assert f"{root}/filelists/train.txt:" in output
+
+
+@pytest.mark.slow
+@pytest.mark.fault(18)
+def test_a_rank_that_hangs_is_named(corpus: Path, tmp_path: Path):
+    options = (*ENDLESS, "trainer.timeout_minutes=0.1")
+    agent = start(*train_command(corpus, tmp_path, TINY_WAVEGLOW, *options), ranks=2)
+    wait_for_step(tmp_path, 3, agent)
+    worker = workers_of(agent)[1]
+    os.kill(worker, signal.SIGSTOP)
+    output = end(agent)
+    assert agent.returncode == 1
+    assert "no sign of life from rank 1 on " in output
+    assert "for 0.1 minutes (trainer.timeout_minutes)" in output
+
+
+@pytest.mark.slow
+@pytest.mark.fault(18)
+def test_a_rank_that_ends_is_named(corpus: Path, tmp_path: Path):
+    agent = start(*train_command(corpus, tmp_path, TINY_WAVEGLOW, *ENDLESS), ranks=2)
+    wait_for_step(tmp_path, 3, agent)
+    os.kill(workers_of(agent)[1], signal.SIGKILL)
+    output = end(agent)
+    assert agent.returncode == 1
+    assert "error: the run has lost a process: no sign of life from rank 1 on " in output
+    assert "Traceback" not in output.split("ChildFailedError")[0].split("torch/distributed")[0]
+
+
+@pytest.mark.slow
+@pytest.mark.fault(12)
+def test_one_of_two_nodes_is_killed(corpus: Path, tmp_path: Path):
+    """Two torchrun agents on this machine stand for two nodes. The agent of one is killed: both ranks save at the same
+    step, and the other agent goes on alone from there."""
+    options = ("trainer.max_steps=300", "trainer.epochs=100000", "trainer.val_every_steps=100000")
+    command = train_command(corpus, tmp_path, TINY_WAVEGLOW, *options)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3"]
+    torchrun += ["--rdzv-backend=c10d", "--rdzv-id=test", f"--rdzv-endpoint=localhost:{port}"]
+    first = launch(*torchrun, *command)
+    while socket.socket().connect_ex(("localhost", port)):  # it shall hold the rendezvous
+        time.sleep(0.1)
+    second = launch(*torchrun, *command)
+    wait_for_step(tmp_path, 5, first)
+    assert len(workers_of(second)) == 1
+    second.kill()
+    second.wait()
+    output = end(first, 150)
+    assert first.returncode == 0, output
+    stopped = int(re.search(r"stopped by SIGTERM at step (\d+), saved", output)[1])
+    assert f"step_{stopped:08d}.pt at step {stopped}" in output
+    assert "2 x cpu" in output
+    assert "1 x cpu" in output
+    assert list(losses(tmp_path)) == list(range(1, 301))  # no step twice, none left out
+
+
+@pytest.mark.slow
+@pytest.mark.fault(13)
+def test_slurm_queues_again_after_a_signal(corpus: Path, tmp_path: Path):
+    """The batch script with real processes; srun and scontrol, which need a cluster, are replaced by what they do."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, content in (
+        ("srun", 'exec "$@"'),
+        ("scontrol", f'if [ "$1" = show ]; then echo localhost; else echo "$@" >> {tmp_path}/requeued; fi'),
+        ("torchrun", f'exec {sys.executable} -m torch.distributed.run "$@"'),
+    ):
+        (tools / name).write_text(f"#!/usr/bin/env bash\n{content}\n")
+        (tools / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "localhost", "SLURM_NNODES": "1",
+        "SLURM_JOB_ID": "42", "NPROC_PER_NODE": "2", "RDZV_PORT": "29577",
+    }  # fmt: skip
+    script = ["bash", "scripts/slurm/train.sbatch"]
+    command = train_command(corpus, tmp_path / "run", TINY_WAVEGLOW)[1:]
+    job = launch(*script, *command, *ENDLESS, **environment)
+    wait_for_step(tmp_path / "run", 3, job)
+    job.send_signal(signal.SIGUSR1)
+    output = end(job)
+    assert job.returncode == 0, output
+    assert (tmp_path / "requeued").read_text() == "requeue 42\n"
+    step = json.loads((tmp_path / "run/stopped.json").read_text())["step"]
+    job = launch(*script, *command, "trainer.epochs=9999", f"trainer.max_steps={step + 2}", **environment)
+    output = end(job)
+    assert job.returncode == 0, output
+    assert f"resumed from {tmp_path}/run/checkpoints/step_{step:08d}.pt" in output
+    assert (tmp_path / "requeued").read_text() == "requeue 42\n"  # a run that is done does not queue again
+    job = launch(*script, "model=tacotron2", **environment)
+    assert "run_dir is not set" in end(job)

@@ -1,0 +1,256 @@
+"""What the engine promises beside surviving: batches that fit, averages, scores, early warnings."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from common import checkpoint as checkpoints
+from common.averaging import MovingAverage
+from common.batching import BatchPlan, BatchSize, RankSampler
+from common.errors import UserError
+from common.window import Window
+from inference import load_model
+from tacotron2.measures import GATE_TOLERANCE, diagonality, gate_accuracy
+from tests.conftest import TINY_WAVEGLOW, fails_with, run_script, train_command
+from tests.test_train import assert_same_run, losses, make_trainer, read_log
+
+# ---- batches under a budget of frames ----
+
+LENGTHS = np.random.default_rng(0).integers(50, 800, 500).tolist()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_no_rank_gets_more_frames_than_the_budget(ranks: int):
+    plan, size = BatchPlan(LENGTHS, seed=0), BatchSize.of(100, 4000, ranks)
+    batches = plan.batches(0, size, [])
+    assert sorted(clip for batch in batches for clip in batch) == list(range(len(LENGTHS)))
+    largest = plan.largest(size)
+    padded = [len(batch) * max(LENGTHS[clip] for clip in batch) for batch in batches]
+    assert max(padded) <= len(largest) * max(LENGTHS[clip] for clip in largest)
+    for rank in range(ranks):
+        sampler = RankSampler(rank, ranks)
+        shares = [sampler.share(batch) for batch in [*batches, largest]]
+        assert max(len(share) * max(LENGTHS[clip] for clip in share) for share in shares) <= 4000
+    assert 1 - sum(LENGTHS) / sum(padded) < 0.1  # padding
+    assert max(padded) > 0.9 * 4000 * ranks  # the budget is used
+
+
+def test_the_largest_batch_of_a_fixed_number_of_clips_is_the_longest_clips():
+    plan = BatchPlan(LENGTHS, seed=0)
+    assert sorted(LENGTHS[clip] for clip in plan.largest(BatchSize(8))) == sorted(LENGTHS)[-8:]
+
+
+@pytest.mark.fault(11)
+@pytest.mark.parametrize("then", [(1, 4000), (3, 4000), (2, None), (2, 9000)])
+def test_another_number_of_ranks_takes_each_remaining_clip_once(then: tuple[int, int | None]):
+    plan, first = BatchPlan(LENGTHS, seed=0), BatchSize.of(100, 4000, 2)
+    done = [[*first, 7]]
+    taken = [clip for batch in plan.batches(3, first, [])[:7] for clip in batch]
+    ranks, frames = then
+    left = [clip for batch in plan.batches(3, BatchSize.of(100, frames, ranks), done) for clip in batch]
+    assert sorted(taken + left) == list(range(len(LENGTHS)))
+
+
+@pytest.mark.fault(9)
+def test_resume_under_a_budget(corpus: Path, tmp_path: Path):
+    options = ("trainer.batch_size=5", "trainer.batch_frames=230")
+    make_trainer(corpus, tmp_path / "whole", "tacotron2", *options, "trainer.max_steps=5").fit()
+    for steps in (1, 3, 5):
+        make_trainer(corpus, tmp_path / "parts", "tacotron2", *options, f"trainer.max_steps={steps}").fit()
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_clip_longer_than_the_budget_is_named(corpus: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"batch_frames=50 is less than the \d+ mel frames of .*train.txt:\d"):
+        make_trainer(corpus, tmp_path, "tacotron2", "trainer.batch_frames=50")
+
+
+def test_the_padding_share_is_what_the_batch_holds(corpus: Path, tmp_path: Path):
+    trainer = make_trainer(corpus, tmp_path, "tacotron2")
+    window, lengths = Window(trainer.task.part_names), trainer.train_data.lengths
+    trainer.train_step([trainer.task.collate([trainer.train_data[(i, 0)] for i in (0, 1, 2)])], window)
+    expected = 1 - sum(lengths[:3]) / (3 * max(lengths[:3]))
+    assert expected > 0.05
+    assert window.summary(trainer.device).padding_share == pytest.approx(expected)
+
+
+# ---- memory ----
+
+
+def test_the_dry_run_leaves_no_trace(corpus: Path, tmp_path: Path):
+    for name in ("true", "false"):
+        options = (f"trainer.dry_run={name}", "trainer.max_steps=3")
+        make_trainer(corpus, tmp_path / name, "tacotron2", *options).fit()
+    assert_same_run(tmp_path / "true", tmp_path / "false")
+
+
+def test_memory_runs_out_before_the_first_step_with_the_cure(corpus: Path, tmp_path: Path):
+    command = train_command(corpus, tmp_path, TINY_WAVEGLOW, "data.segment_length=8000000")
+    code = f"""
+import resource, runpy, sys, torch
+from common import trainer
+before = trainer.Trainer._dry_run
+def limited(self):
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, -1))
+    before(self)
+trainer.Trainer._dry_run = limited
+sys.argv = {command!r}
+runpy.run_path("train.py", run_name="__main__")
+"""
+    result = run_script("-c", code, expect=1)
+    fails_with(result, "out of memory", "trainer.batch_frames", "trainer.accumulation_steps")
+    assert not losses(tmp_path)
+
+
+# ---- averages ----
+
+
+def test_moving_average():
+    model = nn.Linear(1, 1, bias=False)
+    average = MovingAverage(model, 0.9)
+    nn.init.constant_(model.weight, 1.0)
+    average.weights["weight"].zero_()
+    average.update(10**6)
+    assert float(average.weights["weight"]) == pytest.approx(0.1)
+    average.update(10**6)
+    assert float(average.weights["weight"]) == pytest.approx(0.19)
+    average.update(0)  # early on it forgets faster: decay (1 + 0) / (10 + 0)
+    assert float(average.weights["weight"]) == pytest.approx(0.1 * 0.19 + 0.9)
+    with average.in_place():
+        assert model.weight.item() == pytest.approx(0.919)
+    assert model.weight.item() == 1.0
+    assert MovingAverage(model, None).weights == {}
+
+
+@pytest.mark.fault(9)
+def test_an_averaged_run_validates_resumes_and_speaks_with_the_average(corpus: Path, tmp_path: Path):
+    options = ("trainer.ema_decay=0.5", "trainer.val_every_steps=2")
+    trainer = make_trainer(corpus, tmp_path / "whole", "waveglow", *options, "trainer.max_steps=4")
+    trainer.fit()
+    for steps in (1, 4):
+        make_trainer(corpus, tmp_path / "parts", "waveglow", *options, f"trainer.max_steps={steps}").fit()
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    checkpoint = checkpoints.load(checkpoints.find(tmp_path / "whole"))
+    spoken = load_model(tmp_path / "whole").state_dict()
+    assert all(torch.equal(spoken[name], weight) for name, weight in checkpoint["average"].items())
+    assert not torch.equal(spoken["WN.0.end.weight"], checkpoint["state_dict"]["WN.0.end.weight"])
+    logged = [row["val_loss"] for row in read_log(tmp_path / "whole") if "val_loss" in row]
+    window = Window(trainer.task.part_names)
+    with trainer.state.average.in_place(), torch.no_grad():
+        window.add(trainer.task.loss(trainer.model.eval(), next(iter(trainer.val_loader))))
+    assert logged[-1] == pytest.approx(window.summary(trainer.device).parts["loss"], abs=1e-5)
+
+
+def test_average_of_checkpoints(corpus: Path, tmp_path: Path):
+    run_dir = tmp_path / "run"
+    make_trainer(corpus, run_dir, "waveglow", "trainer.max_steps=3", "trainer.checkpoint_every_steps=1").fit()
+    out = tmp_path / "average.pt"
+    run_script("scripts/average_checkpoints.py", out, run_dir)
+    states = [checkpoints.load(path)["state_dict"] for path in checkpoints.all_steps(run_dir / "checkpoints")]
+    assert len(states) == 2
+    for name, weight in load_model(out).state_dict().items():
+        torch.testing.assert_close(weight, (states[0][name] + states[1][name]) / 2)
+    fails_with(run_script("scripts/average_checkpoints.py", out, run_dir, expect=1), "exists already")
+
+
+# ---- what people look at ----
+
+
+def test_diagonality_of_known_alignments():
+    lengths = torch.tensor([20, 10])
+    diagonal = torch.zeros(2, 40, 20)
+    for clip, length in enumerate(lengths.tolist()):
+        for frame in range(2 * length):
+            diagonal[clip, frame, frame // 2] = 1
+    assert diagonality(diagonal, lengths, 2 * lengths) == 1
+    assert diagonality(diagonal.flip(2)[:1], lengths[:1], 2 * lengths[:1]) < 0.15  # read backwards
+    assert diagonality(torch.full((1, 40, 20), 1 / 20), lengths[:1], 2 * lengths[:1]) == pytest.approx(0.19, abs=0.02)
+    stuck = torch.zeros(1, 40, 20)
+    stuck[:, :, 0] = 1
+    assert diagonality(stuck, lengths[:1], 2 * lengths[:1]) < 0.15
+
+
+def test_gate_accuracy_of_known_gates():
+    """Of 6 clips of 40 frames, 2 a step: on time, just early enough, too early, never, at once, only beyond the end."""
+    gate = torch.full((6, 50), -9.0)
+    for clip, first_step in enumerate((19, 19 - GATE_TOLERANCE, 18 - GATE_TOLERANCE, 25, 0, 20)):
+        gate[clip, 2 * first_step :] = 9.0
+    assert gate_accuracy(gate, torch.full((6,), 40), frames_per_step=2) == pytest.approx(2 / 6)
+
+
+def test_attention_that_does_not_align_is_a_warning_in_time(corpus: Path, tmp_path: Path):
+    options = ("trainer.align_by_step=2", "trainer.max_steps=4")
+    trainer = make_trainer(corpus, tmp_path, "tacotron2", *options)
+    trainer.fit()
+    warnings = [row for row in read_log(tmp_path) if "warning" in row]
+    assert [row["step"] for row in warnings] == [2]
+    assert "the attention does not follow the text at step 2: diagonality 0." in warnings[0]["warning"]
+    assert "model.n_frames_per_step=2" in warnings[0]["warning"]
+    assert trainer.task.advice(10_000, {"diagonality": 0.8}) == ""
+    assert trainer.task.advice(1, {"diagonality": 0.1}) == ""
+    rows = [row for row in read_log(tmp_path) if "val_loss" in row]
+    assert all(0 <= row["val_diagonality"] <= 1 and 0 <= row["val_gate_accuracy"] <= 1 for row in rows)
+
+
+def test_sentences_that_cannot_be_read_are_left_out(corpus: Path, tmp_path: Path):
+    with pytest.warns(UserWarning, match="dropped"):
+        trainer = make_trainer(corpus, tmp_path, "tacotron2", "data.sentences=['Hello.', '###']")
+    assert len(trainer.task.sentences) == 1
+
+
+# ---- numbers ----
+
+
+@pytest.mark.fault(14)
+def test_waveglow_in_fp16_on_digital_silence_is_finite(corpus: Path, tmp_path: Path):
+    """Zeros through every flow, with the loss scaled by 65536: all of the gradient is finite."""
+    trainer = make_trainer(corpus, tmp_path, "waveglow", "trainer.precision=fp16")
+    with torch.no_grad():
+        for wn in trainer.model.WN:
+            nn.init.normal_(wn.end.weight, std=0.1)  # as after some training
+    batch = trainer.task.collate([trainer.train_data[(i, 0)] for i in range(2)])
+    silent = batch._replace(audio=torch.zeros_like(batch.audio), mel=torch.full_like(batch.mel, math.log(1e-5)))
+    with trainer._autocast():
+        output = trainer.model(*silent)
+        assert {tensor.dtype for tensor in (*output.log_s, *output.log_det)} == {torch.float32}
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in (output.z, *output.log_s, *output.log_det))
+    window = trainer._window()
+    trainer.train_step([silent], window)
+    assert int(window.skipped) == 0
+    assert math.isfinite(window.summary(trainer.device).parts["loss"])
+
+
+@pytest.mark.fault(15)
+def test_an_overflow_halves_the_scale_and_advances_nothing(corpus: Path, tmp_path: Path):
+    trainer = make_trainer(corpus, tmp_path, "waveglow", "trainer.precision=fp16")
+    batch = trainer.task.collate([trainer.train_data[(0, 0)]])
+    trainer.train_step([batch], trainer._window())
+    scale, rate = trainer.scaler.get_scale(), trainer.optimizer.param_groups[0]["lr"]
+    steps = {float(state["step"]) for state in trainer.optimizer.state.values()}
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    window = trainer._window()
+    trainer.train_step([batch._replace(audio=batch.audio * float("inf"))], window)
+    assert trainer.scaler.get_scale() == scale / 2
+    assert {float(state["step"]) for state in trainer.optimizer.state.values()} == steps
+    assert trainer.optimizer.param_groups[0]["lr"] == rate
+    assert int(window.skipped) == 1
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
+@pytest.mark.fault(7)
+def test_nan_is_never_the_best(corpus: Path, tmp_path: Path):
+    trainer = make_trainer(corpus, tmp_path, "waveglow")
+    trainer.validate()
+    best = (tmp_path / "checkpoints/best.pt").read_bytes()
+    assert math.isfinite(trainer.progress.best_loss)
+    with torch.no_grad():
+        trainer.model.WN[0].end.bias.fill_(float("nan"))
+    trainer.validate()
+    assert math.isfinite(trainer.progress.best_loss)
+    assert (tmp_path / "checkpoints/best.pt").read_bytes() == best
+    assert read_log(tmp_path)[-1]["val_loss"] is None
