@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.schedule import learning_rate
 from inference import InferenceConfig
 from tacotron2.model import Tacotron2Config
-from tests.conftest import fails_with, run_script
+from tests.conftest import REPOSITORY, fails_with, run_script
 from train import TASKS, build_task
 from waveglow.model import WaveGlowConfig
 

@@ -12,7 +12,7 @@ import pytest
 from common.config import TrainConfig, from_dict
 from common.entry import _quoted
 from inference import InferenceConfig, Synthesizer
-from scripts import convert_checkpoint, speak_onnx
+from scripts import average_checkpoints, convert_checkpoint, speak_onnx
 from scripts.check_dataset import CheckConfig
 from scripts.export_onnx import ExportConfig
 from tests.conftest import REPOSITORY, TINY_TACOTRON2, TINY_WAVEGLOW, golden_path, write_corpus
@@ -42,6 +42,9 @@ def test_every_command_is_valid(command: str):
         subprocess.run(["make", "--dry-run", "PYTHON=python3", *words[1:]], cwd=REPOSITORY, check=True)
     elif words[0] == "bash":
         subprocess.run(["bash", "-n", words[1]], cwd=REPOSITORY, check=True)
+    elif words[0] == "sbatch":
+        words = words[words.index("scripts/slurm/train.sbatch") + 1 :]
+        build_task(from_dict(TrainConfig, composed("train", *words)))
     elif script == "train.py":
         options = words[words.index(script) + 1 :]
         values = composed("train", *[_quoted(o) for o in options if not o.startswith("debug=")])
@@ -56,10 +59,12 @@ def test_every_command_is_valid(command: str):
         from_dict(ExportConfig, composed("export_onnx", *words[2:]))
     elif script == "scripts/speak_onnx.py":
         speak_onnx.parser().parse_args(words[2:])
+    elif script == "scripts/average_checkpoints.py":
+        average_checkpoints.parser().parse_args(words[2:])
     elif script == "scripts/convert_checkpoint.py":
         convert_checkpoint.parser().parse_args(words[2:])
     else:
-        assert words[0] in ("source", "tensorboard"), f"{command}: teach this test to check it"
+        assert words[0] in ("source", "tensorboard", "kubectl"), f"{command}: teach this test to check it"
 
 
 def test_files_and_options_it_names_exist():
