@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -55,6 +56,7 @@ class Peers:
             return
         try:
             if isinstance(error, RuntimeError) and re.search(LOST, str(error)):
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which the agent is about to send: first say why
                 raise UserError(f"the run has lost a process: {self.missing()}; see its own message") from error
         finally:
             self.ended.set()
