@@ -19,8 +19,15 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from common.packed import PackedLinear
+
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """What attention weights are kept in: a softmax over some hundred characters loses its tail in half precision."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def by_sigmoids(weight: Tensor) -> Tensor:
@@ -60,11 +67,9 @@ def _cell_backward(
     return d_before
 
 
-def _used_once(ctx: Any) -> None:
-    """The backward pass works in the forward pass's memory, so there is only one."""
-    if ctx.used:
-        raise RuntimeError("this graph was freed by its first backward pass; it does not support retain_graph=True")
-    ctx.used = True
+def _own(activations: Tensor) -> Tensor:
+    """What the backward pass may overwrite: the forward pass's memory, unless the graph is kept for another pass."""
+    return activations.clone() if torch._C._autograd._get_current_graph_task_keep_graph() else activations
 
 
 class LSTMLoop(Function):
@@ -82,27 +87,25 @@ class LSTMLoop(Function):
         gates = F.linear(inputs, w_ih, bias)  # (S, B, 4 H)
         hidden = inputs.new_zeros(steps + 1, batch, size)
         cells = inputs.new_zeros(steps + 1, batch, size)
-        w_hh_t = w_hh.t()
+        feed_back = PackedLinear(w_hh, batch)
         for t in range(steps):
-            gates[t].addmm_(hidden[t], w_hh_t)
+            gates[t] += feed_back(hidden[t])
             _cell(gates[t], cells[t], cells[t + 1], hidden[t + 1], None if kept is None else kept[t], scale)
         ctx.save_for_backward(inputs, w_ih, w_hh, kept, gates, hidden, cells)
-        ctx.scale, ctx.used = scale, False
+        ctx.scale = scale
         return hidden[1:]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_hidden: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        _used_once(ctx)
+    def backward(ctx: Any, d_hidden: Tensor) -> tuple[Tensor | None, ...]:
         inputs, w_ih, w_hh, kept, gates, hidden, cells = ctx.saved_tensors
-        steps, batch, size = d_hidden.shape
+        gates = _own(gates)
+        feed_back = PackedLinear(w_hh.t(), inputs.shape[1])
         d_cell, d_fed_back = torch.zeros_like(cells[0]), torch.zeros_like(cells[0])
-        for t in reversed(range(steps)):
+        for t in reversed(range(len(inputs))):
             mask = None if kept is None else kept[t]
-            d_cell = _cell_backward(
-                gates[t], cells[t], cells[t + 1], d_hidden[t] + d_fed_back, d_cell, mask, ctx.scale
-            )
-            torch.mm(gates[t], w_hh, out=d_fed_back)
+            d_cell = _cell_backward(gates[t], cells[t], cells[t + 1], d_hidden[t] + d_fed_back, d_cell, mask, ctx.scale)
+            d_fed_back = feed_back(gates[t])
         flat = gates.flatten(0, 1)
         return (
             flat.mm(w_ih).view_as(inputs),
@@ -120,7 +123,7 @@ class AttentionLoop(Function):
     inputs (S, B, P), w_ih (4 H, P), w_hc (4 H, H + E) for the hidden state and the context, bias (4 H),
     memory (B, L, E), keys (B, L, A), padding (B, L) True beyond a text, w_query (A, H),
     w_location (A, 2, K) for the last weights and their sum, v (A), kept (S, B, H) bool or None
-    -> hidden and context (S, B, H + E), weights (S, B, L) in float32
+    -> hidden and context (S, B, H + E), weights (S, B, L) in float32 at least
     """
 
     @staticmethod
@@ -134,54 +137,55 @@ class AttentionLoop(Function):
         states = inputs.new_zeros(steps + 1, batch, size + memory_dim)
         cells = inputs.new_zeros(steps + 1, batch, size)
         queries = inputs.new_empty(steps, batch, w_query.shape[0])
-        weights = inputs.new_zeros(steps + 1, batch, length, dtype=torch.float32)
+        weights = inputs.new_zeros(steps + 1, batch, length, dtype=at_least_float32(inputs.dtype))
         location = _Location(w_location, keys, v)
-        w_hc_t, w_query_t = w_hc.t(), w_query.t()
+        feed_back, w_query_t = PackedLinear(w_hc, batch), w_query.t()
         total = torch.zeros_like(weights[0])
         for t in range(steps):
-            gates[t].addmm_(states[t], w_hc_t)
+            gates[t] += feed_back(states[t])
             hidden, context = states[t + 1].split((size, memory_dim), 1)
             _cell(gates[t], cells[t], cells[t + 1], hidden, None if kept is None else kept[t], scale)
             torch.mm(hidden, w_query_t, out=queries[t])
             energies = location.tanh(queries[t], weights[t], total) @ v  # (B, L)
-            torch.softmax(energies.float().masked_fill_(padding, float("-inf")), 1, out=weights[t + 1])
+            energies = energies.to(weights.dtype).masked_fill_(padding, float("-inf"))
+            torch.softmax(energies, 1, out=weights[t + 1])
             total += weights[t + 1]
             context.copy_(torch.bmm(weights[t + 1].to(memory.dtype).unsqueeze(1), memory).squeeze(1))
         ctx.save_for_backward(
             inputs, w_ih, w_hc, memory, keys, w_query, w_location, v, kept, gates, states, cells, queries, weights
         )
-        ctx.scale, ctx.used = scale, False
+        ctx.scale = scale
         return states[1:], weights[1:]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_states: Tensor, d_weights: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        _used_once(ctx)
+    def backward(ctx: Any, d_states: Tensor, d_weights: Tensor) -> tuple[Tensor | None, ...]:
         (inputs, w_ih, w_hc, memory, keys, w_query, w_location, v, kept,
          gates, states, cells, queries, weights) = ctx.saved_tensors  # fmt: skip
-        size = w_query.shape[1]
+        gates, size = _own(gates), w_query.shape[1]
         location = _Location(w_location, keys, v)
         total = weights.sum(0)
         memory_t = memory.transpose(1, 2).contiguous()
         d_queries, d_contexts = torch.empty_like(queries), torch.empty_like(states[1:, :, size:])
+        feed_back = PackedLinear(w_hc.t(), inputs.shape[1])
         d_cell, d_fed_back = torch.zeros_like(cells[0]), torch.zeros_like(states[0])
         d_next = torch.zeros_like(weights[0])  # of this step's weights, from the location features of the next step
         d_total = torch.zeros_like(weights[0])  # of their sum, from all later steps
         for t in reversed(range(len(inputs))):
             d_state = d_states[t] + d_fed_back
             d_contexts[t] = d_state[:, size:]
-            d_weight = torch.bmm(d_contexts[t].unsqueeze(1), memory_t).squeeze(1).float()
+            d_weight = torch.bmm(d_contexts[t].unsqueeze(1), memory_t).squeeze(1).to(weights.dtype)
             d_weight += d_next
             d_weight += d_total
             d_weight += d_weights[t]
-            d_energies = torch.ops.aten._softmax_backward_data(d_weight, weights[t + 1], 1, torch.float32)
+            d_energies = torch.ops.aten._softmax_backward_data(d_weight, weights[t + 1], 1, weights.dtype)
             total -= weights[t + 1]
             d_next, d_sum = location.backward(queries[t], weights[t], total, d_energies, d_queries[t])
             d_total += d_sum
             d_hidden = torch.addmm(d_state[:, :size], d_queries[t], w_query)
             mask = None if kept is None else kept[t]
             d_cell = _cell_backward(gates[t], cells[t], cells[t + 1], d_hidden, d_cell, mask, ctx.scale)
-            torch.mm(gates[t], w_hc, out=d_fed_back)
+            d_fed_back = feed_back(gates[t])
         flat = gates.flatten(0, 1)
         hidden = states[1:, :, :size].flatten(0, 1)
         return (
@@ -248,7 +252,7 @@ class _Location:
         d_padded = F.fold(
             d_patches.permute(0, 3, 2, 1).reshape(self.batch, 2 * self.taps, self.length),
             (1, self.padded.shape[1]), (1, self.taps),
-        )[:, :, 0, self.pad : self.pad + self.length].float()  # fmt: skip
+        )[:, :, 0, self.pad : self.pad + self.length].to(weights.dtype)  # fmt: skip
         return d_padded[:, 0], d_padded[:, 1]
 
     def d_kernel(self) -> Tensor:

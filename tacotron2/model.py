@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.padding import lengths_to_mask
+from tacotron2.loops import AttentionLoop, LSTMLoop, at_least_float32, by_sigmoids
 
 CHECK_STOP_EVERY = 8  # steps between two looks at the gates; each look makes a GPU wait for the host
 
@@ -205,14 +206,16 @@ class Attention(nn.Module):
         """query (B, attention_rnn_dim) -> context (B, E), weights (B, L)"""
         location = self.location_layer(torch.stack((state.weights, state.weights_sum), dim=1))
         energy = self.v(torch.tanh(self.query_layer(query).unsqueeze(1) + memory.keys + location)).squeeze(2)
-        # float32: a softmax over some hundred characters loses its tail in half precision
-        weights = torch.softmax(energy.float().masked_fill(memory.padding, float("-inf")), dim=1)
+        energy = energy.to(at_least_float32(energy.dtype)).masked_fill(memory.padding, float("-inf"))
+        weights = torch.softmax(energy, dim=1)
         context = torch.bmm(weights.to(memory.values.dtype).unsqueeze(1), memory.values).squeeze(1)
         return context, weights
 
 
 class Decoder(nn.Module):
     """Autoregressive decoder (section 2.2). The dropped-out hidden states are what is fed back."""
+
+    fused = True  # teacher-forced by the loops of tacotron2/loops.py; False: step by step, with the same numbers
 
     def __init__(self, config: Tacotron2Config) -> None:
         super().__init__()
@@ -232,22 +235,39 @@ class Decoder(nn.Module):
         return AttentionState(
             hidden=zeros(batch, self.config.attention_rnn_dim),
             cell=zeros(batch, self.config.attention_rnn_dim),
-            weights=zeros(batch, length, dtype=torch.float32),
-            weights_sum=zeros(batch, length, dtype=torch.float32),
+            weights=zeros(batch, length, dtype=at_least_float32(memory.dtype)),
+            weights_sum=zeros(batch, length, dtype=at_least_float32(memory.dtype)),
             context=zeros(batch, memory_dim),
         )
 
-    def attention_step(self, prenet_out: Tensor, state: AttentionState, memory: Memory) -> AttentionState:
+    def attention_step(
+        self, prenet_out: Tensor, state: AttentionState, memory: Memory, kept: Tensor | None = None
+    ) -> AttentionState:
         """prenet_out (B, prenet_dim): move attention_rnn and the attention on by one step."""
         hidden, cell = self.attention_rnn(torch.cat((prenet_out, state.context), 1), (state.hidden, state.cell))
-        hidden = F.dropout(hidden, self.config.p_attention_dropout, self.training)
+        if kept is not None:
+            hidden = hidden * kept / (1 - self.config.p_attention_dropout)
         context, weights = self.attention_layer(hidden, state, memory)
         return AttentionState(hidden, cell, weights, state.weights_sum + weights, context)
 
-    def decoder_step(self, state: AttentionState, rnn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def decoder_step(
+        self, state: AttentionState, rnn: tuple[Tensor, Tensor], kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Move decoder_rnn's (hidden, cell) on by one step."""
         hidden, cell = self.decoder_rnn(torch.cat((state.hidden, state.context), 1), rnn)
-        return F.dropout(hidden, self.config.p_decoder_dropout, self.training), cell
+        return hidden if kept is None else hidden * kept / (1 - self.config.p_decoder_dropout), cell
+
+    def _kept(self, steps: int, memory: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What dropout keeps of the hidden states of attention_rnn and decoder_rnn, each (S, B, dim) or None."""
+
+        def draw(p: float, dim: int) -> Tensor | None:
+            if not self.training or p == 0:
+                return None
+            return torch.empty(steps, memory.shape[0], dim, dtype=torch.bool, device=memory.device).bernoulli_(1 - p)
+
+        config = self.config
+        kept = draw(config.p_attention_dropout, config.attention_rnn_dim)
+        return kept, draw(config.p_decoder_dropout, config.decoder_rnn_dim)
 
     def forward(self, memory: Tensor, lengths: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Teacher-forced: memory (B, L, E), lengths (B), mel (B, n_mels, S * r) -> mel (B, n_mels, S * r), gate (B, S),
@@ -255,18 +275,55 @@ class Decoder(nn.Module):
         batch, _, num_frames = mel.shape
         steps = mel.transpose(1, 2).reshape(batch, num_frames // self.config.n_frames_per_step, -1)
         inputs = F.pad(steps[:, :-1], (0, 0, 1, 0)).transpose(0, 1)  # (S, B, n_mels * r), an all-zero go frame first
+        decode = self._all_steps if self.fused else self._step_by_step
         prepared = self.attention_layer.prepare(memory, lengths)
-        state = self.initial_attention(memory)
-        rnn = (memory.new_zeros(batch, self.config.decoder_rnn_dim),) * 2
-        outputs, alignment = [], []
-        for prenet_out in self.prenet(inputs):
-            state = self.attention_step(prenet_out, state, prepared)
-            rnn = self.decoder_step(state, rnn)
-            outputs.append(torch.cat((rnn[0], state.context), 1))
-            alignment.append(state.weights)
-        stacked = torch.stack(outputs, 1)  # (B, S, decoder_rnn_dim + E)
-        mel_out = self.linear_projection(stacked).reshape(batch, num_frames, -1).transpose(1, 2)
-        return mel_out, self.gate_layer(stacked).squeeze(2), torch.stack(alignment, 1)
+        hidden, context, alignment = decode(self.prenet(inputs), prepared, self._kept(len(inputs), memory))
+        output = torch.cat((hidden, context), 2).transpose(0, 1)  # (B, S, decoder_rnn_dim + E)
+        mel_out = self.linear_projection(output).reshape(batch, num_frames, -1).transpose(1, 2)
+        return mel_out, self.gate_layer(output).squeeze(2), alignment.transpose(0, 1)
+
+    def _step_by_step(
+        self, inputs: Tensor, memory: Memory, kept: tuple[Tensor | None, Tensor | None]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As the paper writes it, and what _all_steps must equal: prenet's output (S, B, prenet_dim) -> hidden
+        (S, B, decoder_rnn_dim), context (S, B, E), alignment (S, B, L)."""
+        state = self.initial_attention(memory.values)
+        rnn = (memory.values.new_zeros(inputs.shape[1], self.config.decoder_rnn_dim),) * 2
+        steps = []
+        for t, prenet_out in enumerate(inputs):
+            state = self.attention_step(prenet_out, state, memory, None if kept[0] is None else kept[0][t])
+            rnn = self.decoder_step(state, rnn, None if kept[1] is None else kept[1][t])
+            steps.append((rnn[0], state.context, state.weights))
+        hidden, context, alignment = (torch.stack(tensors) for tensors in zip(*steps, strict=True))
+        return hidden, context, alignment
+
+    def _all_steps(
+        self, inputs: Tensor, memory: Memory, kept: tuple[Tensor | None, Tensor | None]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same by two loops with large GEMMs around them (tacotron2/loops.py)."""
+        device = inputs.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
+        rnn, rnn2, attention, config = self.attention_rnn, self.decoder_rnn, self.attention_layer, self.config
+        location = attention.location_layer
+        with torch.autocast(device, enabled=False):
+
+            def cast(*tensors: Tensor) -> list[Tensor]:
+                return [tensor.to(dtype) for tensor in tensors]
+
+            kernel = torch.einsum(
+                "af,fck->ack", location.location_dense.linear_layer.weight, location.location_conv.conv.weight
+            )
+            w_ih, w_hh, bias = map(by_sigmoids, (rnn.weight_ih, rnn.weight_hh, rnn.bias_ih + rnn.bias_hh))
+            values, keys, query, v = memory.values, memory.keys, attention.query_layer, attention.v
+            states, alignment = AttentionLoop.apply(
+                *cast(inputs, w_ih[:, : config.prenet_dim], torch.cat((w_hh, w_ih[:, config.prenet_dim :]), 1), bias),
+                *cast(values, keys), memory.padding,
+                *cast(query.linear_layer.weight, kernel, v.linear_layer.weight[0]),
+                kept[0], 1 / (1 - config.p_attention_dropout),
+            )  # fmt: skip
+            weights = map(by_sigmoids, (rnn2.weight_ih, rnn2.weight_hh, rnn2.bias_ih + rnn2.bias_hh))
+            hidden = LSTMLoop.apply(states, *cast(*weights), kept[1], 1 / (1 - config.p_decoder_dropout))
+        return hidden, states[:, :, config.attention_rnn_dim :], alignment
 
     def infer(self, memory: Tensor, lengths: Tensor, max_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Free-running: memory (B, L, E), lengths (B) -> mel (B, n_mels, S * r), num_steps (B), alignment (B, S, L),
@@ -278,7 +335,7 @@ class Decoder(nn.Module):
         rnn = (memory.new_zeros(batch, config.decoder_rnn_dim),) * 2
         frames = memory.new_zeros(batch, config.n_mel_channels * config.n_frames_per_step)
         mel = memory.new_zeros(max_steps, *frames.shape)
-        alignment = memory.new_zeros(max_steps, batch, length, dtype=torch.float32)
+        alignment = memory.new_zeros(max_steps, batch, length, dtype=state.weights.dtype)
         num_steps = torch.full((batch,), max_steps, device=memory.device)
         stopped = torch.zeros(batch, dtype=torch.bool, device=memory.device)
         for step in range(max_steps):

@@ -1,0 +1,95 @@
+"""The decoder's loops with their hand-written backward passes equal autograd through the step-by-step decoder."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from tacotron2.loops import AttentionLoop, LSTMLoop
+from tacotron2.loss import tacotron2_loss
+from tacotron2.model import Tacotron2
+from tests.test_tacotron2 import TINY, golden_inputs, golden_model, model_of, ragged_batch
+
+
+def outputs_and_gradients(model: Tacotron2, batch: tuple[Tensor, ...], fused: bool, frames_per_step: int = 1):
+    """Of one training pass, dropout included, by name."""
+    model.decoder.fused = fused
+    model.zero_grad()
+    torch.manual_seed(3)
+    output = model(*batch)
+    loss = tacotron2_loss(output, batch[2], batch[3], frames_per_step)["loss"]
+    loss = loss + (output.alignment * torch.linspace(-1, 1, output.alignment.shape[2])).sum()
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {**output._asdict(), "loss": loss}, gradients
+
+
+@pytest.mark.parametrize("frames_per_step", [1, 3])
+@pytest.mark.parametrize("training", [True, False])
+def test_equal_to_the_step_by_step_decoder(training: bool, frames_per_step: int):
+    """In float64, with padding, with and without dropout: outputs and every gradient."""
+    dropout = {name: 0.3 for name in ("p_attention_dropout", "p_decoder_dropout", "prenet_dropout")}
+    config = dataclasses.replace(TINY, **dropout, n_frames_per_step=frames_per_step)
+    model = model_of(config).double().train(training)
+    text, text_lengths, mel, mel_lengths = ragged_batch()
+    batch = (text, text_lengths, mel.double(), mel_lengths)
+    plain, plain_gradients = outputs_and_gradients(model, batch, False, frames_per_step)
+    fast, fast_gradients = outputs_and_gradients(model, batch, True, frames_per_step)
+    for name, value in plain.items():
+        torch.testing.assert_close(fast[name], value, atol=1e-12, rtol=1e-12, msg=name, check_dtype=False)
+    for name, gradient in plain_gradients.items():
+        assert gradient is not None
+        torch.testing.assert_close(fast_gradients[name], gradient, atol=1e-7, rtol=1e-7, msg=name)
+
+
+def test_gradcheck():
+    """Every input's gradient against differences."""
+    torch.manual_seed(0)
+    steps, batch, length, size, memory_dim, dim, taps, width = 3, 2, 5, 3, 4, 3, 3, 2
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64).requires_grad_()
+
+    kept = torch.rand(steps, batch, size) > 0.3
+    lstm = (random(steps, batch, width), random(4 * size, width), random(4 * size, size), random(4 * size), kept, 1.4)
+    assert torch.autograd.gradcheck(LSTMLoop.apply, lstm)
+    padding = torch.zeros(batch, length, dtype=torch.bool)
+    padding[1, 3:] = True
+    attention = (
+        random(steps, batch, width), random(4 * size, width), random(4 * size, size + memory_dim), random(4 * size),
+        random(batch, length, memory_dim), random(batch, length, dim), padding, random(dim, size),
+        random(dim, 2, taps), random(dim), kept, 1.4,
+    )  # fmt: skip
+    assert torch.autograd.gradcheck(AttentionLoop.apply, attention)
+
+
+def test_the_golden_gradients_of_the_reference_hold_for_both():
+    io, batch = golden_inputs()
+    model = golden_model().eval()
+    for fused in (False, True):
+        model.decoder.fused = fused
+        torch.testing.assert_close(model(*batch).mel_postnet, io["mel_out_postnet"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype: torch.dtype):
+    model = model_of(TINY)
+    batch = ragged_batch()
+    exact = model(*batch)
+    with torch.autocast("cpu", dtype):
+        output = model(*batch)
+    assert output.alignment.dtype == torch.float32
+    torch.testing.assert_close(output.mel.float(), exact.mel, atol=0.1, rtol=0.1)
+    output.mel.float().square().mean().backward()
+    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
+
+
+def test_a_kept_graph_gives_the_same_gradients_again():
+    model = model_of(TINY)
+    loss = model(*ragged_batch()).mel.square().sum()
+    weights = list(model.decoder.parameters())
+    first = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+    second = torch.autograd.grad(loss, weights, allow_unused=True)
+    for a, b in zip(first, second, strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)
