@@ -72,6 +72,11 @@ def _own(activations: Tensor) -> Tensor:
     return activations.clone() if torch._C._autograd._get_current_graph_task_keep_graph() else activations
 
 
+def _outer(gradient: Tensor, x: Tensor) -> Tensor:
+    """gradient.T @ x for a weight: gradient (S B, out), x (S, B, in) -> (out, in); this way round BLAS is faster."""
+    return x.flatten(0, 1).t().mm(gradient).t()
+
+
 class LSTMLoop(Function):
     """An LSTM whose dropped-out hidden state is what is fed back.
 
@@ -84,7 +89,7 @@ class LSTMLoop(Function):
     ) -> Tensor:
         steps, batch, _ = inputs.shape
         size = w_hh.shape[1]
-        gates = F.linear(inputs, w_ih, bias)  # (S, B, 4 H)
+        gates = PackedLinear(w_ih, steps * batch)(inputs.flatten(0, 1)).view(steps, batch, -1).add_(bias)  # (S, B, 4 H)
         hidden = inputs.new_zeros(steps + 1, batch, size)
         cells = inputs.new_zeros(steps + 1, batch, size)
         feed_back = PackedLinear(w_hh, batch)
@@ -108,9 +113,9 @@ class LSTMLoop(Function):
             d_fed_back = feed_back(gates[t])
         flat = gates.flatten(0, 1)
         return (
-            flat.mm(w_ih).view_as(inputs),
-            flat.t().mm(inputs.flatten(0, 1)),
-            flat.t().mm(hidden[:-1].flatten(0, 1)),
+            PackedLinear(w_ih.t(), len(flat))(flat).view_as(inputs),
+            _outer(flat, inputs),
+            _outer(flat, hidden[:-1]),
             flat.sum(0),
             None,
             None,
@@ -133,7 +138,7 @@ class AttentionLoop(Function):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         steps, batch, _ = inputs.shape
         size, (length, memory_dim) = w_query.shape[1], memory.shape[1:]
-        gates = F.linear(inputs, w_ih, bias)
+        gates = PackedLinear(w_ih, steps * batch)(inputs.flatten(0, 1)).view(steps, batch, -1).add_(bias)
         states = inputs.new_zeros(steps + 1, batch, size + memory_dim)
         cells = inputs.new_zeros(steps + 1, batch, size)
         queries = inputs.new_empty(steps, batch, w_query.shape[0])
@@ -146,7 +151,7 @@ class AttentionLoop(Function):
             hidden, context = states[t + 1].split((size, memory_dim), 1)
             _cell(gates[t], cells[t], cells[t + 1], hidden, None if kept is None else kept[t], scale)
             torch.mm(hidden, w_query_t, out=queries[t])
-            energies = location.tanh(queries[t], weights[t], total) @ v  # (B, L)
+            energies = location.energies(queries[t], weights[t], total)
             energies = energies.to(weights.dtype).masked_fill_(padding, float("-inf"))
             torch.softmax(energies, 1, out=weights[t + 1])
             total += weights[t + 1]
@@ -189,9 +194,9 @@ class AttentionLoop(Function):
         flat = gates.flatten(0, 1)
         hidden = states[1:, :, :size].flatten(0, 1)
         return (
-            flat.mm(w_ih).view_as(inputs),
-            flat.t().mm(inputs.flatten(0, 1)),
-            flat.t().mm(states[:-1].flatten(0, 1)),
+            PackedLinear(w_ih.t(), len(flat))(flat).view_as(inputs),
+            _outer(flat, inputs),
+            _outer(flat, states[:-1]),
             flat.sum(0),
             torch.bmm(weights[1:].permute(1, 2, 0).to(memory.dtype), d_contexts.transpose(0, 1)),
             location.d_keys,
@@ -205,7 +210,10 @@ class AttentionLoop(Function):
 
 
 class _Location:
-    """tanh(query + keys + location features) of a step, and its gradients.
+    """A step's energies v . tanh(query + keys + location features), and their gradients.
+
+    tanh(x) is 2 sigmoid(2 x) - 1, of which CPUs compute the sigmoid several times faster: keys and kernel are doubled
+    once, and so is v. What is left is a constant that a softmax does not see.
 
     The location features are one convolution: the reference's filters and the layer behind them folded into one kernel.
     As a GEMM it takes patches (B L, 2 K) of the last weights and of their sum, which lie side by side.
@@ -214,8 +222,8 @@ class _Location:
     def __init__(self, kernel: Tensor, keys: Tensor, v: Tensor) -> None:
         self.batch, self.length, self.dim = keys.shape
         self.taps = kernel.shape[2]
-        self.kernel = kernel.permute(2, 1, 0).reshape(2 * self.taps, self.dim)  # (2 K, A)
-        self.keys, self.v = keys.flatten(0, 1), v
+        self.kernel = 2 * kernel.permute(2, 1, 0).reshape(2 * self.taps, self.dim)  # (2 K, A)
+        self.keys, self.v = 2 * keys.flatten(0, 1), 2 * v
         self.pad = self.taps // 2
         self.padded = keys.new_zeros(self.batch, self.length + 2 * self.pad, 2)
         self.patches = self.padded.as_strided(
@@ -227,28 +235,32 @@ class _Location:
         self.d_v = torch.zeros_like(v)
         self.d_columns = torch.zeros_like(self.kernel)
 
-    def tanh(self, query: Tensor, weights: Tensor, total: Tensor) -> Tensor:
-        """query (B, A), weights and total (B, L) -> (B, L, A), valid until the next call."""
+    def energies(self, query: Tensor, weights: Tensor, total: Tensor) -> Tensor:
+        """query (B, A), weights and total (B, L) -> (B, L), less the sum of v"""
+        return self._sigmoid(query, weights, total) @ self.v
+
+    def _sigmoid(self, query: Tensor, weights: Tensor, total: Tensor) -> Tensor:
+        """(B, L, A), valid until the next call"""
         inside = self.padded[:, self.pad : self.pad + self.length]
         inside[..., 0] = weights
         inside[..., 1] = total
         self.columns.view_as(self.patches).copy_(self.patches)
         torch.addmm(self.keys, self.columns, self.kernel, out=self.features)
         features = self.features.view(self.batch, self.length, self.dim)
-        return features.add_(query.unsqueeze(1)).tanh_()
+        return features.add_(query.unsqueeze(1), alpha=2).sigmoid_()
 
     def backward(
         self, query: Tensor, weights: Tensor, total: Tensor, d_energies: Tensor, d_query: Tensor
     ) -> tuple[Tensor, Tensor]:
         """d_energies (B, L) -> gradients of weights and total (B, L); d_query (B, A) is written."""
-        tanh = self.tanh(query, weights, total)
-        d_energies = d_energies.to(tanh.dtype)
-        self.d_v.addmv_(self.features.t(), d_energies.flatten())
-        d_features = _tanh_backward(d_energies.unsqueeze(2) * self.v, tanh, grad_input=tanh)  # (B, L, A)
+        sigmoid = self._sigmoid(query, weights, total)
+        d_energies = d_energies.to(sigmoid.dtype)
+        self.d_v.addmv_(self.features.t(), d_energies.flatten(), alpha=2)  # d_energies sum to 0 in each row
+        d_features = _sigmoid_backward(d_energies.unsqueeze(2) * (2 * self.v), sigmoid, grad_input=sigmoid)  # (B, L, A)
         torch.sum(d_features, 1, out=d_query)
         self.d_keys += d_features
         self.d_columns.addmm_(self.columns.t(), self.features)
-        d_patches = self.features.mm(self.kernel.t()).view(self.batch, self.length, self.taps, 2)
+        d_patches = self.features.mm(self.kernel.t() / 2).view(self.batch, self.length, self.taps, 2)
         d_padded = F.fold(
             d_patches.permute(0, 3, 2, 1).reshape(self.batch, 2 * self.taps, self.length),
             (1, self.padded.shape[1]), (1, self.taps),

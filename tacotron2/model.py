@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.dropout import draw_kept, dropout
 from common.errors import UserError
 from common.padding import lengths_to_mask
 from tacotron2.loops import AttentionLoop, LSTMLoop, at_least_float32, by_sigmoids
@@ -131,7 +132,7 @@ class Encoder(nn.Module):
         mask = lengths_to_mask(lengths, x.shape[1]).unsqueeze(1)
         x = x.transpose(1, 2) * mask  # (B, dim, L)
         for convolution in self.convolutions:
-            x = F.dropout(F.relu(convolution(x)), self.dropout, self.training) * mask
+            x = dropout(F.relu(convolution(x)), self.dropout, self.training) * mask
         packed = nn.utils.rnn.pack_padded_sequence(
             x.transpose(1, 2), lengths.cpu(), batch_first=True, enforce_sorted=False
         )
@@ -150,7 +151,7 @@ class Prenet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
-            x = F.dropout(F.relu(layer(x)), self.dropout, training=True)
+            x = dropout(F.relu(layer(x)), self.dropout)
         return x
 
 
@@ -263,7 +264,7 @@ class Decoder(nn.Module):
         def draw(p: float, dim: int) -> Tensor | None:
             if not self.training or p == 0:
                 return None
-            return torch.empty(steps, memory.shape[0], dim, dtype=torch.bool, device=memory.device).bernoulli_(1 - p)
+            return draw_kept((steps, memory.shape[0], dim), p, memory.device)
 
         config = self.config
         kept = draw(config.p_attention_dropout, config.attention_rnn_dim)
@@ -373,7 +374,7 @@ class Postnet(nn.Module):
         last = len(self.convolutions) - 1
         for i, convolution in enumerate(self.convolutions):
             x = convolution(x) if i == last else torch.tanh(convolution(x))
-            x = F.dropout(x, self.dropout, self.training) * mask
+            x = dropout(x, self.dropout, self.training) * mask
         return x
 
 
