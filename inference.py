@@ -37,6 +37,8 @@ from train import TASKS
 from waveglow.denoiser import Denoiser
 from waveglow.model import WaveGlow
 
+INT8 = "int8"
+
 
 @dataclass
 class InferenceConfig:
@@ -60,7 +62,7 @@ class InferenceConfig:
     def __post_init__(self) -> None:
         choices = {
             "vocoder": ("waveglow", "griffin_lim"),
-            "precision": PRECISIONS,
+            "precision": (*PRECISIONS, INT8),
             "device": ("auto", "cpu", "cuda"),
         }
         for key, known in choices.items():
@@ -148,7 +150,10 @@ class Synthesizer:
         self.tacotron2, self.waveglow, self.audio = tacotron2, waveglow, audio
         self.cleaners, self.symbols = cleaners, symbols
         self.device = next(tacotron2.parameters()).device
-        self.precision = precision
+        if precision == INT8 and self.device.type != "cpu":
+            raise UserError(f"precision=int8 is for device=cpu, not for {self.device.type}; use bf16 or fp16 there")
+        tacotron2.decoder.int8 = precision == INT8
+        self.precision = "fp32" if precision == INT8 else precision  # of all that is not the decoder
         self.denoiser = Denoiser(waveglow) if waveglow else None
         self.griffin_lim = GriffinLim(audio)
         if waveglow is None:

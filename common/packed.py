@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 class PackedLinear:
-    """x (rows, in) -> x @ weight.T (rows, out), for a weight (out, in) that does not change meanwhile.
+    """x (rows, in) -> x @ weight.T + bias (rows, out), for a weight (out, in) that does not change meanwhile.
 
     On CPUs the weight is laid out once as oneDNN's kernels read it. With few rows, where a product is bound by reading
     the weight, that is about twice as fast as a BLAS call; the result is the same up to the order of the sums.
     """
 
-    def __init__(self, weight: Tensor, rows: int) -> None:
-        self.weight = weight
-        is_packed = (
-            weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-        )
+    def __init__(self, weight: Tensor, rows: int, bias: Tensor | None = None) -> None:
+        self.weight, self.bias = weight, bias
+        on_cpu = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        is_packed = on_cpu and weight.dtype in (torch.float32, torch.bfloat16)
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows) if is_packed else None
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.packed is None:
-            return x.mm(self.weight.t())
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+            return F.linear(x, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+class Int8Linear:
+    """The same on a CPU with the weight in 8 bits, a scale for each output, and x in 8 bits, a scale for each call:
+    a quarter of the bytes to read."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        weight = weight.float()
+        scale = weight.abs().amax(1).clamp(min=1e-12).double() / 127
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that these calls will have other names
+            quantized = torch.quantize_per_channel(weight, scale, torch.zeros_like(scale).long(), 0, torch.qint8)
+            self.packed = torch.ops.quantized.linear_prepack(quantized, None if bias is None else bias.float())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.ops.quantized.linear_dynamic(x, self.packed, False)

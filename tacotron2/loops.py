@@ -36,9 +36,11 @@ def by_sigmoids(weight: Tensor) -> Tensor:
     return torch.cat((i, f, o, g))
 
 
-def _cell(gates: Tensor, before: Tensor, after: Tensor, hidden: Tensor, kept: Tensor | None, scale: float) -> None:
+def lstm_cell(
+    gates: Tensor, before: Tensor, after: Tensor, hidden: Tensor, kept: Tensor | None = None, scale: float = 1.0
+) -> None:
     """One LSTM step: gates (B, 4 H) become activations in place; the new cell and (dropped-out) hidden state are
-    written to `after` and `hidden`."""
+    written to `after`, which may be `before`, and `hidden`."""
     size = before.shape[1]
     gates[:, : 3 * size].sigmoid_()
     gates[:, 3 * size :].tanh_()
@@ -49,7 +51,7 @@ def _cell(gates: Tensor, before: Tensor, after: Tensor, hidden: Tensor, kept: Te
         hidden.mul_(kept).mul_(scale)
 
 
-def _cell_backward(
+def lstm_cell_backward(
     gates: Tensor, before: Tensor, after: Tensor, d_hidden: Tensor, d_cell: Tensor, kept: Tensor | None, scale: float
 ) -> Tensor:
     """The gradient of the cell before; activations in `gates` become the gradients of what was before them. d_hidden
@@ -95,7 +97,7 @@ class LSTMLoop(Function):
         feed_back = PackedLinear(w_hh, batch)
         for t in range(steps):
             gates[t] += feed_back(hidden[t])
-            _cell(gates[t], cells[t], cells[t + 1], hidden[t + 1], None if kept is None else kept[t], scale)
+            lstm_cell(gates[t], cells[t], cells[t + 1], hidden[t + 1], None if kept is None else kept[t], scale)
         ctx.save_for_backward(inputs, w_ih, w_hh, kept, gates, hidden, cells)
         ctx.scale = scale
         return hidden[1:]
@@ -109,7 +111,9 @@ class LSTMLoop(Function):
         d_cell, d_fed_back = torch.zeros_like(cells[0]), torch.zeros_like(cells[0])
         for t in reversed(range(len(inputs))):
             mask = None if kept is None else kept[t]
-            d_cell = _cell_backward(gates[t], cells[t], cells[t + 1], d_hidden[t] + d_fed_back, d_cell, mask, ctx.scale)
+            d_cell = lstm_cell_backward(
+                gates[t], cells[t], cells[t + 1], d_hidden[t] + d_fed_back, d_cell, mask, ctx.scale
+            )
             d_fed_back = feed_back(gates[t])
         flat = gates.flatten(0, 1)
         return (
@@ -143,13 +147,13 @@ class AttentionLoop(Function):
         cells = inputs.new_zeros(steps + 1, batch, size)
         queries = inputs.new_empty(steps, batch, w_query.shape[0])
         weights = inputs.new_zeros(steps + 1, batch, length, dtype=at_least_float32(inputs.dtype))
-        location = _Location(w_location, keys, v)
+        location = Location(w_location, keys, v)
         feed_back, w_query_t = PackedLinear(w_hc, batch), w_query.t()
         total = torch.zeros_like(weights[0])
         for t in range(steps):
             gates[t] += feed_back(states[t])
             hidden, context = states[t + 1].split((size, memory_dim), 1)
-            _cell(gates[t], cells[t], cells[t + 1], hidden, None if kept is None else kept[t], scale)
+            lstm_cell(gates[t], cells[t], cells[t + 1], hidden, None if kept is None else kept[t], scale)
             torch.mm(hidden, w_query_t, out=queries[t])
             energies = location.energies(queries[t], weights[t], total)
             energies = energies.to(weights.dtype).masked_fill_(padding, float("-inf"))
@@ -168,7 +172,7 @@ class AttentionLoop(Function):
         (inputs, w_ih, w_hc, memory, keys, w_query, w_location, v, kept,
          gates, states, cells, queries, weights) = ctx.saved_tensors  # fmt: skip
         gates, size = _own(gates), w_query.shape[1]
-        location = _Location(w_location, keys, v)
+        location = Location(w_location, keys, v)
         total = weights.sum(0)
         memory_t = memory.transpose(1, 2).contiguous()
         d_queries, d_contexts = torch.empty_like(queries), torch.empty_like(states[1:, :, size:])
@@ -189,7 +193,7 @@ class AttentionLoop(Function):
             d_total += d_sum
             d_hidden = torch.addmm(d_state[:, :size], d_queries[t], w_query)
             mask = None if kept is None else kept[t]
-            d_cell = _cell_backward(gates[t], cells[t], cells[t + 1], d_hidden, d_cell, mask, ctx.scale)
+            d_cell = lstm_cell_backward(gates[t], cells[t], cells[t + 1], d_hidden, d_cell, mask, ctx.scale)
             d_fed_back = feed_back(gates[t])
         flat = gates.flatten(0, 1)
         hidden = states[1:, :, :size].flatten(0, 1)
@@ -209,7 +213,7 @@ class AttentionLoop(Function):
         )
 
 
-class _Location:
+class Location:
     """A step's energies v . tanh(query + keys + location features), and their gradients.
 
     tanh(x) is 2 sigmoid(2 x) - 1, of which CPUs compute the sigmoid several times faster: keys and kernel are doubled

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from common.dropout import draw_kept, dropout
 from common.errors import UserError
 from common.padding import lengths_to_mask
+from tacotron2.free_running import FreeRunning, step_weights
 from tacotron2.loops import AttentionLoop, LSTMLoop, at_least_float32, by_sigmoids
-
-CHECK_STOP_EVERY = 8  # steps between two looks at the gates; each look makes a GPU wait for the host
 
 
 @dataclass(frozen=True)
@@ -168,6 +167,10 @@ class LocationLayer(nn.Module):
         """(B, 2, L) -> (B, L, attention_dim)"""
         return self.location_dense(self.location_conv(weights).transpose(1, 2))
 
+    def kernel(self) -> Tensor:
+        """(attention_dim, 2, kernel_size) both layers folded into one convolution"""
+        return torch.einsum("af,fck->ack", self.location_dense.linear_layer.weight, self.location_conv.conv.weight)
+
 
 class Memory(NamedTuple):
     """The encoded text as the attention wants it, computed once for an utterance."""
@@ -216,7 +219,8 @@ class Attention(nn.Module):
 class Decoder(nn.Module):
     """Autoregressive decoder (section 2.2). The dropped-out hidden states are what is fed back."""
 
-    fused = True  # teacher-forced by the loops of tacotron2/loops.py; False: step by step, with the same numbers
+    fused = True  # by tacotron2/loops.py and free_running.py; False: step by step, with the same numbers
+    int8 = False  # free-running on a CPU with 8-bit weights
 
     def __init__(self, config: Tacotron2Config) -> None:
         super().__init__()
@@ -283,6 +287,11 @@ class Decoder(nn.Module):
         mel_out = self.linear_projection(output).reshape(batch, num_frames, -1).transpose(1, 2)
         return mel_out, self.gate_layer(output).squeeze(2), alignment.transpose(0, 1)
 
+    @staticmethod
+    def _compute_dtype(x: Tensor) -> torch.dtype:
+        device = x.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
     def _step_by_step(
         self, inputs: Tensor, memory: Memory, kept: tuple[Tensor | None, Tensor | None]
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -302,24 +311,19 @@ class Decoder(nn.Module):
         self, inputs: Tensor, memory: Memory, kept: tuple[Tensor | None, Tensor | None]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The same by two loops with large GEMMs around them (tacotron2/loops.py)."""
-        device = inputs.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
+        device, dtype = inputs.device.type, self._compute_dtype(inputs)
         rnn, rnn2, attention, config = self.attention_rnn, self.decoder_rnn, self.attention_layer, self.config
-        location = attention.location_layer
         with torch.autocast(device, enabled=False):
 
             def cast(*tensors: Tensor) -> list[Tensor]:
                 return [tensor.to(dtype) for tensor in tensors]
 
-            kernel = torch.einsum(
-                "af,fck->ack", location.location_dense.linear_layer.weight, location.location_conv.conv.weight
-            )
             w_ih, w_hh, bias = map(by_sigmoids, (rnn.weight_ih, rnn.weight_hh, rnn.bias_ih + rnn.bias_hh))
             values, keys, query, v = memory.values, memory.keys, attention.query_layer, attention.v
             states, alignment = AttentionLoop.apply(
                 *cast(inputs, w_ih[:, : config.prenet_dim], torch.cat((w_hh, w_ih[:, config.prenet_dim :]), 1), bias),
                 *cast(values, keys), memory.padding,
-                *cast(query.linear_layer.weight, kernel, v.linear_layer.weight[0]),
+                *cast(query.linear_layer.weight, attention.location_layer.kernel(), v.linear_layer.weight[0]),
                 kept[0], 1 / (1 - config.p_attention_dropout),
             )  # fmt: skip
             weights = map(by_sigmoids, (rnn2.weight_ih, rnn2.weight_hh, rnn2.bias_ih + rnn2.bias_hh))
@@ -329,30 +333,40 @@ class Decoder(nn.Module):
     def infer(self, memory: Tensor, lengths: Tensor, max_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Free-running: memory (B, L, E), lengths (B) -> mel (B, n_mels, S * r), num_steps (B), alignment (B, S, L),
         truncated (B). The step at which the gate opens is kept."""
-        batch, length, _ = memory.shape
-        config = self.config
         prepared = self.attention_layer.prepare(memory, lengths)
-        state = self.initial_attention(memory)
-        rnn = (memory.new_zeros(batch, config.decoder_rnn_dim),) * 2
-        frames = memory.new_zeros(batch, config.n_mel_channels * config.n_frames_per_step)
-        mel = memory.new_zeros(max_steps, *frames.shape)
-        alignment = memory.new_zeros(max_steps, batch, length, dtype=state.weights.dtype)
-        num_steps = torch.full((batch,), max_steps, device=memory.device)
-        stopped = torch.zeros(batch, dtype=torch.bool, device=memory.device)
+        if self.fused:
+            device, dtype = memory.device.type, self._compute_dtype(memory)
+            with torch.autocast(device, enabled=False):
+                weights = step_weights(self, len(memory), dtype, self.int8)
+                frames, num_steps, alignment, truncated = FreeRunning(self, weights, prepared, dtype).run(max_steps)
+        else:
+            frames, num_steps, alignment, truncated = self._infer_step_by_step(prepared, max_steps)
+        batch, steps, _ = frames.shape
+        mel = frames.reshape(batch, steps * self.config.n_frames_per_step, -1).transpose(1, 2)
+        return mel, num_steps, alignment, truncated
+
+    def _infer_step_by_step(self, memory: Memory, max_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As the paper writes it, and what FreeRunning.run must equal."""
+        batch, config = len(memory.values), self.config
+        state = self.initial_attention(memory.values)
+        rnn = (memory.values.new_zeros(batch, config.decoder_rnn_dim),) * 2
+        frames = memory.values.new_zeros(batch, config.n_mel_channels * config.n_frames_per_step)
+        num_steps = torch.full((batch,), max_steps, device=frames.device)
+        stopped = torch.zeros(batch, dtype=torch.bool, device=frames.device)
+        steps = []
         for step in range(max_steps):
-            state = self.attention_step(self.prenet(frames), state, prepared)
+            state = self.attention_step(self.prenet(frames), state, memory)
             rnn = self.decoder_step(state, rnn)
             output = torch.cat((rnn[0], state.context), 1)
             frames = self.linear_projection(output)
-            mel[step], alignment[step] = frames, state.weights
+            steps.append((frames, state.weights))
             stops = (torch.sigmoid(self.gate_layer(output)).squeeze(1) > config.gate_threshold) & ~stopped
             num_steps = torch.where(stops, step + 1, num_steps)
             stopped |= stops
-            if step % CHECK_STOP_EVERY == CHECK_STOP_EVERY - 1 and bool(stopped.all()):
+            if bool(stopped.all()):
                 break
-        total = int(num_steps.max())
-        mel_out = mel[:total].transpose(0, 1).reshape(batch, total * config.n_frames_per_step, -1).transpose(1, 2)
-        return mel_out, num_steps, alignment[:total].transpose(0, 1), ~stopped
+        all_frames, alignment = (torch.stack(tensors, 1) for tensors in zip(*steps, strict=True))
+        return all_frames, num_steps, alignment, ~stopped
 
 
 class Postnet(nn.Module):

@@ -177,3 +177,15 @@ def test_a_long_line_is_spoken_in_pieces(tacotron2_run: Path, waveglow_run: Path
     (tmp_path / "phrases.txt").write_text("Short.\n" + "A word and another. " * 500 + "9" * 400 + "\n")
     result = speak(tacotron2_run, waveglow_run, tmp_path / "phrases.txt", tmp_path / "out", "max_decoder_steps=3")
     assert re.search(r"phrases.txt:2: a long line, spoken in \d+ pieces into 0001.wav", result.stdout)
+
+
+def test_int8_speaks_nearly_the_same(tacotron2_run: Path):
+    """Without dropout, so that both hear the same frames."""
+    voices = [
+        Synthesizer.load(tacotron2_run, precision=precision, device="cpu", prenet_dropout=0.0)
+        for precision in ("fp32", "int8")
+    ]
+    exact, rough = (voice.speak("Hello there.", max_decoder_steps=20) for voice in voices)
+    assert voices[1].tacotron2.decoder.int8
+    assert not torch.equal(exact.mel, rough.mel)
+    assert (exact.mel - rough.mel).abs().mean() < 0.05 * exact.mel.std()

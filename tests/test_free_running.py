@@ -1,0 +1,98 @@
+"""Free-running decoding with packed weights equals the step-by-step decoder."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from tacotron2.model import Tacotron2
+from tests.test_tacotron2 import NO_DROPOUT, TINY, golden_inputs, golden_model, model_of, ragged_batch
+
+
+def both(model, *arguments):
+    """(step by step, packed)"""
+    results = []
+    for fused in (False, True):
+        model.decoder.fused = fused
+        results.append(model.infer(*arguments))
+    return results
+
+
+def with_different_ends(model: Tacotron2, text: torch.Tensor, lengths: torch.Tensor, steps: int) -> int:
+    """Shift the gate's bias so that the utterances stop at as many different steps as can be; the number of them."""
+    gate, logits = model.decoder.gate_layer, []
+    hook = gate.register_forward_hook(lambda _module, _inputs, output: logits.append(output.squeeze(1)))
+    model.decoder.fused = False
+    model.decoder.config = dataclasses.replace(model.decoder.config, gate_threshold=2.0)
+    model.infer(text, lengths, steps)
+    model.decoder.config = dataclasses.replace(model.decoder.config, gate_threshold=0.5)
+    hook.remove()
+    table = torch.stack(logits)  # (steps, B)
+
+    def ends(shift: torch.Tensor) -> set[int]:
+        opens = table > shift
+        return set(torch.where(opens.any(0), opens.int().argmax(0), steps).tolist())
+
+    middles = (table.flatten().sort()[0][1:] + table.flatten().sort()[0][:-1]) / 2
+    best = max(middles, key=lambda shift: len(ends(shift)))
+    with torch.no_grad():
+        gate.linear_layer.bias -= best
+    return len(ends(best))
+
+
+@pytest.mark.parametrize("frames_per_step", [1, 3])
+@pytest.mark.parametrize("threshold", [0.5, 2.0])
+def test_equal_to_the_step_by_step_decoder(frames_per_step: int, threshold: float):
+    """A batch whose utterances stop at different steps, and leave it; or never."""
+    model = model_of(dataclasses.replace(TINY, n_frames_per_step=frames_per_step)).double().eval()
+    with torch.no_grad():
+        model.decoder.gate_layer.linear_layer.weight *= 8
+        model.decoder.linear_projection.linear_layer.weight *= 3
+    torch.manual_seed(2)
+    text, lengths = torch.randint(1, 148, (8, 15)), torch.randint(3, 16, (8,))
+    assert with_different_ends(model, text, lengths, 40) > 3
+    model.decoder.config = dataclasses.replace(model.decoder.config, gate_threshold=threshold)
+    plain, packed = both(model, text, lengths, 40)
+    assert packed.mel_lengths.equal(plain.mel_lengths)
+    assert packed.truncated.equal(plain.truncated)
+    for name in ("mel_postnet", "alignment"):
+        torch.testing.assert_close(getattr(packed, name), getattr(plain, name), atol=1e-10, rtol=0)
+
+
+def test_the_reference_at_full_length():
+    _, inputs = golden_inputs()
+    model = golden_model(gate_threshold=2.0).eval()
+    plain, packed = both(model, inputs[0], inputs[1], 37)
+    torch.testing.assert_close(packed.mel_postnet, plain.mel_postnet, atol=1e-5, rtol=0)
+
+
+def test_weights_that_change_are_packed_again():
+    model = model_of(TINY).eval()
+    text, text_lengths, *_ = ragged_batch()
+    before = model.infer(text, text_lengths).mel_postnet
+    with torch.no_grad():
+        model.decoder.attention_rnn.weight_hh.mul_(2)
+    plain, packed = both(model, text, text_lengths)
+    assert not torch.equal(packed.mel_postnet, before)
+    torch.testing.assert_close(packed.mel_postnet, plain.mel_postnet, atol=1e-5, rtol=0)
+
+
+def test_prenet_dropout_follows_the_seed():
+    model = model_of(dataclasses.replace(TINY, **(NO_DROPOUT | {"prenet_dropout": 0.5}))).eval()
+    text, text_lengths, *_ = ragged_batch()
+    mels = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        mels.append(model.infer(text, text_lengths).mel_postnet)
+    assert torch.equal(mels[0], mels[1])
+    assert mels[0].shape != mels[2].shape or not torch.equal(mels[0], mels[2])
+
+
+def test_int8_is_near():
+    _, inputs = golden_inputs()
+    model = golden_model(gate_threshold=2.0).eval()
+    exact = model.infer(inputs[0], inputs[1], 37).mel_postnet
+    model.decoder.int8 = True
+    rough = model.infer(inputs[0], inputs[1], 37).mel_postnet
+    assert not torch.equal(rough, exact)
+    assert (rough - exact).abs().mean() < 0.05 * exact.std()
