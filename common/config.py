@@ -94,6 +94,7 @@ class TrainerConfig:
     val_batches: int | None = None  # validate on so many batches of each rank only
     checkpoint_every_steps: int = 500
     keep_last: int = 2  # checkpoints kept beside the best one
+    guided_attention_weight: float = 0.0  # Tacotron 2: draw the attention to the diagonal; 5 aligns little data soon
     align_by_step: int | None = None  # Tacotron 2: warn if its attention does not follow the text by this step
     dry_run: bool = True  # try the largest batch first, so that memory runs out at once or never
     timeout_minutes: float = 10.0  # a rank or loader process that takes longer for anything counts as lost
@@ -116,6 +117,8 @@ class TrainerConfig:
                 f"trainer.weight_decay={self.weight_decay} must not be negative, anneal_factors={self.anneal_factors} "
                 "must be positive"
             )
+        if not self.guided_attention_weight >= 0:
+            raise UserError(f"trainer.guided_attention_weight={self.guided_attention_weight} must not be negative")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise UserError(f"trainer.ema_decay={self.ema_decay} must be between 0 and 1 (or null to turn it off)")
         positive = ["learning_rate", "max_steps", "max_minutes", "grad_clip_norm", "val_batches", "batch_frames"]

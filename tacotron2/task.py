@@ -15,7 +15,7 @@ from common.task import Loss, Reference
 from common.tracker import Tracker
 from tacotron2 import reference
 from tacotron2.data import Tacotron2Batch, TextMelDataset, collate
-from tacotron2.loss import tacotron2_loss
+from tacotron2.loss import guided_attention_loss, tacotron2_loss
 from tacotron2.measures import diagonality, gate_accuracy
 from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.text import symbol_table, text_to_ids
@@ -65,6 +65,9 @@ class Tacotron2Task:
         output = model(*batch)
         frames_per_step, threshold = self.model_config.n_frames_per_step, self.model_config.gate_threshold
         parts = tacotron2_loss(output, batch.mel, batch.mel_lengths, frames_per_step)
+        if model.training and (weight := self.config.trainer.guided_attention_weight):
+            guide = guided_attention_loss(output.alignment, batch.text_lengths, batch.mel_lengths)
+            parts["loss"] = parts["loss"] + weight * guide
         with torch.no_grad():
             parts["diagonality"] = diagonality(output.alignment, batch.text_lengths, batch.mel_lengths)
             parts["gate_accuracy"] = gate_accuracy(output.gate, batch.mel_lengths, frames_per_step, threshold)
@@ -78,9 +81,9 @@ class Tacotron2Task:
         return (
             f"the attention does not follow the text at step {step}: diagonality {parts['diagonality']:.2f}, it should "
             f"be {ALIGNED} by step {by_step} (trainer.align_by_step). Look at the alignments in run_dir/samples. What "
-            "helps: transcripts that match and silence cut off the clips' ends (scripts/check_dataset.py); "
-            "model.n_frames_per_step=2 or 3; larger batches; more clips; init_from=CHECKPOINT of another voice with "
-            "warm_start=true"
+            "helps: trainer.guided_attention_weight=5; transcripts that match and silence cut off the clips' ends "
+            "(scripts/check_dataset.py); model.n_frames_per_step=2 or 3; larger batches; more clips; "
+            "init_from=CHECKPOINT of another voice with warm_start=true"
         )
 
     def report(self, model: nn.Module, data: TextMelDataset, tracker: Tracker, step: int) -> None:

@@ -14,6 +14,7 @@ from common.batching import BatchPlan, BatchSize, RankSampler
 from common.errors import UserError
 from common.window import Window
 from inference import load_model
+from tacotron2.loss import guided_attention_loss
 from tacotron2.measures import GATE_TOLERANCE, diagonality, gate_accuracy
 from tests.conftest import TINY_WAVEGLOW, fails_with, run_script, train_command
 from tests.test_train import assert_same_run, losses, make_trainer, read_log
@@ -173,6 +174,33 @@ def test_diagonality_of_known_alignments():
     stuck = torch.zeros(1, 40, 20)
     stuck[:, :, 0] = 1
     assert diagonality(stuck, lengths[:1], 2 * lengths[:1]) < 0.15
+
+
+def test_guided_attention_of_known_alignments():
+    """Nothing on the line, 1 - exp(-d^2 / 2 g^2) at a distance d, nothing for frames that do not exist."""
+    alignment = torch.eye(10).unsqueeze(0)
+    lengths = torch.tensor([10])
+    assert guided_attention_loss(alignment, lengths, lengths) == 0
+    shifted = torch.zeros(1, 10, 20)
+    shifted[0, torch.arange(10), 2 * torch.arange(10) + 1] = 1  # a character, a twentieth of the text, ahead
+    expected = 1 - math.exp(-(0.05**2) / (2 * 0.2**2))
+    assert guided_attention_loss(shifted, torch.tensor([20]), lengths) == pytest.approx(expected, rel=1e-4)
+    padded = torch.cat((alignment, torch.full((1, 5, 10), 0.1)), 1)
+    assert guided_attention_loss(padded, lengths, lengths) == 0
+
+
+def test_guided_attention_is_of_training_alone(corpus: Path, tmp_path: Path):
+    plain, guided = (
+        make_trainer(corpus, tmp_path / name, "tacotron2", f"trainer.guided_attention_weight={weight}")
+        for name, weight in (("plain", 0), ("guided", 5))
+    )
+    batch = plain.task.collate([plain.train_data[(0, 0)]])
+    for is_training in (True, False):
+        values = []
+        for trainer in (plain, guided):
+            torch.manual_seed(0)
+            values.append(trainer.task.loss(trainer.model.train(is_training), batch).loss.item())
+        assert (values[1] > values[0]) == is_training
 
 
 def test_gate_accuracy_of_known_gates():
