@@ -12,7 +12,7 @@ import pytest
 from common.config import TrainConfig, from_dict
 from common.entry import _quoted
 from inference import InferenceConfig, Synthesizer
-from scripts import average_checkpoints, convert_checkpoint, speak_onnx
+from scripts import average_checkpoints, benchmark, convert_checkpoint, speak_onnx
 from scripts.check_dataset import CheckConfig
 from scripts.export_onnx import ExportConfig
 from tests.conftest import REPOSITORY, TINY_TACOTRON2, TINY_WAVEGLOW, golden_path, write_corpus
@@ -61,6 +61,8 @@ def test_every_command_is_valid(command: str):
         speak_onnx.parser().parse_args(words[2:])
     elif script == "scripts/average_checkpoints.py":
         average_checkpoints.parser().parse_args(words[2:])
+    elif script == "scripts/benchmark.py":
+        benchmark.parser().parse_args(words[2:])
     elif script == "scripts/convert_checkpoint.py":
         convert_checkpoint.parser().parse_args(words[2:])
     else:

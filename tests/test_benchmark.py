@@ -1,0 +1,76 @@
+"""The benchmark counts and measures what it says."""
+
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from scripts import benchmark
+from tacotron2.model import Tacotron2, Tacotron2Config
+from tests.conftest import run_script
+from tests.test_tacotron2 import NO_DROPOUT
+from waveglow.model import WaveGlow, WaveGlowConfig
+
+
+def test_tacotron2s_operations_are_counted():
+    """Against PyTorch's own count of the step-by-step decoder, which leaves out the encoder's LSTM."""
+    config = Tacotron2Config(**NO_DROPOUT, attention_location_n_filters=1)
+    model = Tacotron2(config)
+    model.decoder.fused = False
+    batch, characters, frames = 2, 20, 6
+    text, lengths = benchmark.random_text(batch, characters, "cpu")
+    mel = torch.randn(batch, 80, frames)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(text, lengths, mel, torch.full((batch,), frames))
+    ours = benchmark.tacotron2_flops(config, batch, characters, frames)
+    lstm = 2 * batch * characters * sum(p.numel() for p in model.encoder.lstm.parameters() if p.dim() == 2)
+    assert counter.get_total_flops() + lstm == pytest.approx(ours, rel=0.01)
+
+
+def test_waveglows_operations_are_counted():
+    model = WaveGlow(WaveGlowConfig(n_channels=64))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.randn(1, 80, 20), torch.randn(1, 5120))
+    assert counter.get_total_flops() == pytest.approx(benchmark.waveglow_flops(model, 5120), rel=0.05)
+
+
+def test_figures_of_known_times():
+    case = {"kind": "waveglow", "runs": 4}
+    result = {"seconds": [1.0, 1.0, 1.0, 3.0], "megabytes": 5.0, "items": 22050, "flops": 3e9}
+    values = benchmark.figures(case, result, {"gflops": 4.0, "gigabytes": 1.0})
+    assert values["seconds"] == 1.5
+    assert values["items_per_sec"] == 22050 / 1.5
+    assert values["seconds_50"] == 1.0
+    assert values["seconds_99"] == 3.0
+    assert values["share_of_gemm_peak"] == pytest.approx(0.5)
+    assert values["times_real_time"] == pytest.approx(1 / 1.5)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"kind": "tacotron2_training", "implementation": "ours", "batch": 2, "characters": 9, "frames": 5},
+        {"kind": "free_running", "implementation": "ours", "batch": 1, "characters": 9, "frames": 5},
+        {"kind": "waveglow", "batch": 1, "channels": 8, "frames": 3},
+        {"kind": "waveglow_training", "batch": 1, "channels": 8, "samples": 2048},
+        {"kind": "synthesis", "batch": 2, "characters": 5},
+        {"kind": "mels"},
+    ],
+)
+def test_every_kind_of_case_runs(case: dict):
+    threads = torch.get_num_threads()
+    result = benchmark.MEASURES[case["kind"]]({"device": "cpu", "runs": 2, "precision": "fp32"} | case)
+    torch.set_num_threads(threads)
+    assert len(result["seconds"]) == 2
+    assert min(result["seconds"]) > 0
+    assert result["items"] > 0
+
+
+def test_a_section_from_the_command_line(tmp_path):
+    out = tmp_path / "out.json"
+    result = run_script("scripts/benchmark.py", "mels", "--runs", "1", "--json", out)
+    assert "GEMM peak" in result.stdout
+    assert "x real time" in result.stdout
+    assert json.loads(out.read_text())["rows"][0]["times_real_time"] > 1
+    assert "choose from: training" in run_script("scripts/benchmark.py", "speed", expect=1).stderr
