@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
+from waveglow.inverse import invert
 
 
 @dataclass(frozen=True)
@@ -155,13 +156,15 @@ class InvertibleConv(nn.Module):
 class WaveGlow(nn.Module):
     """The whole model: forward for training (audio to z), infer for synthesis (z to audio)."""
 
+    packed = True  # on a CPU, infer by waveglow/inverse.py; False: by the convolutions of forward, the same numbers
+
     def __init__(self, config: WaveGlowConfig) -> None:
         super().__init__()
         self.config = config
         self.upsample = nn.ConvTranspose1d(
             config.n_mel_channels, config.n_mel_channels, config.win_length, stride=config.hop_length
         )
-        early = [self._leaves_early(k) for k in range(config.n_flows)]
+        early = [self.leaves_early(k) for k in range(config.n_flows)]
         dims = [config.n_group - config.n_early_size * sum(early[: k + 1]) for k in range(config.n_flows)]
         # WN before convinv: the order of the reference's parameters, as in WN
         self.WN = nn.ModuleList(WN(config, dim // 2) for dim in dims)
@@ -171,7 +174,7 @@ class WaveGlow(nn.Module):
     def _flows(self) -> list[tuple[InvertibleConv, WN]]:
         return cast(list[tuple[InvertibleConv, WN]], list(zip(self.convinv, self.WN, strict=True)))
 
-    def _leaves_early(self, flow: int) -> bool:
+    def leaves_early(self, flow: int) -> bool:
         """True if n_early_size channels go to z right before this flow (section 2.4)."""
         return flow > 0 and flow % self.config.n_early_every == 0
 
@@ -194,7 +197,7 @@ class WaveGlow(nn.Module):
         x = audio.unflatten(1, (-1, config.n_group)).transpose(1, 2)  # (B, n_group, G)
         z, log_s, log_det = [], [], []
         for k, (convinv, wn) in enumerate(self._flows()):
-            if self._leaves_early(k):
+            if self.leaves_early(k):
                 z.append(x[:, : config.n_early_size])
                 x = x[:, config.n_early_size :]
             x, log_det_w = convinv(x)
@@ -217,6 +220,10 @@ class WaveGlow(nn.Module):
             z = torch.randn(mel.shape[0], config.n_group, num_samples // config.n_group, device=mel.device)
         mel = self._condition(mel, num_samples)
         z = z.to(self.upsample.weight.dtype) * sigma
+        if self.packed and mel.device.type == "cpu" and z.dtype == torch.float32:
+            autocasts = torch.is_autocast_enabled("cpu")
+            with torch.autocast("cpu", enabled=False):
+                return invert(self, mel, z, torch.get_autocast_dtype("cpu") if autocasts else mel.dtype)
         flows = self._flows()
         rest, x = z[:, : -self.last_dim], z[:, -self.last_dim :]
         for k, (convinv, wn) in reversed(list(enumerate(flows))):
@@ -224,7 +231,7 @@ class WaveGlow(nn.Module):
             log_s, b = wn(x_a, mel)
             x = torch.cat((x_a, ((x_b - b) * (-log_s).exp()).to(x.dtype)), dim=1)
             x = convinv.inverse(x)
-            if self._leaves_early(k):
+            if self.leaves_early(k):
                 rest, early = rest[:, : -config.n_early_size], rest[:, -config.n_early_size :]
                 x = torch.cat((early, x), dim=1)
         return x.transpose(1, 2).flatten(1)  # (B, N)

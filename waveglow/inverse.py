@@ -1,0 +1,119 @@
+"""WaveGlow's inverse on a CPU: each layer of a coupling as one large product on rows of channels.
+
+A dilated convolution over (..., C) rows is a product with each row beside its two neighbours; the mel's share of the
+layer is more columns of the same product, so a layer costs one product, the gate, and a second product. Weight norm is
+folded once, and weights are laid out once as the kernels read them. The numbers are those of WaveGlow.infer by
+convolutions (tests/test_waveglow.py).
+
+Shapes: B batch, G groups of samples, C channels, M = n_mels * n_group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from common.packed import PackedLinear
+
+if TYPE_CHECKING:
+    from waveglow.model import WN, WaveGlow, WaveGlowConfig, WeightNormConv
+
+
+class CouplingWeights(NamedTuple):
+    """Those of one WN."""
+
+    start: PackedLinear
+    joint: list[PackedLinear]  # of each layer, (2 C, kernel_size * C + M): the convolution's taps, then the mel
+    res_skip: list[PackedLinear]
+    end: PackedLinear
+
+    @classmethod
+    def of(cls, wn: WN, dtype: torch.dtype) -> CouplingWeights:
+        rows = 4096  # as many as an utterance has, about
+
+        def packed(weight: Tensor, bias: Tensor) -> PackedLinear:
+            return PackedLinear(weight.to(dtype), rows, bias.to(dtype))
+
+        joint = []
+        for in_layer, cond_layer in zip(_layers(wn.in_layers), _layers(wn.cond_layers), strict=True):
+            taps = in_layer.weight().permute(0, 2, 1)  # (2 C, kernel_size, C)
+            weight = torch.cat((taps.flatten(1), cond_layer.weight()[:, :, 0]), 1)
+            bias = in_layer.bias + cond_layer.bias
+            scale = torch.ones_like(bias)
+            scale[: len(bias) // 2] = 2  # tanh(x) = 2 sigmoid(2 x) - 1, and CPUs compute a sigmoid several times faster
+            joint.append(packed(weight * scale.unsqueeze(1), bias * scale))
+        return cls(
+            start=packed(wn.start.weight()[:, :, 0], wn.start.bias),
+            joint=joint,
+            res_skip=[packed(layer.weight()[:, :, 0], layer.bias) for layer in _layers(wn.res_skip_layers)],
+            end=packed(wn.end.weight[:, :, 0], cast(Tensor, wn.end.bias)),
+        )
+
+
+def _layers(modules: nn.ModuleList) -> Iterable[WeightNormConv]:
+    return cast("Iterable[WeightNormConv]", modules)
+
+
+_PACKED: WeakKeyDictionary[WaveGlow, tuple[object, list[CouplingWeights]]] = WeakKeyDictionary()
+
+
+def coupling_weights(model: WaveGlow, dtype: torch.dtype) -> list[CouplingWeights]:
+    """Those of every flow, packed again only after they have changed."""
+    key = dtype, [(parameter.data_ptr(), parameter._version) for parameter in model.parameters()]
+    found = _PACKED.get(model)
+    if found is None or found[0] != key:
+        with torch.no_grad():
+            found = _PACKED[model] = (key, [CouplingWeights.of(wn, dtype) for wn in model.WN])  # type: ignore[arg-type]
+    return found[1]
+
+
+def coupling(weights: CouplingWeights, x: Tensor, rows: Tensor, config: WaveGlowConfig) -> tuple[Tensor, Tensor]:
+    """x (B, G, c / 2), rows (B, G, kernel_size * C + M) whose last M columns are the mel -> log_s, b, each
+    (B, G, c / 2) in float32. The other columns of `rows` are overwritten."""
+    batch, groups, width = rows.shape
+    channels, taps = config.n_channels, config.kernel_size
+    hidden = weights.start(x.to(rows.dtype).flatten(0, 1)).view(batch, groups, channels)
+    skip = torch.zeros_like(hidden)
+    for i, (joint, res_skip) in enumerate(zip(weights.joint, weights.res_skip, strict=True)):
+        for tap in range(taps):
+            _shift(hidden, (tap - taps // 2) * 2**i, rows[:, :, tap * channels : (tap + 1) * channels])
+        tanh, sigmoid = joint(rows.view(batch * groups, width)).sigmoid_().chunk(2, 1)
+        out = res_skip(tanh.mul_(2).sub_(1).mul_(sigmoid)).view(batch, groups, -1)
+        if out.shape[2] > channels:  # all but the last layer
+            hidden += out[..., :channels]
+        skip += out[..., -channels:]
+    b, log_s = weights.end(skip.flatten(0, 1)).float().view(batch, groups, -1).chunk(2, 2)
+    return log_s, b
+
+
+def _shift(x: Tensor, offset: int, out: Tensor) -> None:
+    """out[:, g] = x[:, g + offset], 0 beyond the ends; x and out (B, G, C)"""
+    groups = x.shape[1]
+    first, last = min(max(-offset, 0), groups), max(min(groups - offset, groups), 0)
+    out[:, :first] = 0
+    out[:, last:] = 0
+    if first < last:
+        out[:, first:last] = x[:, first + offset : last + offset]
+
+
+def invert(model: WaveGlow, mel: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
+    """mel (B, M, G) upsampled and grouped, z (B, n_group, G) scaled -> audio (B, G * n_group)"""
+    config = model.config
+    batch, mel_dim, groups = mel.shape
+    rows = mel.new_empty(batch, groups, config.kernel_size * config.n_channels + mel_dim, dtype=dtype)
+    rows[:, :, -mel_dim:] = mel.transpose(1, 2)
+    rest, x = z.transpose(1, 2).split((config.n_group - model.last_dim, model.last_dim), 2)  # (B, G, channels)
+    weights = coupling_weights(model, dtype)
+    for k, convinv in reversed(list(enumerate(model.convinv))):
+        x_a, x_b = x.chunk(2, dim=2)
+        log_s, b = coupling(weights[k], x_a, rows, config)
+        x = torch.cat((x_a, ((x_b - b) * (-log_s).exp()).to(x.dtype)), dim=2)
+        x = x @ convinv.inverse_weight().to(x.dtype).t()  # type: ignore[operator]
+        if model.leaves_early(k):
+            rest, early = rest.split((rest.shape[2] - config.n_early_size, config.n_early_size), 2)
+            x = torch.cat((early, x), dim=2)
+    return x.flatten(1)
