@@ -283,9 +283,9 @@ class Decoder(nn.Module):
         decode = self._all_steps if self.fused else self._step_by_step
         prepared = self.attention_layer.prepare(memory, lengths)
         hidden, context, alignment = decode(self.prenet(inputs), prepared, self._kept(len(inputs), memory))
-        output = torch.cat((hidden, context), 2).transpose(0, 1)  # (B, S, decoder_rnn_dim + E)
-        mel_out = self.linear_projection(output).reshape(batch, num_frames, -1).transpose(1, 2)
-        return mel_out, self.gate_layer(output).squeeze(2), alignment.transpose(0, 1)
+        output = torch.cat((hidden, context), 2)  # (S, B, decoder_rnn_dim + E)
+        mel_out = self.linear_projection(output).transpose(0, 1).reshape(batch, num_frames, -1).transpose(1, 2)
+        return mel_out, self.gate_layer(output).squeeze(2).transpose(0, 1), alignment.transpose(0, 1)
 
     @staticmethod
     def _compute_dtype(x: Tensor) -> torch.dtype:
