@@ -163,6 +163,7 @@ class WaveGlowGraph(nn.Module):
     def __init__(self, model: WaveGlow) -> None:
         super().__init__()
         self.model = copy.deepcopy(model)
+        self.model.packed = False  # the runtime lays out weights by itself
         for module in self.model.modules():
             if isinstance(module, WeightNormConv):
                 _fix(module, "weight")
