@@ -1,6 +1,7 @@
 """The decoder's loops with their hand-written backward passes equal autograd through the step-by-step decoder."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tacotron2.loops import AttentionLoop, LSTMLoop
 from tacotron2.loss import tacotron2_loss
 from tacotron2.model import Tacotron2
 from tests.test_tacotron2 import TINY, golden_inputs, golden_model, model_of, ragged_batch
+from tests.test_train import losses, make_trainer
 
 
 def outputs_and_gradients(model: Tacotron2, batch: tuple[Tensor, ...], fused: bool, frames_per_step: int = 1):
@@ -93,3 +95,13 @@ def test_a_kept_graph_gives_the_same_gradients_again():
     second = torch.autograd.grad(loss, weights, allow_unused=True)
     for a, b in zip(first, second, strict=True):
         assert (a is None and b is None) or torch.equal(a, b)
+
+
+def test_a_training_run_has_the_same_losses_either_way(corpus: Path, tmp_path: Path):
+    for name, fused in (("plain", False), ("fast", True)):
+        trainer = make_trainer(corpus, tmp_path / name, "tacotron2", "trainer.max_steps=6")
+        trainer.model.decoder.fused = fused
+        trainer.fit()
+    plain, fast = losses(tmp_path / "plain"), losses(tmp_path / "fast")
+    assert list(fast) == list(plain) == [1, 2, 3, 4, 5, 6]
+    assert list(fast.values()) == pytest.approx(list(plain.values()), rel=1e-4)
