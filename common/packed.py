@@ -19,7 +19,8 @@ class PackedLinear:
     def __init__(self, weight: Tensor, rows: int, bias: Tensor | None = None) -> None:
         self.weight, self.bias = weight, bias
         on_cpu = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-        is_packed = on_cpu and weight.dtype in (torch.float32, torch.bfloat16)
+        has_bf16 = on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        is_packed = on_cpu and (weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and has_bf16))
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows) if is_packed else None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -33,6 +34,7 @@ class Int8Linear:
     a quarter of the bytes to read."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.reduce_range = not torch.cpu._is_vnni_supported()  # older instructions add up in 16 bits
         weight = weight.float()
         scale = weight.abs().amax(1).clamp(min=1e-12).double() / 127
         with warnings.catch_warnings():
@@ -41,4 +43,4 @@ class Int8Linear:
             self.packed = torch.ops.quantized.linear_prepack(quantized, None if bias is None else bias.float())
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.ops.quantized.linear_dynamic(x, self.packed, False)
+        return torch.ops.quantized.linear_dynamic(x, self.packed, self.reduce_range)

@@ -9,10 +9,12 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from datetime import timedelta
 
 import torch.distributed as dist
 
+from common import distributed
 from common.distributed import Ranks
 from common.errors import UserError
 
@@ -44,8 +46,7 @@ class Peers:
             host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
             # A connection of its own: the process group's may be blocked when this one is needed.
             self.store = dist.TCPStore(host, port, wait_for_workers=False, timeout=timedelta(seconds=10))
-            # Under an agent the store outlives restarts, so each of them has its own keys.
-            self.prefix = f"beat/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/"
+            self.prefix = distributed.from_main(uuid.uuid4().hex)  # under an agent the store outlives restarts
             self._beat()
             self.thread = threading.Thread(target=self._watch, daemon=True)
             self.thread.start()
@@ -57,7 +58,11 @@ class Peers:
         try:
             if isinstance(error, RuntimeError) and re.search(LOST, str(error)):
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which the agent is about to send: first say why
-                raise UserError(f"the run has lost a process: {self.missing()}; see its own message") from error
+                lines = str(error).strip().splitlines()
+                said = " ... ".join(dict.fromkeys((lines[0][:200], lines[-1][:200])))
+                raise UserError(
+                    f"the run has lost a process: {self.missing()}; see its own message. Here it was: {said}"
+                ) from error
         finally:
             self.ended.set()
             self.thread.join()
@@ -80,12 +85,12 @@ class Peers:
 
     def _beat(self) -> None:
         self.count += 1
-        self.store.set(f"{self.prefix}{self.ranks.rank}", f"{self.count}|{socket.gethostname()}|{self.doing}")
+        self.store.set(f"{self.prefix}/{self.ranks.rank}", f"{self.count}|{socket.gethostname()}|{self.doing}")
 
     def _others(self) -> dict[int, list[str]]:
         """rank -> [count, host, what it does]"""
         ranks = [rank for rank in range(self.ranks.world_size) if rank != self.ranks.rank]
-        values = {rank: self.store.get(f"{self.prefix}{rank}").decode() for rank in ranks}
+        values = {rank: self.store.get(f"{self.prefix}/{rank}").decode() for rank in ranks}
         return {rank: value.split("|", 2) for rank, value in values.items()}
 
     def _watch(self) -> None:

@@ -66,7 +66,7 @@ class TrainingState:
         self._check(state, path)
         cure = "use the options it was trained with, or another run_dir"
         checkpoints.load_state(self.model, state["state_dict"], path, cure)
-        self.average.load(state["average"])
+        self.average.load(state.get("average") or {})
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.config.trainer.weight_decay  # of today; the rate is set every epoch

@@ -78,6 +78,7 @@ class Trainer:
             average=MovingAverage(self.model, self.options.ema_decay),
             progress=Progress(data=[config.seed, len(self.train_data), zlib.crc32(names.encode())]),
         )
+        self.peers.at("its start, after the data")
         self.plan = BatchPlan(self.train_data.lengths, config.seed)
         self.batch_size = BatchSize.of(self.options.batch_size, self.options.batch_frames, ranks.world_size)
         self._check_lengths()
@@ -92,6 +93,7 @@ class Trainer:
             self.state.average.load({})
             if ranks.is_main:
                 print(note, flush=True)
+        self.peers.at("its start, after the weights")
         self.bad_steps = torch.tensor(self.progress.bad_steps, device=self.device)  # progress.bad_steps as of now
         self.parallel = self._wrap()
         self.tracker = Tracker(
@@ -121,6 +123,7 @@ class Trainer:
             prefetch_factor=PREFETCHED if workers else None,
             pin_memory=self.device.type == "cuda",
             timeout=60 * self.options.timeout_minutes if workers else 0,
+            worker_init_fn=_ignore_signals,
             generator=torch.Generator(),  # its own: starting an epoch must not move the training's random state
         )
 
@@ -224,14 +227,14 @@ class Trainer:
         clips = self.sampler.share(self.plan.largest(self.batch_size))
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         rng = torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        parameters = [] if self.optimizer.state else list(self.model.parameters())
-        adam = [torch.empty_like(parameter) for parameter in parameters for _ in range(2)]  # what its state will need
+        copies = (0 if self.optimizer.state else 2) + (self.ranks.world_size > 1)  # Adam's state and DDP's buckets
+        later = [torch.empty_like(parameter) for parameter in self.model.parameters() for _ in range(copies)]
         self.model.train()
         with self._autocast():
             batch = self.task.collate([self.train_data[(clip, 0)] for clip in clips])
             loss = self.task.loss(self.model, self._to_device(batch)).loss
         loss.backward()
-        del adam, loss
+        del later, loss
         self.optimizer.zero_grad(set_to_none=True)
         for buffer, before in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(before)
@@ -359,8 +362,11 @@ class Trainer:
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined] # what fused Adam looks at
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        # The fused optimizer does not say that it has written; packed weights (common/packed.py) go by it.
+        torch.autograd.graph.increment_version(list(self.model.parameters()))
         for buffer, before in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(torch.where(finite, buffer, before))
+        self.peers.at("its start, after the weights")
         self.bad_steps = torch.where(finite, 0, self.bad_steps + 1)
         for window in windows:
             window.add_step(norm, finite)
@@ -389,7 +395,6 @@ class Trainer:
 
         With trainer.ema_decay all of that is about the averaged weights. A signal cuts it short, without a result.
         """
-        self.peers.at("validation")
         window = self._window()
         distributed.broadcast_buffers(self.model)  # every rank validates the model that rank 0 saves
         self.model.eval()
@@ -399,6 +404,7 @@ class Trainer:
             torch.manual_seed(self.config.seed)
             batches = iter(self.val_loader)
             for _ in range(self.num_val_batches):
+                self.peers.at("validation")
                 if self._signalled():
                     self.model.train()
                     return
@@ -406,6 +412,7 @@ class Trainer:
                     with self._autocast():
                         window.add(self.task.loss(self.model, self._to_device(batch)))
             means = window.summary(self.device)
+            self.peers.at("the report")
             if self.ranks.is_main:
                 self.task.report(self.model, self.val_data, self.tracker, self.progress.step)
         self.model.train()
@@ -493,6 +500,12 @@ def _loader_errors() -> Iterator[None]:
             f"a process that loads data is gone or hangs ({first_line(error)}): often the machine has run out of "
             "memory, or its disk does not answer; lower data.num_workers (0 loads in the training process)"
         ) from error
+
+
+def _ignore_signals(_: int) -> None:
+    """For loader processes: torchrun signals them too, and the trainer needs their batches until it has saved."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _grouped(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -49,9 +49,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     if options.target.exists():
         raise UserError(f"{options.target} exists already; choose another name for OUT or remove it")
+    if not options.target.parent.is_dir():
+        raise UserError(f"{options.target.parent}: no such directory; create it first")
     paths: list[Path] = []
     for source in options.sources:
-        paths += checkpoints.all_steps(source / "checkpoints") or [checkpoints.find(source)]
+        steps = checkpoints.all_steps(source / "checkpoints") or checkpoints.all_steps(source)
+        paths += steps or [checkpoints.find(source)]
     checkpoints.save(options.target, average(paths))
     print(f"{options.target}: the average of {', '.join(path.name for path in paths)}")
 

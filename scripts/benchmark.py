@@ -329,7 +329,8 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         text=True,
     )
     if result.returncode:
-        raise UserError(f"{case}: {result.stderr.strip().splitlines()[-1]}")
+        ended = f"ended with status {result.returncode}; often there is not enough memory"
+        raise UserError(f"{case}: {(result.stderr.strip().splitlines() or [ended])[-1]}")
     return json.loads(result.stdout.splitlines()[-1])
 
 
@@ -397,6 +398,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps(MEASURES[options.case["kind"]](options.case)))
         return
     known = sections(options.device)
+    if options.runs < 1:
+        raise UserError(f"--runs {options.runs}: at least 1")
     for name in options.section:
         if name not in known:
             raise UserError(f"section {name!r} is unknown; choose from: {', '.join(known)}")

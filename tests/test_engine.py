@@ -282,3 +282,23 @@ def test_nan_is_never_the_best(corpus: Path, tmp_path: Path):
     assert math.isfinite(trainer.progress.best_loss)
     assert (tmp_path / "checkpoints/best.pt").read_bytes() == best
     assert read_log(tmp_path)[-1]["val_loss"] is None
+
+
+@pytest.mark.parametrize("ema_decay", ["null", "0.5"])
+def test_packed_weights_follow_the_optimizer(corpus: Path, tmp_path: Path, ema_decay: str):
+    """What is spoken at a validation has the weights of that step, averaged or not."""
+    options = (f"trainer.ema_decay={ema_decay}", "model.prenet_dropout=0.0", "trainer.learning_rate=0.1")
+    trainer = make_trainer(corpus, tmp_path, "tacotron2", *options)
+    batch = trainer.task.collate([trainer.train_data[(0, 0)]])
+    before = None
+    for step in (1, 2, 3):
+        trainer.train_step([batch], trainer._window())
+        trainer.state.average.update(step)
+        mels = []
+        with trainer.state.average.in_place():
+            for trainer.model.decoder.fused in (False, True):
+                mels.append(trainer.model.eval().infer(batch.text, batch.text_lengths, 5).mel_postnet)
+        torch.testing.assert_close(mels[1], mels[0], atol=1e-4, rtol=1e-3)
+        assert before is None or not torch.allclose(before, mels[0], atol=1e-3)
+        before = mels[0]
+        trainer.model.train()

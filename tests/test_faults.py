@@ -210,6 +210,22 @@ runpy.run_path("train.py", run_name="__main__")
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
+@pytest.mark.fault(13)
+def test_a_signal_to_the_whole_process_group_saves(corpus: Path, tmp_path: Path):
+    """torchrun signals the loader processes as well: they must go on until the trainer has saved."""
+    command = train_command(corpus, tmp_path, TINY_WAVEGLOW, *ENDLESS, "data.num_workers=2")
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_for_step(tmp_path, 3, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    output = end(process)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    step = json.loads((tmp_path / "stopped.json").read_text())["step"]
+    assert checkpoints.load(checkpoints.find(tmp_path))["progress"]["step"] == step
+
+
 @pytest.mark.fault(18)
 def test_a_killed_loader_process_is_an_error(corpus: Path, tmp_path: Path):
     process = start(*train_command(corpus, tmp_path, TINY_WAVEGLOW, *ENDLESS, "data.num_workers=2"))
