@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+T = TypeVar("T")
+_PACKED: WeakKeyDictionary[nn.Module, tuple[object, Any]] = WeakKeyDictionary()
+
+
+def packed_once(module: nn.Module, setting: object, pack: Callable[[], T]) -> T:
+    """What `pack` makes of the weights of `module`, made anew only after they or `setting` have changed.
+
+    A change is another place in memory or a write that PyTorch counts; whoever writes past that, as fused optimizers
+    do, has to call torch.autograd.graph.increment_version.
+    """
+    key = setting, [(parameter.data_ptr(), parameter._version) for parameter in module.parameters()]
+    found = _PACKED.get(module)
+    if found is None or found[0] != key:
+        with torch.no_grad():
+            found = _PACKED[module] = (key, pack())
+    return found[1]
 
 
 class PackedLinear:

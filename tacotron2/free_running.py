@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from common.dropout import draw_kept
-from common.packed import Int8Linear, PackedLinear
-from tacotron2.loops import Location, by_sigmoids, lstm_cell
+from common.packed import Int8Linear, PackedLinear, packed_once
+from tacotron2.loops import Location, at_least_float32, by_sigmoids, lstm_cell
 
 if TYPE_CHECKING:
     from tacotron2.model import Decoder, Memory
@@ -64,16 +63,8 @@ class StepWeights(NamedTuple):
         )
 
 
-_PACKED: WeakKeyDictionary[Decoder, tuple[object, StepWeights]] = WeakKeyDictionary()
-
-
 def step_weights(decoder: Decoder, rows: int, dtype: torch.dtype, int8: bool) -> StepWeights:
-    """Those of `decoder`, packed again only after they have changed."""
-    key = (rows, dtype, int8, [(parameter.data_ptr(), parameter._version) for parameter in decoder.parameters()])
-    found = _PACKED.get(decoder)
-    if found is None or found[0] != key:
-        found = _PACKED[decoder] = (key, StepWeights.of(decoder, rows, dtype, int8))
-    return found[1]
+    return packed_once(decoder, (rows, dtype, int8), lambda: StepWeights.of(decoder, rows, dtype, int8))
 
 
 class FreeRunning:
@@ -88,7 +79,7 @@ class FreeRunning:
         self.buffer = memory.values.new_zeros(batch, sum(self.parts), dtype=dtype)
         self.cells = [self.buffer.new_zeros(batch, dim) for dim in (self.parts[1], self.parts[3])]
         self.memory = memory._replace(values=memory.values.to(dtype), keys=memory.keys.to(dtype))
-        self.total = torch.zeros_like(memory.padding, dtype=torch.promote_types(dtype, torch.float32))
+        self.total = torch.zeros_like(memory.padding, dtype=at_least_float32(dtype))
         self.last = torch.zeros_like(self.total)  # attention weights
         self.frames = self.buffer.new_zeros(batch, self.frame_dim)
         self._set_up()

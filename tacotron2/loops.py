@@ -91,7 +91,7 @@ class LSTMLoop(Function):
     ) -> Tensor:
         steps, batch, _ = inputs.shape
         size = w_hh.shape[1]
-        gates = PackedLinear(w_ih, steps * batch)(inputs.flatten(0, 1)).view(steps, batch, -1).add_(bias)  # (S, B, 4 H)
+        gates = PackedLinear(w_ih, steps * batch, bias)(inputs.flatten(0, 1)).view(steps, batch, -1)  # (S, B, 4 H)
         hidden = inputs.new_zeros(steps + 1, batch, size)
         cells = inputs.new_zeros(steps + 1, batch, size)
         feed_back = PackedLinear(w_hh, batch)
@@ -142,7 +142,7 @@ class AttentionLoop(Function):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         steps, batch, _ = inputs.shape
         size, (length, memory_dim) = w_query.shape[1], memory.shape[1:]
-        gates = PackedLinear(w_ih, steps * batch)(inputs.flatten(0, 1)).view(steps, batch, -1).add_(bias)
+        gates = PackedLinear(w_ih, steps * batch, bias)(inputs.flatten(0, 1)).view(steps, batch, -1)
         states = inputs.new_zeros(steps + 1, batch, size + memory_dim)
         cells = inputs.new_zeros(steps + 1, batch, size)
         queries = inputs.new_empty(steps, batch, w_query.shape[0])

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from common.packed import PackedLinear
+from common.packed import PackedLinear, packed_once
 
 if TYPE_CHECKING:
     from waveglow.model import WN, WaveGlow, WaveGlowConfig, WeightNormConv
@@ -58,19 +57,6 @@ def _layers(modules: nn.ModuleList) -> Iterable[WeightNormConv]:
     return cast("Iterable[WeightNormConv]", modules)
 
 
-_PACKED: WeakKeyDictionary[WaveGlow, tuple[object, list[CouplingWeights]]] = WeakKeyDictionary()
-
-
-def coupling_weights(model: WaveGlow, dtype: torch.dtype) -> list[CouplingWeights]:
-    """Those of every flow, packed again only after they have changed."""
-    key = dtype, [(parameter.data_ptr(), parameter._version) for parameter in model.parameters()]
-    found = _PACKED.get(model)
-    if found is None or found[0] != key:
-        with torch.no_grad():
-            found = _PACKED[model] = (key, [CouplingWeights.of(wn, dtype) for wn in model.WN])  # type: ignore[arg-type]
-    return found[1]
-
-
 def coupling(weights: CouplingWeights, x: Tensor, rows: Tensor, config: WaveGlowConfig) -> tuple[Tensor, Tensor]:
     """x (B, G, c / 2), rows (B, G, kernel_size * C + M) whose last M columns are the mel -> log_s, b, each
     (B, G, c / 2) in float32. The other columns of `rows` are overwritten."""
@@ -107,7 +93,8 @@ def invert(model: WaveGlow, mel: Tensor, z: Tensor, dtype: torch.dtype) -> Tenso
     rows = mel.new_empty(batch, groups, config.kernel_size * config.n_channels + mel_dim, dtype=dtype)
     rows[:, :, -mel_dim:] = mel.transpose(1, 2)
     rest, x = z.transpose(1, 2).split((config.n_group - model.last_dim, model.last_dim), 2)  # (B, G, channels)
-    weights = coupling_weights(model, dtype)
+    couplings = cast("Iterable[WN]", model.WN)
+    weights = packed_once(model, dtype, lambda: [CouplingWeights.of(wn, dtype) for wn in couplings])
     for k, convinv in reversed(list(enumerate(model.convinv))):
         x_a, x_b = x.chunk(2, dim=2)
         log_s, b = coupling(weights[k], x_a, rows, config)
