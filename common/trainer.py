@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import os
-import re
 import shutil
 import signal
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,8 +23,9 @@ from common.averaging import MovingAverage
 from common.batching import BatchPlan, BatchSize, RankSampler
 from common.config import TrainConfig
 from common.distributed import Ranks
-from common.errors import UserError, first_line, make_directory
+from common.errors import UserError, make_directory
 from common.initialize import initialize
+from common.loading import grouped, loader_errors, make_loader
 from common.memory import memory_errors
 from common.peers import Peers
 from common.precision import autocast, set_tf32
@@ -40,7 +38,6 @@ from common.window import Window, timed
 
 MAX_NAMED = 8  # clips that a diagnosis names before it counts
 MAX_BAD_STEPS = 20  # in a row, after the loss scaler has had its chances
-PREFETCHED = 4  # batches that each loader process has ready
 MEMORY_CURE = (
     "lower trainer.batch_frames or trainer.batch_size (and raise trainer.accumulation_steps by as much), or use "
     "trainer.precision=bf16"
@@ -113,19 +110,8 @@ class Trainer:
     # ---- set-up ----
 
     def _loader(self, data: Any, sampler: RankSampler) -> DataLoader[Any]:
-        workers = min(self.config.data.num_workers, os.cpu_count() or 1)  # more would be in each other's way
-        return DataLoader(
-            data,
-            batch_sampler=sampler,
-            collate_fn=self.task.collate,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            prefetch_factor=PREFETCHED if workers else None,
-            pin_memory=self.device.type == "cuda",
-            timeout=60 * self.options.timeout_minutes if workers else 0,
-            worker_init_fn=_ignore_signals,
-            generator=torch.Generator(),  # its own: starting an epoch must not move the training's random state
-        )
+        workers, on_gpu = self.config.data.num_workers, self.device.type == "cuda"
+        return make_loader(data, sampler, self.task.collate, workers, on_gpu, self.options.timeout_minutes)
 
     def _check_lengths(self) -> None:
         """Every clip must fit into a batch."""
@@ -189,7 +175,7 @@ class Trainer:
         if self.ranks.is_main:
             (self.run_dir / MARKER).unlink(missing_ok=True)
         try:
-            with self.stop, memory_errors(MEMORY_CURE), _loader_errors():
+            with self.stop, memory_errors(MEMORY_CURE), loader_errors():
                 self._run(first_step)
         finally:
             self.tracker.close()
@@ -310,7 +296,7 @@ class Trainer:
         whole = progress.done == [[*self.batch_size, 0]]
         self.parallel.train()
         self.peers.at("loading data")
-        for group in _grouped(timed(self.loader, lambda: self.window), options.accumulation_steps):
+        for group in grouped(timed(self.loader, lambda: self.window), options.accumulation_steps):
             self.peers.at("a step")
             self.train_step(group, self.window, epoch)
             clips = batches[len(batches) - num_left :][: len(group)]
@@ -486,30 +472,3 @@ class Trainer:
         if self.ranks.is_main:
             checkpoints.save(self.run_dir / "checkpoints" / name, self.state.contents(every_rng))
         distributed.barrier()
-
-
-@contextmanager
-def _loader_errors() -> Iterator[None]:
-    """A loader process that was killed, or that hangs, as a UserError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not re.search(r"DataLoader (worker|timed out)", str(error)):
-            raise
-        raise UserError(
-            f"a process that loads data is gone or hangs ({first_line(error)}): often the machine has run out of "
-            "memory, or its disk does not answer; lower data.num_workers (0 loads in the training process)"
-        ) from error
-
-
-def _ignore_signals(_: int) -> None:
-    """For loader processes: torchrun signals them too, and the trainer needs their batches until it has saved."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _grouped(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of `size` consecutive batches; the last may be shorter."""
-    iterator = iter(batches)
-    while group := list(itertools.islice(iterator, size)):
-        yield group

@@ -1,0 +1,71 @@
+"""Batches from loader processes, and what can happen to those."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from common.batching import RankSampler
+from common.errors import UserError, first_line
+from common.preemption import SIGNALS
+
+PREFETCHED = 4  # batches that each loader process has ready
+
+
+def make_loader(
+    data: Any,
+    sampler: RankSampler,
+    collate: Callable[[list[Any]], Any],
+    num_workers: int,
+    pin_memory: bool,
+    timeout_minutes: float,
+) -> DataLoader[Any]:
+    """Batches of `data` as `sampler` draws them."""
+    workers = min(num_workers, os.cpu_count() or 1)  # more would be in each other's way
+    return DataLoader(
+        data,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        prefetch_factor=PREFETCHED if workers else None,
+        pin_memory=pin_memory,
+        timeout=60 * timeout_minutes if workers else 0,
+        worker_init_fn=_ignore_signals,
+        generator=torch.Generator(),  # its own: starting an epoch must not move the training's random state
+    )
+
+
+def _ignore_signals(_: int) -> None:
+    """For loader processes: torchrun signals them too, and the trainer needs their batches until it has saved."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def loader_errors() -> Iterator[None]:
+    """A loader process that was killed, or that hangs, as a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.search(r"DataLoader (worker|timed out)", str(error)):
+            raise
+        raise UserError(
+            f"a process that loads data is gone or hangs ({first_line(error)}): often the machine has run out of "
+            "memory, or its disk does not answer; lower data.num_workers (0 loads in the training process)"
+        ) from error
+
+
+def grouped(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` consecutive batches; the last may be shorter."""
+    iterator = iter(batches)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
