@@ -30,6 +30,14 @@ def make_directory(path: Path, key: str) -> None:
         raise UserError(f"{path}: cannot be written to ({error.strerror or error}); choose another {key}") from error
 
 
+def check_new_file(path: Path, name: str) -> None:
+    """A UserError unless a file can be made at `path`, which nothing is at; `name` is what the user knows it as."""
+    if path.exists():
+        raise UserError(f"{path} exists already; choose another name for {name} or remove it")
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such directory; create it first")
+
+
 def first_line(error: Exception) -> str:
     """The beginning of a library's message, which may be a page long."""
     return str(error).split("\n", 1)[0][:200]

@@ -13,14 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import checkpoint as checkpoints  # noqa: E402
-from common import interchange  # noqa: E402
-from common.entry import fail  # noqa: E402
-from common.errors import UserError  # noqa: E402
-from train import TASKS  # noqa: E402
+from common import checkpoint as checkpoints
+from common import interchange
+from common.entry import fail
+from common.errors import UserError, check_new_file
+from train import TASKS
 
 
 def average(paths: list[Path]) -> dict[str, Any]:
@@ -47,10 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    if options.target.exists():
-        raise UserError(f"{options.target} exists already; choose another name for OUT or remove it")
-    if not options.target.parent.is_dir():
-        raise UserError(f"{options.target.parent}: no such directory; create it first")
+    check_new_file(options.target, "OUT")
     paths: list[Path] = []
     for source in options.sources:
         steps = checkpoints.all_steps(source / "checkpoints") or checkpoints.all_steps(source)

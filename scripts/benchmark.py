@@ -7,7 +7,8 @@
 Sections: training (a step of both models), free_running (Tacotron 2 alone, a frame), waveglow (the inverse), synthesis
 (latency from characters to audio, the reference's table), growth (cost against characters, frames, batch), mels.
 
-Every figure stands beside the machine's own limit, measured in the same run: GEMM peak and memory bandwidth. Each case
+Training, free_running, waveglow and growth are also given as a share of the machine's own limit, GEMM peak or memory
+bandwidth, measured in the same run; waveglow, synthesis and mels as multiples of real time. Each case
 runs in a process of its own, so that its peak memory is its own. torchaudio's Tacotron 2 is a peer if it is installed.
 """
 
@@ -28,7 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.config import AudioConfig
 from common.entry import fail
@@ -105,12 +106,13 @@ def waveglow_flops(model: WaveGlow, samples: int) -> float:
 # ---- cases: each runs in a process of its own ----
 
 
-def build_tacotron2(case: dict[str, Any]) -> nn.Module:
+def build_tacotron2(case: dict[str, Any]) -> Any:
+    """Ours or the peer: modules with `infer`, of no common class."""
     torch.manual_seed(0)
     if case["implementation"] == "torchaudio":
         from torchaudio.models import Tacotron2 as Peer
 
-        model: nn.Module = Peer(
+        model: Any = Peer(
             n_symbol=len(SYMBOLS), decoder_max_step=case["frames"], gate_threshold=2.0, decoder_early_stopping=True
         )
     else:
@@ -176,9 +178,9 @@ def measure_free_running(case: dict[str, Any]) -> dict[str, Any]:
     def speak() -> None:
         with torch.no_grad(), autocast(torch.device(device), precision):
             if case["implementation"] == "torchaudio":
-                model.infer(text, lengths)  # type: ignore[operator]
+                model.infer(text, lengths)
             else:
-                model.infer(text, lengths, case["frames"])  # type: ignore[operator]
+                model.infer(text, lengths, case["frames"])
 
     bytes_of = {"fp32": 4, "bf16": 2, "fp16": 2, INT8: 1}[case["precision"]]
     weights = sum(p.numel() for name, p in model.named_parameters() if name.startswith("decoder."))

@@ -19,16 +19,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import checkpoint as checkpoints  # noqa: E402
-from common import interchange  # noqa: E402
-from common.config import AudioConfig, from_dict  # noqa: E402
-from common.entry import fail  # noqa: E402
-from common.errors import UserError  # noqa: E402
-from tacotron2.text import CLEANERS  # noqa: E402
-from train import TASKS  # noqa: E402
+from common import checkpoint as checkpoints
+from common import interchange
+from common.config import AudioConfig, from_dict
+from common.entry import fail
+from common.errors import UserError, check_new_file
+from tacotron2.text import CLEANERS
+from train import TASKS
 
 LAYOUTS = ("ours", "dle", "safetensors")
 
@@ -85,10 +84,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    if options.target.exists():
-        raise UserError(f"{options.target} exists already; choose another name for OUT or remove it")
-    if not options.target.parent.is_dir():
-        raise UserError(f"{options.target.parent}: no such directory; create it first")
+    check_new_file(options.target, "OUT")
     source = checkpoints.find(options.source)
     checkpoint = interchange.load(source, TASKS.values())
     with_audio(checkpoint, options.audio)
