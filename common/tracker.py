@@ -91,7 +91,7 @@ class Tracker:
         if line and self.bar:
             self.bar.set_postfix_str(line)
         elif line:
-            print(f"step {step:>7,}  epoch {epoch:>4}  {line}", flush=True)
+            print(f"step {step:>7,} epoch {epoch:>4} {line}", flush=True)
 
     def figure(self, name: str, figure: Figure, step: int) -> None:
         if self.active:

@@ -1,6 +1,7 @@
 """What the engine promises beside surviving: batches that fit, averages, scores, early warnings."""
 
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 from common import checkpoint as checkpoints
 from common.averaging import MovingAverage
 from common.batching import BatchPlan, BatchSize, RankSampler
+from common.dropout import draw_kept, dropout
 from common.errors import UserError
 from common.window import Window
 from inference import load_model
@@ -229,6 +231,35 @@ def test_sentences_that_cannot_be_read_are_left_out(corpus: Path, tmp_path: Path
     with pytest.warns(UserWarning, match="dropped"):
         trainer = make_trainer(corpus, tmp_path, "tacotron2", "data.sentences=['Hello.', '###']")
     assert len(trainer.task.sentences) == 1
+
+
+def test_a_line_of_the_console_fits_80_columns(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """That of a late step on many GPUs."""
+    trainer = make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=123457", "trainer.epochs=2000")
+    trainer.progress.step, trainer.progress.epoch = 123456, 1000
+    window = trainer.window
+    window.steps, window.positions, window.grad_norm = 1, 9_999_999, 112.38
+    window.items, window.parts = 9_999_999, [torch.tensor(-9_999_999 * 5.72)]
+    window.start = time.monotonic() - 1
+    trainer._log()
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert "step 123,456 epoch 1000 loss -5.7200 grad 112.38" in line
+    assert "samples/s" in line
+    assert len(line) <= 80
+
+
+def test_dropout_masks_have_the_right_share_and_follow_the_seed():
+    for p in (0.1, 0.5, 0.9):
+        torch.manual_seed(0)
+        kept = draw_kept((1000, 1001), p, torch.device("cpu"))
+        assert kept.float().mean() == pytest.approx(1 - p, abs=0.002)
+        columns = kept[:, :1000].view(1000, 250, 4).float()  # the four that share a random number
+        assert torch.corrcoef(columns.flatten(0, 1).T).fill_diagonal_(0).abs().max() < 0.01
+        torch.manual_seed(0)
+        assert torch.equal(kept, draw_kept((1000, 1001), p, torch.device("cpu")))
+    x = torch.ones(1_000_000)
+    assert dropout(x, 0.3).mean() == pytest.approx(1, abs=0.003)
+    assert dropout(x, 0.3, training=False) is x
 
 
 # ---- numbers ----
