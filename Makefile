@@ -2,21 +2,22 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed-requirements
+INSTALLED := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
 
 .PHONY: demo test faults lint install clean
 
 demo: $(INSTALLED)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON=python bash scripts/demo.sh
 
-test: $(INSTALLED)
+test: $(DEV)
 	$(BIN)/python -m pytest -n auto
 
 # All that must not harm a run, with a table; make test has the quick half of it.
-faults: $(INSTALLED)
+faults: $(DEV)
 	$(BIN)/python -m pytest -n auto -m fault --durations=0 -p tests.fault_table
 
-lint: $(INSTALLED)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -24,10 +25,14 @@ lint: $(INSTALLED)
 install: $(INSTALLED)
 	@echo "installed; now: source $(VENV)/bin/activate"
 
-$(INSTALLED): requirements.txt requirements-dev.txt
+$(INSTALLED): requirements.txt
 	@$(PYTHON) --version >/dev/null 2>&1 || { echo "error: $(PYTHON) was not found; install Python 3.11, or name yours: make PYTHON=python3 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(DEV): $(INSTALLED) requirements-dev.txt requirements-onnx.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
 clean:

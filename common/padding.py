@@ -17,3 +17,13 @@ def pad_last(sequences: Sequence[Tensor], value: float = 0.0, min_length: int = 
     """Tensors (..., T_i) -> (B, ..., max(max T_i, min_length)), filled up with `value`."""
     longest = max(min_length, *(sequence.shape[-1] for sequence in sequences))
     return torch.stack([torch.nn.functional.pad(s, (0, longest - s.shape[-1]), value=value) for s in sequences])
+
+
+def fill(x: Tensor, dim: int, multiple: int, value: float = 0.0) -> Tensor:
+    """x with `value` behind it in one dimension, up to a multiple of so many."""
+    missing = -x.shape[dim] % multiple
+    if not missing:
+        return x
+    shape = list(x.shape)
+    shape[dim] = missing
+    return torch.cat((x, x.new_full(shape, value)), dim)

@@ -23,3 +23,9 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     if precision not in PRECISIONS:
         raise UserError(f"precision={precision!r} is unknown{did_you_mean(precision, PRECISIONS)}")
     return torch.autocast(device.type, dtype=_DTYPES.get(precision), enabled=precision != "fp32")
+
+
+def compute_dtype(x: torch.Tensor) -> torch.dtype:
+    """What x is rounded to where autocast is on, else its own type."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

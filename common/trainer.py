@@ -352,7 +352,6 @@ class Trainer:
         torch.autograd.graph.increment_version(list(self.model.parameters()))
         for buffer, before in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(torch.where(finite, buffer, before))
-        self.peers.at("its start, after the weights")
         self.bad_steps = torch.where(finite, 0, self.bad_steps + 1)
         for window in windows:
             window.add_step(norm, finite)

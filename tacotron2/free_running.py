@@ -2,30 +2,36 @@
 
 At batch 1 a step is bound by reading the weights, so each LSTM has one matrix for all of its inputs, and the projection
 and the gate share one. All that changes from step to step lies in one buffer, prenet | attention hidden | context |
-decoder hidden, of which each product takes a slice. Utterances that have stopped leave the batch.
+decoder hidden, of which each product takes a slice. Utterances that have stopped leave the batch. On GPUs some steps
+together are one CUDA graph (common/graphs.py).
 The numbers are those of the step-by-step decoder (tests/test_free_running.py).
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from common.dropout import draw_kept
+from common.graphs import graphed
 from common.packed import Int8Linear, PackedLinear, packed_once
-from tacotron2.loops import Location, at_least_float32, by_sigmoids, lstm_cell
+from tacotron2.loops import by_sigmoids
+from tacotron2.steps import at_least_float32, ops_for
 
 if TYPE_CHECKING:
     from tacotron2.model import Decoder, Memory
 
-CHECK_EVERY = 8  # steps between two looks at the gates; each look makes a GPU wait for the host
+CHECK_EVERY = 8  # steps between two looks at the gates; each look waits for a GPU
+LEAVES = 3 / 4  # a batch in which no more than this share has not stopped goes on without the others
 
 
-class StepWeights(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class StepWeights:
     """The decoder's weights as a step wants them."""
 
     prenet: list[Tensor]
@@ -67,92 +73,97 @@ def step_weights(decoder: Decoder, rows: int, dtype: torch.dtype, int8: bool) ->
     return packed_once(decoder, (rows, dtype, int8), lambda: StepWeights.of(decoder, rows, dtype, int8))
 
 
+def _steps(
+    buffer: Tensor, cells: Tensor, cells_2: Tensor, last: Tensor, total: Tensor, frames: Tensor, outputs: Tensor,
+    alignment: Tensor, kept: Tensor, memory: Tensor, keys: Tensor, padding: Tensor | None, weights: StepWeights,
+) -> None:  # fmt: skip
+    """The next steps: writes frames and the gate's logit, outputs (S, B, n_mels * r + 1), and alignment (S, B, L);
+    kept (S, layers, B, prenet_dim) is the prenet's dropout, scaled. The rest is the state before and after."""
+    ops = ops_for(buffer)
+    attention = ops.AttentionStep(weights.location, keys, weights.v, memory, padding)
+    prenet, hidden = weights.prenet[0].shape[0], cells.shape[1]
+    parts = prenet, hidden, memory.shape[2], cells_2.shape[1]
+    prenet_out, hidden_out, context, decoder_hidden = buffer.split(parts, 1)
+    x, frame_dim = frames, frames.shape[1]
+    for t in range(len(outputs)):
+        for layer, weight in enumerate(weights.prenet):
+            x = F.linear(x, weight).relu_().mul_(kept[t, layer])
+        prenet_out.copy_(x)
+        gates = weights.attention_rnn(buffer[:, : sum(parts[:3])])
+        ops.lstm_cell(gates, None, cells, cells, hidden_out, None, 1.0)
+        query = F.linear(hidden_out, weights.query)
+        attention.forward(query, alignment[t - 1] if t else last, total, alignment[t], total, context)
+        gates = weights.decoder_rnn(buffer[:, prenet:])
+        ops.lstm_cell(gates, None, cells_2, cells_2, decoder_hidden, None, 1.0)
+        outputs[t] = weights.output(buffer[:, prenet + hidden :])
+        x = outputs[t, :, :frame_dim]
+    last.copy_(alignment[-1])
+    frames.copy_(x)
+
+
 class FreeRunning:
     """Decodes one batch; `run` is the whole of it."""
 
     def __init__(self, decoder: Decoder, weights: StepWeights, memory: Memory, dtype: torch.dtype) -> None:
         self.config, self.weights, self.dtype = decoder.config, weights, dtype
-        config = self.config
-        self.parts = config.prenet_dim, config.attention_rnn_dim, memory.values.shape[2], config.decoder_rnn_dim
+        config, values = decoder.config, memory.values
+        batch, length, memory_dim = values.shape
         self.frame_dim = config.n_mel_channels * config.n_frames_per_step
-        batch = len(memory.values)
-        self.buffer = memory.values.new_zeros(batch, sum(self.parts), dtype=dtype)
-        self.cells = [self.buffer.new_zeros(batch, dim) for dim in (self.parts[1], self.parts[3])]
-        self.memory = memory._replace(values=memory.values.to(dtype), keys=memory.keys.to(dtype))
-        self.total = torch.zeros_like(memory.padding, dtype=at_least_float32(dtype))
-        self.last = torch.zeros_like(self.total)  # attention weights
-        self.frames = self.buffer.new_zeros(batch, self.frame_dim)
-        self._set_up()
-
-    def _set_up(self) -> None:
-        """What follows from the rows that are left in the batch."""
-        self.location = Location(self.weights.location, self.memory.keys, self.weights.v)
-        self.has_padding = bool(self.memory.padding.any())
-        prenet, hidden, context, _ = self.parts
-        self.prenet_out, self.hidden, self.context, self.decoder_hidden = self.buffer.split(self.parts, 1)
-        self.attention_in = self.buffer[:, : prenet + hidden + context]
-        self.decoder_in = self.buffer[:, prenet:]
-        self.output_in = self.buffer[:, prenet + hidden :]
+        dim = config.prenet_dim + config.attention_rnn_dim + memory_dim + config.decoder_rnn_dim
+        self.state = [  # as _steps takes it
+            values.new_zeros(batch, dim, dtype=dtype),
+            values.new_zeros(batch, config.attention_rnn_dim, dtype=dtype),
+            values.new_zeros(batch, config.decoder_rnn_dim, dtype=dtype),
+            values.new_zeros(batch, length, dtype=at_least_float32(dtype)),
+            values.new_zeros(batch, length, dtype=at_least_float32(dtype)),
+            values.new_zeros(batch, self.frame_dim, dtype=dtype),
+        ]
+        has_padding = values.is_cuda or bool(memory.padding.any())
+        self.memory = [values.to(dtype), memory.keys.to(dtype), memory.padding if has_padding else None]
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows of the batch only."""
-        self.buffer, self.total, self.last, self.frames = (
-            tensor[rows] for tensor in (self.buffer, self.total, self.last, self.frames)
-        )
-        self.cells = [cell[rows] for cell in self.cells]
-        self.memory = type(self.memory)(*(tensor[rows] for tensor in self.memory))
-        self._set_up()
+        self.state = [tensor[rows] for tensor in self.state]
+        self.memory = [None if tensor is None else tensor[rows] for tensor in self.memory]
 
     def steps(self, number: int) -> tuple[Tensor, Tensor]:
         """The next steps: frames and the gate's logit (number, B, n_mels * r + 1), alignment (number, B, L)."""
-        batch, length = self.total.shape
-        outputs = self.buffer.new_empty(number, batch, self.frame_dim + 1)
-        alignment = self.total.new_empty(number, batch, length)
-        p = self.config.prenet_dropout
-        layers = len(self.weights.prenet)
-        kept = draw_kept((number, layers, batch, self.parts[0]), p, self.buffer.device).to(self.dtype) / (1 - p)
-        for t in range(number):
-            x = self.frames
-            for layer, weight in enumerate(self.weights.prenet):
-                x = F.linear(x, weight).relu_().mul_(kept[t, layer])
-            self.prenet_out.copy_(x)
-            lstm_cell(self.weights.attention_rnn(self.attention_in), self.cells[0], self.cells[0], self.hidden)
-            energies = self.location.energies(F.linear(self.hidden, self.weights.query), self.last, self.total)
-            energies = energies.to(self.total.dtype)
-            if self.has_padding:
-                energies.masked_fill_(self.memory.padding, float("-inf"))
-            self.last = torch.softmax(energies, 1, out=alignment[t])
-            self.total += self.last
-            self.context.copy_(torch.bmm(self.last.to(self.dtype).unsqueeze(1), self.memory.values).squeeze(1))
-            lstm_cell(self.weights.decoder_rnn(self.decoder_in), self.cells[1], self.cells[1], self.decoder_hidden)
-            outputs[t] = self.weights.output(self.output_in)
-            self.frames = outputs[t, :, : self.frame_dim]
+        buffer, total = self.state[0], self.state[4]
+        outputs = buffer.new_empty(number, len(buffer), self.frame_dim + 1)
+        alignment = total.new_empty(number, *total.shape)
+        p, shape = self.config.prenet_dropout, (number, len(self.weights.prenet), len(buffer), self.config.prenet_dim)
+        kept = draw_kept(shape, p, buffer.device).to(self.dtype) / (1 - p)
+        graphed(_steps, [*self.state, outputs, alignment], [kept, *self.memory], weights=self.weights)
         return outputs, alignment
 
     def run(self, max_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """frames (B, S, n_mels * r), num_steps (B), alignment (B, S, L), truncated (B)"""
-        batch, length = self.total.shape
-        device, threshold = self.buffer.device, self.config.gate_threshold
+        """frames (B, S, n_mels * r), num_steps (B), alignment (B, S, L), truncated (B). What comes after an utterance's
+        num_steps is not its own."""
+        buffer, total = self.state[0], self.state[4]
+        batch, device, threshold = len(buffer), buffer.device, self.config.gate_threshold
         # sigmoid(gate) > threshold; beyond 1 nothing stops it
         logit = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
-        frames = self.buffer.new_zeros(batch, max_steps, self.frame_dim)
-        alignment = self.total.new_zeros(batch, max_steps, length)
+        frames = buffer.new_zeros(batch, max_steps, self.frame_dim)
+        alignment = total.new_zeros(batch, max_steps, total.shape[1])
         num_steps = torch.full((batch,), max_steps, device=device)
-        truncated = torch.ones(batch, dtype=torch.bool, device=device)
-        rows = torch.arange(batch, device=device)  # those that have not stopped
+        rows = torch.arange(batch, device=device)  # those still in the batch
+        goes_on = torch.ones(batch, dtype=torch.bool, device=device)  # those of `rows` that have not stopped
+        truncated = goes_on.clone()
         for first in range(0, max_steps, CHECK_EVERY):
             number = min(CHECK_EVERY, max_steps - first)
             outputs, weights = self.steps(number)
             frames[rows, first : first + number] = outputs[:, :, :-1].transpose(0, 1)
             alignment[rows, first : first + number] = weights.transpose(0, 1)
-            stops = outputs[:, :, -1] > logit  # (number, B)
-            has_stopped = stops.any(0)
-            num_steps[rows[has_stopped]] = first + 1 + stops.int().argmax(0)[has_stopped]
-            truncated[rows[has_stopped]] = False
-            if bool(has_stopped.any()):
-                rows = rows[~has_stopped]
-                if not len(rows):
-                    break
-                self.keep(~has_stopped)
-        total = int(num_steps.max())
-        return frames[:, :total], num_steps, alignment[:, :total], truncated
+            opens = outputs[:, :, -1] > logit  # (number, B)
+            stops = opens.any(0) & goes_on
+            num_steps[rows] = torch.where(stops, first + 1 + opens.int().argmax(0), num_steps[rows])
+            goes_on &= ~stops
+            truncated[rows] = goes_on
+            left = int(goes_on.sum())
+            if not left:
+                break
+            if left <= LEAVES * len(rows):
+                self.keep(goes_on)
+                rows, goes_on = rows[goes_on], goes_on[goes_on]
+        total_steps = int(num_steps.max())
+        return frames[:, :total_steps], num_steps, alignment[:, :total_steps], truncated

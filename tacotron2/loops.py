@@ -5,29 +5,31 @@ not depend on the step before happens once, outside: the GEMMs of all inputs bef
 after it. The attention's energies, the largest intermediate, are computed again in the backward pass instead of being
 stored. The numbers are those of the step-by-step decoder (tests/test_loops.py).
 
+On GPUs a loop runs in chunks of CHUNK steps, each a CUDA graph (common/graphs.py) of the kernels in kernels.py.
+
 Shapes: S steps, B batch, L characters, H cells, E memory, A attention, K taps of the location kernel, P input.
 Gates of an LSTM lie as input, forget, output, candidate: the three sigmoids are then one block.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from common.graphs import graphed
 from common.packed import PackedLinear
+from common.padding import fill, lengths_to_mask
+from common.precision import compute_dtype
+from tacotron2.steps import at_least_float32, ops_for
 
-_sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
-_tanh_backward = torch.ops.aten.tanh_backward.grad_input
-
-
-def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """What attention weights are kept in: a softmax over some hundred characters loses its tail in half precision."""
-    return torch.promote_types(dtype, torch.float32)
+# Steps of a chunk, and the number to a multiple of which steps and characters are filled up, so that few shapes occur.
+# On other devices all steps are one chunk.
+CHUNK = {"cuda": 32}
 
 
 def by_sigmoids(weight: Tensor) -> Tensor:
@@ -36,37 +38,41 @@ def by_sigmoids(weight: Tensor) -> Tensor:
     return torch.cat((i, f, o, g))
 
 
-def lstm_cell(
-    gates: Tensor, before: Tensor, after: Tensor, hidden: Tensor, kept: Tensor | None = None, scale: float = 1.0
-) -> None:
-    """One LSTM step: gates (B, 4 H) become activations in place; the new cell and (dropped-out) hidden state are
-    written to `after`, which may be `before`, and `hidden`."""
-    size = before.shape[1]
-    gates[:, : 3 * size].sigmoid_()
-    gates[:, 3 * size :].tanh_()
-    i, f, o, g = gates.chunk(4, 1)
-    torch.mul(f, before, out=after).addcmul_(i, g)
-    torch.tanh(after, out=hidden).mul_(o)
-    if kept is not None:
-        hidden.mul_(kept).mul_(scale)
+_LSTM_WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
-def lstm_cell_backward(
-    gates: Tensor, before: Tensor, after: Tensor, d_hidden: Tensor, d_cell: Tensor, kept: Tensor | None, scale: float
-) -> Tensor:
-    """The gradient of the cell before; activations in `gates` become the gradients of what was before them. d_hidden
-    is used up."""
-    size = before.shape[1]
-    if kept is not None:
-        d_hidden.mul_(kept).mul_(scale)
-    i, f, o, g = gates.chunk(4, 1)
-    tanh = torch.tanh(after)
-    d_cell = d_cell + torch.ops.aten.tanh_backward(d_hidden * o, tanh)
-    d_before = d_cell * f
-    d_gates = torch.cat((d_cell * g, d_cell * before, d_hidden * tanh, d_cell * i), 1)
-    _sigmoid_backward(d_gates[:, : 3 * size], gates[:, : 3 * size], grad_input=gates[:, : 3 * size])
-    _tanh_backward(d_gates[:, 3 * size :], gates[:, 3 * size :], grad_input=gates[:, 3 * size :])
-    return d_before
+class Each(NamedTuple):
+    """A tensor with one entry for each step."""
+
+    tensor: Tensor
+
+
+class Between(NamedTuple):
+    """One entry before the first step and one after each."""
+
+    tensor: Tensor
+
+
+Argument = Each | Between | Tensor | None
+
+
+def in_chunks(
+    function: Callable[..., None], steps: int, written: Sequence[Argument], read: Sequence[Argument],
+    backwards: bool = False, **constants: Any,
+) -> None:  # fmt: skip
+    """function(*written, *read) on the steps' parts of all arguments, chunk after chunk."""
+    first_written = next(x for x in written if isinstance(x, Each | Between)).tensor
+    chunk = CHUNK.get(first_written.device.type, max(steps, 1))
+
+    def part(argument: Argument, first: int) -> Tensor | None:
+        last = min(first + chunk, steps)
+        if isinstance(argument, Between):
+            return argument.tensor[first : last + 1]
+        return argument.tensor[first:last] if isinstance(argument, Each) else argument
+
+    firsts = range(0, steps, chunk)
+    for first in reversed(firsts) if backwards else firsts:
+        graphed(function, [part(x, first) for x in written], [part(x, first) for x in read], **constants)
 
 
 def _own(activations: Tensor) -> Tensor:
@@ -77,6 +83,32 @@ def _own(activations: Tensor) -> Tensor:
 def _outer(gradient: Tensor, x: Tensor) -> Tensor:
     """gradient.T @ x for a weight: gradient (S B, out), x (S, B, in) -> (out, in); this way round BLAS is faster."""
     return x.flatten(0, 1).t().mm(gradient).t()
+
+
+def _each(kept: Tensor | None) -> Each | None:
+    return None if kept is None else Each(kept)
+
+
+# ---- the LSTM alone ----
+
+
+def _lstm(gates: Tensor, hidden: Tensor, cells: Tensor, w_hh: Tensor, kept: Tensor | None, scale: float) -> None:
+    ops, feed_back = ops_for(gates), PackedLinear(w_hh, gates.shape[1])
+    for t in range(len(gates)):
+        mask = None if kept is None else kept[t]
+        ops.lstm_cell(gates[t], feed_back(hidden[t]), cells[t], cells[t + 1], hidden[t + 1], mask, scale)
+
+
+def _lstm_backward(
+    gates: Tensor, d_cell: Tensor, d_fed_back: Tensor, cells: Tensor, d_hidden: Tensor, w_hh: Tensor,
+    kept: Tensor | None, scale: float,
+) -> None:  # fmt: skip
+    ops, feed_back, fed_back = ops_for(gates), PackedLinear(w_hh.t(), gates.shape[1]), d_fed_back
+    for t in reversed(range(len(gates))):
+        mask = None if kept is None else kept[t]
+        ops.lstm_cell_backward(gates[t], cells[t], cells[t + 1], d_hidden[t], fed_back, None, d_cell, mask, scale)
+        fed_back = feed_back(gates[t])
+    d_fed_back.copy_(fed_back)
 
 
 class LSTMLoop(Function):
@@ -90,14 +122,9 @@ class LSTMLoop(Function):
         ctx: Any, inputs: Tensor, w_ih: Tensor, w_hh: Tensor, bias: Tensor, kept: Tensor | None, scale: float
     ) -> Tensor:
         steps, batch, _ = inputs.shape
-        size = w_hh.shape[1]
         gates = PackedLinear(w_ih, steps * batch, bias)(inputs.flatten(0, 1)).view(steps, batch, -1)  # (S, B, 4 H)
-        hidden = inputs.new_zeros(steps + 1, batch, size)
-        cells = inputs.new_zeros(steps + 1, batch, size)
-        feed_back = PackedLinear(w_hh, batch)
-        for t in range(steps):
-            gates[t] += feed_back(hidden[t])
-            lstm_cell(gates[t], cells[t], cells[t + 1], hidden[t + 1], None if kept is None else kept[t], scale)
+        hidden, cells = inputs.new_zeros(2, steps + 1, batch, w_hh.shape[1])
+        in_chunks(_lstm, steps, [Each(gates), Between(hidden), Between(cells)], [w_hh, _each(kept)], scale=scale)
         ctx.save_for_backward(inputs, w_ih, w_hh, kept, gates, hidden, cells)
         ctx.scale = scale
         return hidden[1:]
@@ -107,14 +134,11 @@ class LSTMLoop(Function):
     def backward(ctx: Any, d_hidden: Tensor) -> tuple[Tensor | None, ...]:
         inputs, w_ih, w_hh, kept, gates, hidden, cells = ctx.saved_tensors
         gates = _own(gates)
-        feed_back = PackedLinear(w_hh.t(), inputs.shape[1])
-        d_cell, d_fed_back = torch.zeros_like(cells[0]), torch.zeros_like(cells[0])
-        for t in reversed(range(len(inputs))):
-            mask = None if kept is None else kept[t]
-            d_cell = lstm_cell_backward(
-                gates[t], cells[t], cells[t + 1], d_hidden[t] + d_fed_back, d_cell, mask, ctx.scale
-            )
-            d_fed_back = feed_back(gates[t])
+        d_cell, d_fed_back = torch.zeros_like(cells[:2])
+        in_chunks(
+            _lstm_backward, len(gates), [Each(gates), d_cell, d_fed_back],
+            [Between(cells), Each(d_hidden), w_hh, _each(kept)], backwards=True, scale=ctx.scale,
+        )  # fmt: skip
         flat = gates.flatten(0, 1)
         return (
             PackedLinear(w_ih.t(), len(flat))(flat).view_as(inputs),
@@ -124,6 +148,71 @@ class LSTMLoop(Function):
             None,
             None,
         )
+
+
+def bidirectional(lstm: nn.LSTM, x: Tensor, lengths: Tensor) -> Tensor:
+    """A one-layer bidirectional LSTM over sequences x (B, L, P) of lengths (B) -> (B, L, 2 H), 0 beyond the lengths: as
+    with pack_padded_sequence, but nothing waits for the device to tell the lengths."""
+    length, dtype = x.shape[1], compute_dtype(x)
+    place = torch.arange(length, device=x.device)
+    mirrored = torch.where(place < lengths.unsqueeze(1), lengths.unsqueeze(1) - 1 - place, place)  # (B, L)
+
+    def mirror(x: Tensor) -> Tensor:
+        return x.gather(1, mirrored.unsqueeze(2).expand(-1, -1, x.shape[2]))
+
+    def run(x: Tensor, direction: str) -> Tensor:
+        w_ih, w_hh, b_ih, b_hh = (getattr(lstm, name + direction) for name in _LSTM_WEIGHTS)
+        weights = [by_sigmoids(weight).to(dtype) for weight in (w_ih, w_hh, b_ih + b_hh)]
+        inputs = fill(x.to(dtype).transpose(0, 1), 0, CHUNK.get(x.device.type, 1))
+        return LSTMLoop.apply(inputs, *weights, None, 1.0)[:length].transpose(0, 1)
+
+    with torch.autocast(x.device.type, enabled=False):
+        both = torch.cat((run(x, ""), mirror(run(mirror(x), "_reverse"))), 2)
+    return both * lengths_to_mask(lengths, length).unsqueeze(2)
+
+
+# ---- with attention ----
+
+
+def _attention(
+    gates: Tensor, states: Tensor, cells: Tensor, queries: Tensor, weights: Tensor, totals: Tensor, w_hc: Tensor,
+    memory: Tensor, keys: Tensor, padding: Tensor, w_query: Tensor, w_location: Tensor, v: Tensor,
+    kept: Tensor | None, scale: float,
+) -> None:  # fmt: skip
+    ops, size = ops_for(gates), w_query.shape[1]
+    attention = ops.AttentionStep(w_location, keys, v, memory, padding)
+    feed_back, w_query_t = PackedLinear(w_hc, gates.shape[1]), w_query.t()
+    for t in range(len(gates)):
+        mask = None if kept is None else kept[t]
+        hidden, context = states[t + 1, :, :size], states[t + 1, :, size:]
+        ops.lstm_cell(gates[t], feed_back(states[t]), cells[t], cells[t + 1], hidden, mask, scale)
+        torch.mm(hidden, w_query_t, out=queries[t])
+        attention.forward(queries[t], weights[t], totals[t], weights[t + 1], totals[t + 1], context)
+
+
+def _attention_backward(
+    gates: Tensor, d_queries: Tensor, d_contexts: Tensor, d_cell: Tensor, d_fed_back: Tensor, carried_1: Tensor,
+    carried_2: Tensor, d_keys: Tensor, d_location: Tensor, d_v: Tensor, cells: Tensor, queries: Tensor,
+    weights: Tensor, totals: Tensor, d_states: Tensor, d_weights: Tensor, w_hc: Tensor, memory: Tensor, keys: Tensor,
+    w_query: Tensor, w_location: Tensor, v: Tensor, kept: Tensor | None, scale: float,
+) -> None:  # fmt: skip
+    ops, size = ops_for(gates), w_query.shape[1]
+    attention = ops.AttentionStepBackward(
+        w_location, keys, v, memory, None, [carried_1, carried_2], [d_keys, d_location, d_v], len(gates)
+    )
+    feed_back, fed_back = PackedLinear(w_hc.t(), gates.shape[1]), d_fed_back
+    for t in reversed(range(len(gates))):
+        attention.backward(
+            t, queries[t], weights[t], totals[t], weights[t + 1], d_weights[t], d_states[t, :, size:],
+            fed_back[:, size:], d_contexts[t], d_queries[t],
+        )  # fmt: skip
+        ops.lstm_cell_backward(
+            gates[t], cells[t], cells[t + 1], d_states[t, :, :size], fed_back[:, :size], d_queries[t].mm(w_query),
+            d_cell, None if kept is None else kept[t], scale,
+        )  # fmt: skip
+        fed_back = feed_back(gates[t])
+    d_fed_back.copy_(fed_back)
+    attention.finish(weights[:-1], totals[:-1])
 
 
 class AttentionLoop(Function):
@@ -140,29 +229,20 @@ class AttentionLoop(Function):
         ctx: Any, inputs: Tensor, w_ih: Tensor, w_hc: Tensor, bias: Tensor, memory: Tensor, keys: Tensor,
         padding: Tensor, w_query: Tensor, w_location: Tensor, v: Tensor, kept: Tensor | None, scale: float,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        steps, batch, _ = inputs.shape
-        size, (length, memory_dim) = w_query.shape[1], memory.shape[1:]
+        (steps, batch, _), (dim, size), (length, memory_dim) = inputs.shape, w_query.shape, memory.shape[1:]
         gates = PackedLinear(w_ih, steps * batch, bias)(inputs.flatten(0, 1)).view(steps, batch, -1)
         states = inputs.new_zeros(steps + 1, batch, size + memory_dim)
-        cells = inputs.new_zeros(steps + 1, batch, size)
-        queries = inputs.new_empty(steps, batch, w_query.shape[0])
-        weights = inputs.new_zeros(steps + 1, batch, length, dtype=at_least_float32(inputs.dtype))
-        location = Location(w_location, keys, v)
-        feed_back, w_query_t = PackedLinear(w_hc, batch), w_query.t()
-        total = torch.zeros_like(weights[0])
-        for t in range(steps):
-            gates[t] += feed_back(states[t])
-            hidden, context = states[t + 1].split((size, memory_dim), 1)
-            lstm_cell(gates[t], cells[t], cells[t + 1], hidden, None if kept is None else kept[t], scale)
-            torch.mm(hidden, w_query_t, out=queries[t])
-            energies = location.energies(queries[t], weights[t], total)
-            energies = energies.to(weights.dtype).masked_fill_(padding, float("-inf"))
-            torch.softmax(energies, 1, out=weights[t + 1])
-            total += weights[t + 1]
-            context.copy_(torch.bmm(weights[t + 1].to(memory.dtype).unsqueeze(1), memory).squeeze(1))
+        cells, queries = inputs.new_zeros(steps + 1, batch, size), inputs.new_empty(steps, batch, dim)
+        weights, totals = inputs.new_zeros(2, steps + 1, batch, length, dtype=at_least_float32(inputs.dtype))
+        in_chunks(
+            _attention, steps,
+            [Each(gates), Between(states), Between(cells), Each(queries), Between(weights), Between(totals)],
+            [w_hc, memory, keys, padding, w_query, w_location, v, _each(kept)], scale=scale,
+        )  # fmt: skip
         ctx.save_for_backward(
-            inputs, w_ih, w_hc, memory, keys, w_query, w_location, v, kept, gates, states, cells, queries, weights
-        )
+            inputs, w_ih, w_hc, memory, keys, w_query, w_location, v, kept, gates, states, cells, queries, weights,
+            totals,
+        )  # fmt: skip
         ctx.scale = scale
         return states[1:], weights[1:]
 
@@ -170,31 +250,19 @@ class AttentionLoop(Function):
     @once_differentiable
     def backward(ctx: Any, d_states: Tensor, d_weights: Tensor) -> tuple[Tensor | None, ...]:
         (inputs, w_ih, w_hc, memory, keys, w_query, w_location, v, kept,
-         gates, states, cells, queries, weights) = ctx.saved_tensors  # fmt: skip
+         gates, states, cells, queries, weights, totals) = ctx.saved_tensors  # fmt: skip
         gates, size = _own(gates), w_query.shape[1]
-        location = Location(w_location, keys, v)
-        total = weights.sum(0)
-        memory_t = memory.transpose(1, 2).contiguous()
         d_queries, d_contexts = torch.empty_like(queries), torch.empty_like(states[1:, :, size:])
-        feed_back = PackedLinear(w_hc.t(), inputs.shape[1])
         d_cell, d_fed_back = torch.zeros_like(cells[0]), torch.zeros_like(states[0])
-        d_next = torch.zeros_like(weights[0])  # of this step's weights, from the location features of the next step
-        d_total = torch.zeros_like(weights[0])  # of their sum, from all later steps
-        for t in reversed(range(len(inputs))):
-            d_state = d_states[t] + d_fed_back
-            d_contexts[t] = d_state[:, size:]
-            d_weight = torch.bmm(d_contexts[t].unsqueeze(1), memory_t).squeeze(1).to(weights.dtype)
-            d_weight += d_next
-            d_weight += d_total
-            d_weight += d_weights[t]
-            d_energies = torch.ops.aten._softmax_backward_data(d_weight, weights[t + 1], 1, weights.dtype)
-            total -= weights[t + 1]
-            d_next, d_sum = location.backward(queries[t], weights[t], total, d_energies, d_queries[t])
-            d_total += d_sum
-            d_hidden = torch.addmm(d_state[:, :size], d_queries[t], w_query)
-            mask = None if kept is None else kept[t]
-            d_cell = lstm_cell_backward(gates[t], cells[t], cells[t + 1], d_hidden, d_cell, mask, ctx.scale)
-            d_fed_back = feed_back(gates[t])
+        sums = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (keys, w_location, v)]
+        carried = ops_for(gates).carried_backward(keys, w_location.shape[2])
+        in_chunks(
+            _attention_backward, len(gates),
+            [Each(gates), Each(d_queries), Each(d_contexts), d_cell, d_fed_back, *carried, *sums],
+            [Between(cells), Each(queries), Between(weights), Between(totals), Each(d_states.contiguous()),
+             Each(d_weights.contiguous()), w_hc, memory, keys, w_query, w_location, v, _each(kept)],
+            backwards=True, scale=ctx.scale,
+        )  # fmt: skip
         flat = gates.flatten(0, 1)
         hidden = states[1:, :, :size].flatten(0, 1)
         return (
@@ -203,74 +271,11 @@ class AttentionLoop(Function):
             _outer(flat, states[:-1]),
             flat.sum(0),
             torch.bmm(weights[1:].permute(1, 2, 0).to(memory.dtype), d_contexts.transpose(0, 1)),
-            location.d_keys,
+            sums[0],
             None,
             d_queries.flatten(0, 1).t().mm(hidden),
-            location.d_kernel(),
-            location.d_v,
+            sums[1],
+            sums[2],
             None,
             None,
         )
-
-
-class Location:
-    """A step's energies v . tanh(query + keys + location features), and their gradients.
-
-    tanh(x) is 2 sigmoid(2 x) - 1, of which CPUs compute the sigmoid several times faster: keys and kernel are doubled
-    once, and so is v. What is left is a constant that a softmax does not see.
-
-    The location features are one convolution: the reference's filters and the layer behind them folded into one kernel.
-    As a GEMM it takes patches (B L, 2 K) of the last weights and of their sum, which lie side by side.
-    """
-
-    def __init__(self, kernel: Tensor, keys: Tensor, v: Tensor) -> None:
-        self.batch, self.length, self.dim = keys.shape
-        self.taps = kernel.shape[2]
-        self.kernel = 2 * kernel.permute(2, 1, 0).reshape(2 * self.taps, self.dim)  # (2 K, A)
-        self.keys, self.v = 2 * keys.flatten(0, 1), 2 * v
-        self.pad = self.taps // 2
-        self.padded = keys.new_zeros(self.batch, self.length + 2 * self.pad, 2)
-        self.patches = self.padded.as_strided(
-            (self.batch, self.length, 2 * self.taps), (self.padded.stride(0), 2, 1)
-        )  # (B, L, 2 K)
-        self.columns = keys.new_empty(self.batch * self.length, 2 * self.taps)
-        self.features = torch.empty_like(self.keys)  # (B L, A)
-        self.d_keys = torch.zeros_like(keys)
-        self.d_v = torch.zeros_like(v)
-        self.d_columns = torch.zeros_like(self.kernel)
-
-    def energies(self, query: Tensor, weights: Tensor, total: Tensor) -> Tensor:
-        """query (B, A), weights and total (B, L) -> (B, L), less the sum of v"""
-        return self._sigmoid(query, weights, total) @ self.v
-
-    def _sigmoid(self, query: Tensor, weights: Tensor, total: Tensor) -> Tensor:
-        """(B, L, A), valid until the next call"""
-        inside = self.padded[:, self.pad : self.pad + self.length]
-        inside[..., 0] = weights
-        inside[..., 1] = total
-        self.columns.view_as(self.patches).copy_(self.patches)
-        torch.addmm(self.keys, self.columns, self.kernel, out=self.features)
-        features = self.features.view(self.batch, self.length, self.dim)
-        return features.add_(query.unsqueeze(1), alpha=2).sigmoid_()
-
-    def backward(
-        self, query: Tensor, weights: Tensor, total: Tensor, d_energies: Tensor, d_query: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """d_energies (B, L) -> gradients of weights and total (B, L); d_query (B, A) is written."""
-        sigmoid = self._sigmoid(query, weights, total)
-        d_energies = d_energies.to(sigmoid.dtype)
-        self.d_v.addmv_(self.features.t(), d_energies.flatten(), alpha=2)  # d_energies sum to 0 in each row
-        d_features = _sigmoid_backward(d_energies.unsqueeze(2) * (2 * self.v), sigmoid, grad_input=sigmoid)  # (B, L, A)
-        torch.sum(d_features, 1, out=d_query)
-        self.d_keys += d_features
-        self.d_columns.addmm_(self.columns.t(), self.features)
-        d_patches = self.features.mm(self.kernel.t() / 2).view(self.batch, self.length, self.taps, 2)
-        d_padded = F.fold(
-            d_patches.permute(0, 3, 2, 1).reshape(self.batch, 2 * self.taps, self.length),
-            (1, self.padded.shape[1]), (1, self.taps),
-        )[:, :, 0, self.pad : self.pad + self.length].to(weights.dtype)  # fmt: skip
-        return d_padded[:, 0], d_padded[:, 1]
-
-    def d_kernel(self) -> Tensor:
-        """(A, 2, K)"""
-        return self.d_columns.view(self.taps, 2, self.dim).permute(2, 1, 0)

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from common.dropout import draw_kept, dropout
 from common.errors import UserError
-from common.padding import lengths_to_mask
+from common.padding import fill, lengths_to_mask
+from common.precision import compute_dtype
 from tacotron2.free_running import FreeRunning, step_weights
-from tacotron2.loops import AttentionLoop, LSTMLoop, at_least_float32, by_sigmoids
+from tacotron2.loops import CHUNK, AttentionLoop, LSTMLoop, bidirectional, by_sigmoids
+from tacotron2.steps import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,11 @@ class Encoder(nn.Module):
         x = x.transpose(1, 2) * mask  # (B, dim, L)
         for convolution in self.convolutions:
             x = dropout(F.relu(convolution(x)), self.dropout, self.training) * mask
-        packed = nn.utils.rnn.pack_padded_sequence(
-            x.transpose(1, 2), lengths.cpu(), batch_first=True, enforce_sorted=False
-        )
-        memory, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[2])
+        x = x.transpose(1, 2)
+        if x.is_cuda:  # packing would wait for the device, to know the lengths
+            return bidirectional(self.lstm, x, lengths)
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        memory, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])
         return memory
 
 
@@ -178,6 +181,12 @@ class Memory(NamedTuple):
     values: Tensor  # (B, L, E)
     keys: Tensor  # (B, L, attention_dim)
     padding: Tensor  # (B, L) True beyond the end of a text
+
+    def filled(self, multiple: int) -> Memory:
+        """The same with padding up to a multiple of so many characters."""
+        return Memory(
+            fill(self.values, 1, multiple), fill(self.keys, 1, multiple), fill(self.padding, 1, multiple, value=True)
+        )
 
 
 @dataclass
@@ -287,11 +296,6 @@ class Decoder(nn.Module):
         mel_out = self.linear_projection(output).transpose(0, 1).reshape(batch, num_frames, -1).transpose(1, 2)
         return mel_out, self.gate_layer(output).squeeze(2).transpose(0, 1), alignment.transpose(0, 1)
 
-    @staticmethod
-    def _compute_dtype(x: Tensor) -> torch.dtype:
-        device = x.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
     def _step_by_step(
         self, inputs: Tensor, memory: Memory, kept: tuple[Tensor | None, Tensor | None]
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -311,8 +315,11 @@ class Decoder(nn.Module):
         self, inputs: Tensor, memory: Memory, kept: tuple[Tensor | None, Tensor | None]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The same by two loops with large GEMMs around them (tacotron2/loops.py)."""
-        device, dtype = inputs.device.type, self._compute_dtype(inputs)
+        device, dtype = inputs.device.type, compute_dtype(inputs)
         rnn, rnn2, attention, config = self.attention_rnn, self.decoder_rnn, self.attention_layer, self.config
+        (steps, length), multiple = (len(inputs), memory.values.shape[1]), CHUNK.get(device, 1)
+        inputs, memory = fill(inputs, 0, multiple), memory.filled(multiple)  # so that few shapes occur
+        masks = [None if mask is None else fill(mask, 0, multiple) for mask in kept]
         with torch.autocast(device, enabled=False):
 
             def cast(*tensors: Tensor) -> list[Tensor]:
@@ -324,21 +331,23 @@ class Decoder(nn.Module):
                 *cast(inputs, w_ih[:, : config.prenet_dim], torch.cat((w_hh, w_ih[:, config.prenet_dim :]), 1), bias),
                 *cast(values, keys), memory.padding,
                 *cast(query.linear_layer.weight, attention.location_layer.kernel(), v.linear_layer.weight[0]),
-                kept[0], 1 / (1 - config.p_attention_dropout),
+                masks[0], 1 / (1 - config.p_attention_dropout),
             )  # fmt: skip
             weights = map(by_sigmoids, (rnn2.weight_ih, rnn2.weight_hh, rnn2.bias_ih + rnn2.bias_hh))
-            hidden = LSTMLoop.apply(states, *cast(*weights), kept[1], 1 / (1 - config.p_decoder_dropout))
-        return hidden, states[:, :, config.attention_rnn_dim :], alignment
+            hidden = LSTMLoop.apply(states, *cast(*weights), masks[1], 1 / (1 - config.p_decoder_dropout))
+        return hidden[:steps], states[:steps, :, config.attention_rnn_dim :], alignment[:steps, :, :length]
 
     def infer(self, memory: Tensor, lengths: Tensor, max_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Free-running: memory (B, L, E), lengths (B) -> mel (B, n_mels, S * r), num_steps (B), alignment (B, S, L),
         truncated (B). The step at which the gate opens is kept."""
         prepared = self.attention_layer.prepare(memory, lengths)
         if self.fused:
-            device, dtype = memory.device.type, self._compute_dtype(memory)
+            device, dtype = memory.device.type, compute_dtype(memory)
             with torch.autocast(device, enabled=False):
                 weights = step_weights(self, len(memory), dtype, self.int8)
-                frames, num_steps, alignment, truncated = FreeRunning(self, weights, prepared, dtype).run(max_steps)
+                filled = prepared.filled(CHUNK.get(device, 1))
+                frames, num_steps, alignment, truncated = FreeRunning(self, weights, filled, dtype).run(max_steps)
+            alignment = alignment[:, :, : memory.shape[1]]
         else:
             frames, num_steps, alignment, truncated = self._infer_step_by_step(prepared, max_steps)
         batch, steps, _ = frames.shape

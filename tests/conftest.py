@@ -21,6 +21,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = REPOSITORY / "tests" / "golden"
 sys.path.insert(0, str(REPOSITORY))
 torch.set_num_threads(1)  # the tests run in as many processes as there are cores
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined: it then runs on the CPU
 
 SENTENCES = [
     "The first line.",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tacotron2.loops import AttentionLoop, LSTMLoop
+from tacotron2.loops import AttentionLoop, LSTMLoop, bidirectional
 from tacotron2.loss import tacotron2_loss
 from tacotron2.model import Tacotron2
 from tests.test_tacotron2 import TINY, golden_inputs, golden_model, model_of, ragged_batch
@@ -64,6 +64,24 @@ def test_gradcheck():
         random(dim, 2, taps), random(dim), kept, 1.4,
     )  # fmt: skip
     assert torch.autograd.gradcheck(AttentionLoop.apply, attention)
+
+
+def test_bidirectional_equals_packed_sequences():
+    torch.manual_seed(0)
+    lstm = torch.nn.LSTM(6, 5, batch_first=True, bidirectional=True).double()
+    x, lengths = torch.randn(4, 9, 6, dtype=torch.float64).requires_grad_(), torch.tensor([9, 1, 4, 7])
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    expected = torch.nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], batch_first=True)[0]
+    found = bidirectional(lstm, x, lengths)
+    torch.testing.assert_close(found, expected)
+    outside = torch.randn_like(expected)
+    parameters = [x, *lstm.parameters()]
+    for gradient, other in zip(
+        torch.autograd.grad((found * outside).sum(), parameters),
+        torch.autograd.grad((expected * outside).sum(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(gradient, other)
 
 
 def test_the_golden_gradients_of_the_reference_hold_for_both():

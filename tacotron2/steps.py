@@ -1,0 +1,196 @@
+"""The decoder's step in plain PyTorch: what lies between two matrix products, forward and back.
+
+tacotron2/kernels.py has the same names for GPUs, with the same numbers; `ops_for` says which are used.
+
+Shapes: B batch, L characters, H cells, E memory, A attention, K taps of the location kernel.
+Gates of an LSTM lie as input, forget, output, candidate: the three sigmoids are then one block.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import shutil
+import sys
+import warnings
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+_tanh_backward = torch.ops.aten.tanh_backward.grad_input
+
+
+def ops_for(x: Tensor) -> ModuleType:
+    """The module whose step computes on the device of x and in its precision."""
+    kernels = _kernels() if x.is_cuda and x.dtype != torch.float64 else None
+    return kernels or sys.modules[__name__]
+
+
+@functools.cache
+def _kernels() -> ModuleType | None:
+    """kernels.py, None where it cannot run."""
+    compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
+    if importlib.util.find_spec("triton") is None:
+        missing = "Triton; pip install triton"
+    elif not any(shutil.which(compiler) for compiler in compilers if compiler):
+        missing = "a C compiler, which Triton needs to load its kernels; apt-get install gcc, or set CC"
+    else:
+        from tacotron2 import kernels
+
+        return kernels
+    warnings.warn(f"the decoder's kernels are off, and it is slower: there is not {missing}", stacklevel=2)
+    return None
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """What attention weights are kept in: a softmax over some hundred characters loses its tail in half precision."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+# ---- LSTM ----
+
+
+def lstm_cell(
+    gates: Tensor, recurrent: Tensor | None, before: Tensor, after: Tensor, hidden: Tensor, kept: Tensor | None,
+    scale: float,
+) -> None:  # fmt: skip
+    """One LSTM step: gates (B, 4 H), to which `recurrent` is added, become activations in place; the new cell and the
+    hidden state, with kept (B, H) dropped out and scaled, are written to `after`, which may be `before`, and `hidden`.
+    """
+    size = before.shape[1]
+    if recurrent is not None:
+        gates += recurrent
+    gates[:, : 3 * size].sigmoid_()
+    gates[:, 3 * size :].tanh_()
+    i, f, o, g = gates.chunk(4, 1)
+    torch.mul(f, before, out=after).addcmul_(i, g)
+    torch.tanh(after, out=hidden).mul_(o)
+    if kept is not None:
+        hidden.mul_(kept).mul_(scale)
+
+
+def lstm_cell_backward(
+    gates: Tensor, before: Tensor, after: Tensor, d_hidden: Tensor, d_fed_back: Tensor, d_query_hidden: Tensor | None,
+    d_cell: Tensor, kept: Tensor | None, scale: float,
+) -> None:  # fmt: skip
+    """Activations in `gates` become the gradients of what was before them, d_cell (B, H) that of the cell before. The
+    hidden state's gradient is the sum of the three."""
+    size = before.shape[1]
+    d_hidden = d_hidden + d_fed_back
+    if d_query_hidden is not None:
+        d_hidden += d_query_hidden
+    if kept is not None:
+        d_hidden.mul_(kept).mul_(scale)
+    i, f, o, g = gates.chunk(4, 1)
+    tanh = torch.tanh(after)
+    d_cell += torch.ops.aten.tanh_backward(d_hidden * o, tanh)
+    d_gates = torch.cat((d_cell * g, d_cell * before, d_hidden * tanh, d_cell * i), 1)
+    d_cell *= f
+    _sigmoid_backward(d_gates[:, : 3 * size], gates[:, : 3 * size], grad_input=gates[:, : 3 * size])
+    _tanh_backward(d_gates[:, 3 * size :], gates[:, 3 * size :], grad_input=gates[:, 3 * size :])
+
+
+# ---- attention ----
+
+
+class AttentionStep:
+    """softmax(v . tanh(query + keys + location features)) and the context, for kernel (A, 2, K) of the location
+    features, keys (B, L, A), v (A), memory (B, L, E), padding (B, L) True beyond a text, None where there is none.
+
+    tanh(x) is 2 sigmoid(2 x) - 1, of which CPUs compute the sigmoid several times faster: keys and kernel are doubled
+    once, and so is v. What is left is a constant that a softmax does not see.
+
+    The location features are one convolution: the reference's filters and the layer behind them folded into one kernel.
+    As a GEMM it takes patches (B L, 2 K) of the last weights and of their sum, which lie side by side.
+    """
+
+    def __init__(self, kernel: Tensor, keys: Tensor, v: Tensor, memory: Tensor, padding: Tensor | None) -> None:
+        self.batch, self.length, self.dim = keys.shape
+        self.taps = kernel.shape[2]
+        self.kernel = 2 * kernel.permute(2, 1, 0).reshape(2 * self.taps, self.dim)  # (2 K, A)
+        self.keys, self.v, self.memory, self.padding = 2 * keys.flatten(0, 1), 2 * v, memory, padding
+        self.pad = self.taps // 2
+        self.padded = keys.new_zeros(self.batch, self.length + 2 * self.pad, 2)
+        self.patches = self.padded.as_strided(
+            (self.batch, self.length, 2 * self.taps), (self.padded.stride(0), 2, 1)
+        )  # (B, L, 2 K)
+        self.columns = keys.new_empty(self.batch * self.length, 2 * self.taps)
+        self.features = torch.empty_like(self.keys)  # (B L, A)
+
+    def forward(
+        self, query: Tensor, last: Tensor, total: Tensor, weights: Tensor, new_total: Tensor, context: Tensor
+    ) -> None:
+        """query (B, A), last weights and their sum (B, L); writes the new weights, the new sum, which may be the old
+        one's memory, and the context (B, E)."""
+        energies = (self._sigmoid(query, last, total) @ self.v).to(weights.dtype)
+        if self.padding is not None:
+            energies.masked_fill_(self.padding, float("-inf"))
+        torch.softmax(energies, 1, out=weights)
+        torch.add(total, weights, out=new_total)
+        context.copy_(torch.bmm(weights.to(self.memory.dtype).unsqueeze(1), self.memory).squeeze(1))
+
+    def _sigmoid(self, query: Tensor, last: Tensor, total: Tensor) -> Tensor:
+        """(B, L, A), valid until the next call"""
+        inside = self.padded[:, self.pad : self.pad + self.length]
+        inside[..., 0] = last
+        inside[..., 1] = total
+        self.columns.view_as(self.patches).copy_(self.patches)
+        torch.addmm(self.keys, self.columns, self.kernel, out=self.features)
+        features = self.features.view(self.batch, self.length, self.dim)
+        return features.add_(query.unsqueeze(1), alpha=2).sigmoid_()
+
+
+def carried_backward(keys: Tensor, taps: int) -> list[Tensor]:
+    """What AttentionStepBackward hands from one step to the one before it, at the start: the gradients of a step's
+    weights from the location features of the next step, and of their sum from those of all later steps."""
+    zeros = keys.new_zeros(2, *keys.shape[:2], dtype=at_least_float32(keys.dtype))
+    return [zeros[0], zeros[1]]
+
+
+class AttentionStepBackward(AttentionStep):
+    """The same backwards, for `steps` steps. `carried` goes from step to step; the gradients of keys, kernel and v are
+    added to `sums`, all of them after `finish`."""
+
+    def __init__(
+        self, kernel: Tensor, keys: Tensor, v: Tensor, memory: Tensor, padding: Tensor, carried: list[Tensor],
+        sums: list[Tensor], steps: int,
+    ) -> None:  # fmt: skip
+        super().__init__(kernel, keys, v, memory, padding)
+        (self.d_next, self.d_total), (self.d_keys, self.d_kernel, self.d_v) = carried, sums
+        self.memory_t = memory.transpose(1, 2).contiguous()
+        self.d_columns = torch.zeros_like(self.kernel)
+
+    def backward(
+        self, t: int, query: Tensor, last: Tensor, total: Tensor, weights: Tensor, d_weights: Tensor, d_state: Tensor,
+        d_fed_back: Tensor, d_context: Tensor, d_query: Tensor,
+    ) -> None:  # fmt: skip
+        """Step t: d_weights (B, L) from outside, d_state + d_fed_back (B, E) of the context; writes that sum to
+        d_context and d_query (B, A)."""
+        torch.add(d_state, d_fed_back, out=d_context)
+        d_weight = torch.bmm(d_context.unsqueeze(1), self.memory_t).squeeze(1).to(weights.dtype)
+        d_weight += self.d_next
+        d_weight += self.d_total
+        d_weight += d_weights
+        d_energies = torch.ops.aten._softmax_backward_data(d_weight, weights, 1, weights.dtype)
+        sigmoid = self._sigmoid(query, last, total)
+        d_energies = d_energies.to(sigmoid.dtype)
+        self.d_v.addmv_(self.features.t(), d_energies.flatten(), alpha=2)  # d_energies sum to 0 in each row
+        d_features = _sigmoid_backward(d_energies.unsqueeze(2) * (2 * self.v), sigmoid, grad_input=sigmoid)  # (B, L, A)
+        torch.sum(d_features, 1, out=d_query)
+        self.d_keys += d_features
+        self.d_columns.addmm_(self.columns.t(), self.features)
+        d_patches = self.features.mm(self.kernel.t() / 2).view(self.batch, self.length, self.taps, 2)
+        d_padded = F.fold(
+            d_patches.permute(0, 3, 2, 1).reshape(self.batch, 2 * self.taps, self.length),
+            (1, self.padded.shape[1]), (1, self.taps),
+        )[:, :, 0, self.pad : self.pad + self.length]  # fmt: skip
+        self.d_next.copy_(d_padded[:, 0])
+        self.d_total += d_padded[:, 1]
+
+    def finish(self, last: Tensor, totals: Tensor) -> None:
+        """last and totals (S, B, L): of all steps, as `backward` had them one by one."""
+        self.d_kernel += self.d_columns.view(self.taps, 2, self.dim).permute(2, 1, 0)

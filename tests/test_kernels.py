@@ -1,0 +1,205 @@
+"""The decoder's Triton kernels, chunks and CUDA graphs equal plain PyTorch.
+
+Without a GPU the kernels run in Triton's interpreter, and are compiled, not run, for one; with a GPU all of it runs.
+"""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tacotron2 import free_running, loops, steps
+from tacotron2.model import Tacotron2
+from tests.test_loops import outputs_and_gradients
+from tests.test_tacotron2 import TINY, model_of, ragged_batch
+
+kernels = pytest.importorskip("tacotron2.kernels", exc_type=ImportError)
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ROOT = Path(__file__).resolve().parent.parent
+needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, device=DEVICE)
+
+
+@pytest.fixture
+def by_kernels(monkeypatch: pytest.MonkeyPatch):
+    """The decoder computes by the kernels, in chunks."""
+    for module in (loops, free_running):
+        monkeypatch.setattr(module, "ops_for", lambda _x: kernels)
+    monkeypatch.setitem(loops.CHUNK, "cpu", 8)
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+
+
+@pytest.mark.parametrize("with_dropout", [True, False])
+def test_lstm_cell(with_dropout: bool):
+    """Rows that lie apart, a size that is no power of two, forward and back."""
+    torch.manual_seed(0)
+    batch, size = 3, 300
+    gates, recurrent, before = random(batch, 4 * size), random(batch, 4 * size), random(batch, size)
+    kept = torch.rand(batch, size, device=DEVICE) > 0.3 if with_dropout else None
+    d_hidden, d_fed_back, d_more, d_cell = (random(batch, size + 7)[:, :size] for _ in range(4))
+    results = []
+    for ops in (steps, kernels):
+        activations, after, wide = gates.clone(), torch.empty_like(before), random(batch, size + 5)
+        ops.lstm_cell(activations, recurrent, before, after, wide[:, :size], kept, 1.4)
+        d_gates, d_before = activations.clone(), d_cell.clone()
+        ops.lstm_cell_backward(d_gates, before, after, d_hidden, d_fed_back, d_more, d_before, kept, 1.4)
+        alone, d_alone = gates.clone(), d_cell.clone()
+        ops.lstm_cell(alone, None, before, before.clone(), torch.empty_like(before), None, 1.0)
+        ops.lstm_cell_backward(alone, before, after, d_hidden, d_fed_back, None, d_alone, kept, 1.4)
+        results.append((activations, after, wide[:, :size], d_gates, d_before, alone, d_alone))
+    for fast, plain in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(fast, plain, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(2, 70, 128, 31, 96), (3, 5, 24, 3, 20)])
+def test_attention_step(sizes: tuple[int, ...]):
+    """More than one block of characters, and fewer than one; two steps back, so that one hands on to the other."""
+    torch.manual_seed(0)
+    batch, length, dim, taps, memory_dim = sizes
+    kernel, keys, v = random(dim, 2, taps), random(batch, length, dim), random(dim)
+    memory, padding = random(batch, length, memory_dim), torch.zeros(batch, length, dtype=torch.bool, device=DEVICE)
+    padding[0, length - 2 :] = True
+    query, d_weights, d_state, d_fed_back = random(2, batch, dim), *(random(2, batch, n) for n in (length, 9, 9))
+    d_state, d_fed_back = random(2, batch, memory_dim), random(2, batch, memory_dim)
+    results = []
+    for ops in (steps, kernels):
+        weights, totals = torch.zeros(2, 3, batch, length, device=DEVICE)
+        context = torch.empty(2, batch, memory_dim, device=DEVICE)
+        step = ops.AttentionStep(kernel, keys, v, memory, padding)
+        for t in range(2):
+            step.forward(query[t], weights[t], totals[t], weights[t + 1], totals[t + 1], context[t])
+        sums = [torch.zeros_like(x) for x in (keys, kernel, v)]
+        carried = ops.carried_backward(keys, taps)
+        back = ops.AttentionStepBackward(kernel, keys, v, memory, padding, carried, sums, 2)
+        d_context, d_query = torch.empty_like(context), torch.empty_like(query)
+        for t in (1, 0):
+            back.backward(
+                t, query[t], weights[t], totals[t], weights[t + 1], d_weights[t], d_state[t], d_fed_back[t],
+                d_context[t], d_query[t],
+            )  # fmt: skip
+        back.finish(weights[:-1], totals[:-1])
+        results.append((weights, totals, context, d_context, d_query, *sums))
+    for fast, plain in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(fast, plain, atol=2e-5, rtol=1e-4)
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch):
+    """Filled up to whole chunks, in float64."""
+    model = model_of(TINY).double().to(DEVICE).train()
+    batch = tuple(x.double() if x.is_floating_point() else x for x in (y.to(DEVICE) for y in ragged_batch()))
+    monkeypatch.setitem(loops.CHUNK, DEVICE, 10**6)
+    monkeypatch.delitem(loops.CHUNK, DEVICE)
+    whole, gradients = outputs_and_gradients(model, batch, True)
+    monkeypatch.setitem(loops.CHUNK, DEVICE, 4)
+    chunked, chunked_gradients = outputs_and_gradients(model, batch, True)
+    for name, value in whole.items():
+        torch.testing.assert_close(chunked[name], value, atol=1e-12, rtol=1e-12, msg=name)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(chunked_gradients[name], gradient, atol=1e-10, rtol=1e-10, msg=name)
+
+
+@pytest.mark.usefixtures("by_kernels")
+def test_training_by_kernels():
+    """Outputs and gradients of the whole model, dropout included, against step by step; twice, so that graphs are
+    replayed."""
+    model = model_of(TINY).to(DEVICE).train()
+    batch = tuple(x.to(DEVICE) for x in ragged_batch())
+    plain, gradients = outputs_and_gradients(model, batch, False)
+    for _ in range(2):
+        fast, fast_gradients = outputs_and_gradients(model, batch, True)
+        for name, value in plain.items():
+            torch.testing.assert_close(fast[name], value, atol=2e-4, rtol=1e-4, msg=name)
+        for name, gradient in gradients.items():
+            assert gradient is not None
+            largest = float(gradient.abs().max())
+            torch.testing.assert_close(fast_gradients[name], gradient, atol=1e-3 * largest + 1e-5, rtol=0, msg=name)
+
+
+@pytest.mark.usefixtures("by_kernels")
+def test_free_running_by_kernels():
+    model = model_of(dataclasses.replace(TINY, prenet_dropout=0.0, gate_threshold=2.0)).to(DEVICE).eval()
+    text, text_lengths, *_ = (x.to(DEVICE) for x in ragged_batch())
+    model.decoder.fused = False
+    plain = model.infer(text, text_lengths, 20)
+    model.decoder.fused = True
+    for _ in range(2):
+        fast = model.infer(text, text_lengths, 20)
+        torch.testing.assert_close(fast.mel_postnet, plain.mel_postnet, atol=2e-4, rtol=0)
+        torch.testing.assert_close(fast.alignment, plain.alignment, atol=1e-5, rtol=0)
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_gpu_computes_what_a_cpu_does(dtype: torch.dtype):
+    model = model_of(TINY).eval()
+    batch = ragged_batch()
+    expected = model(*batch)
+    gpu: Tacotron2 = model.to("cuda")
+    with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
+        found = gpu(*(x.cuda() for x in batch))
+    tolerance = 1e-3 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(found.mel_postnet.float().cpu(), expected.mel_postnet, atol=tolerance, rtol=0)
+
+
+COMPILE = """
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from tacotron2 import kernels
+
+types = {CELLS}
+for name, pointers, integers, floats, constants in types:
+    kernel = getattr(kernels, name)
+    for element in ("fp32", "bf16", "fp16"):
+        signature = {{}}
+        for argument in kernel.arg_names:
+            if argument in constants:
+                signature[argument] = "constexpr"
+            elif argument in pointers:
+                signature[argument] = "*" + (pointers[argument] or element)
+            else:
+                signature[argument] = "fp32" if argument in floats else "i32"
+        compiled = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32))
+        assert compiled.asm["ptx"]
+        print(name, element)
+"""
+
+
+def test_the_kernels_compile_for_a_gpu():
+    """To instructions of compute capability 9.0, at the full model's sizes, in three precisions."""
+    own, always, flag = None, "fp32", "i1"
+    lstm = dict.fromkeys(("gates", "recurrent", "before", "after", "hidden"), own) | {"kept": flag}
+    back = dict.fromkeys(("gates", "before", "after", "d_hidden", "d_fed_back", "d_query_hidden", "d_cell"), own)
+    step = dict.fromkeys(("query", "kernel", "keys", "v"), own)
+    step |= dict.fromkeys(("last", "total", "weights", "d_weight"), always)
+    sizes = {"taps": 31, "width": 64, "dim_block": 128, "rows_block": 32, "precision": "tf32"}
+    cases = [
+        ("_lstm_cell", lstm, [], ["scale"], {"has_recurrent": True, "has_kept": True, "block": 256}),
+        ("_lstm_cell_backward", back | {"kept": flag}, [], ["scale"],
+         {"has_query": True, "has_kept": True, "block": 256}),
+        ("_energies", step | {"out": always, "padding": flag}, [], [], sizes),
+        ("_softmax_and_context",
+         {"energies": always, "total": always, "memory": own, "weights": always, "new_total": always, "context": own},
+         [], [], {"length_block": 256, "rows_block": 32, "memory_block": 64}),
+        ("_weights_backward",
+         dict.fromkeys(("d_weight", "d_total", "d_outside", "d_patches"), always)
+         | dict.fromkeys(("d_context", "d_state", "d_fed_back", "memory"), own),
+         [], [], {"taps": 31, "rows_block": 32, "memory_block": 64}),
+        ("_features_backward",
+         step | {"d_query": own, "d_features": own, "d_patches": always, "d_v": always}, [], [], sizes),
+    ]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILE.format(CELLS=repr(cases))], capture_output=True, text=True, env=environment
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert len(run.stdout.splitlines()) == 3 * len(cases)
