@@ -95,6 +95,7 @@ class TrainerConfig:
     checkpoint_every_steps: int = 500
     keep_last: int = 2  # checkpoints kept beside the best one
     guided_attention_weight: float = 0.0  # Tacotron 2: draw the attention to the diagonal; 5 aligns little data soon
+    checkpoint_activations: bool = False  # WaveGlow: compute activations twice instead of keeping them; saves memory
     align_by_step: int | None = None  # Tacotron 2: warn if its attention does not follow the text by this step
     dry_run: bool = True  # try the largest batch first, so that memory runs out at once or never
     timeout_minutes: float = 10.0  # a rank or loader process that takes longer for anything counts as lost

@@ -154,6 +154,7 @@ def measure_waveglow_training(case: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     device, samples = case["device"], case["samples"]
     model = WaveGlow(WaveGlowConfig(n_channels=case["channels"])).to(device)
+    model.checkpoint_activations = case.get("implementation") == "checkpointed"
     mel = torch.randn(case["batch"], 80, -(-samples // HOP), device=device)
     audio = 0.1 * torch.randn(case["batch"], samples, device=device)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)

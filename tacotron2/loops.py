@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from common.autograd import to_overwrite
 from common.graphs import graphed
 from common.packed import PackedLinear
 from common.padding import fill, lengths_to_mask
@@ -73,11 +74,6 @@ def in_chunks(
     firsts = range(0, steps, chunk)
     for first in reversed(firsts) if backwards else firsts:
         graphed(function, [part(x, first) for x in written], [part(x, first) for x in read], **constants)
-
-
-def _own(activations: Tensor) -> Tensor:
-    """What the backward pass may overwrite: the forward pass's memory, unless the graph is kept for another pass."""
-    return activations.clone() if torch._C._autograd._get_current_graph_task_keep_graph() else activations
 
 
 def _outer(gradient: Tensor, x: Tensor) -> Tensor:
@@ -133,7 +129,7 @@ class LSTMLoop(Function):
     @once_differentiable
     def backward(ctx: Any, d_hidden: Tensor) -> tuple[Tensor | None, ...]:
         inputs, w_ih, w_hh, kept, gates, hidden, cells = ctx.saved_tensors
-        gates = _own(gates)
+        gates = to_overwrite(gates)
         d_cell, d_fed_back = torch.zeros_like(cells[:2])
         in_chunks(
             _lstm_backward, len(gates), [Each(gates), d_cell, d_fed_back],
@@ -251,7 +247,7 @@ class AttentionLoop(Function):
     def backward(ctx: Any, d_states: Tensor, d_weights: Tensor) -> tuple[Tensor | None, ...]:
         (inputs, w_ih, w_hc, memory, keys, w_query, w_location, v, kept,
          gates, states, cells, queries, weights, totals) = ctx.saved_tensors  # fmt: skip
-        gates, size = _own(gates), w_query.shape[1]
+        gates, size = to_overwrite(gates), w_query.shape[1]
         d_queries, d_contexts = torch.empty_like(queries), torch.empty_like(states[1:, :, size:])
         d_cell, d_fed_back = torch.zeros_like(cells[0]), torch.zeros_like(states[0])
         sums = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (keys, w_location, v)]

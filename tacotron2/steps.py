@@ -8,17 +8,14 @@ Gates of an LSTM lie as input, forget, output, candidate: the three sigmoids are
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import os
-import shutil
 import sys
-import warnings
 from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from common.triton import runs_kernels
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
@@ -26,24 +23,11 @@ _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 def ops_for(x: Tensor) -> ModuleType:
     """The module whose step computes on the device of x and in its precision."""
-    kernels = _kernels() if x.is_cuda and x.dtype != torch.float64 else None
-    return kernels or sys.modules[__name__]
+    if not runs_kernels(x):
+        return sys.modules[__name__]
+    from tacotron2 import kernels
 
-
-@functools.cache
-def _kernels() -> ModuleType | None:
-    """kernels.py, None where it cannot run."""
-    compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
-    if importlib.util.find_spec("triton") is None:
-        missing = "Triton; pip install triton"
-    elif not any(shutil.which(compiler) for compiler in compilers if compiler):
-        missing = "a C compiler, which Triton needs to load its kernels; apt-get install gcc, or set CC"
-    else:
-        from tacotron2 import kernels
-
-        return kernels
-    warnings.warn(f"the decoder's kernels are off, and it is slower: there is not {missing}", stacklevel=2)
-    return None
+    return kernels
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:

@@ -17,8 +17,10 @@ from tacotron2 import free_running, loops, steps
 from tacotron2.model import Tacotron2
 from tests.test_loops import outputs_and_gradients
 from tests.test_tacotron2 import TINY, model_of, ragged_batch
+from waveglow import gate
 
 kernels = pytest.importorskip("tacotron2.kernels", exc_type=ImportError)
+gate_kernels = pytest.importorskip("waveglow.kernels", exc_type=ImportError)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,6 +94,21 @@ def test_attention_step(sizes: tuple[int, ...]):
         torch.testing.assert_close(fast, plain, atol=2e-5, rtol=1e-4)
 
 
+def test_waveglow_gate():
+    torch.manual_seed(0)
+    rows, size = 7, 700
+    x, condition, d_out = random(rows, 2 * size), random(rows, 4 * size)[:, size : 3 * size], random(rows, size)
+    results = []
+    for ops in (gate, gate_kernels):
+        activations, out = x.clone(), torch.empty_like(d_out)
+        ops.activate(activations, condition, out)
+        gradient = activations.clone()
+        ops.activate_backward(gradient, d_out)
+        results.append((activations, out, gradient))
+    for fast, plain in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(fast, plain, atol=2e-6, rtol=1e-5)
+
+
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch):
     """Filled up to whole chunks, in float64."""
     model = model_of(TINY).double().to(DEVICE).train()
@@ -155,10 +172,12 @@ import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from tacotron2 import kernels
+from waveglow import kernels as gate_kernels
 
+GATES = ("_activate", "_activate_backward")
 types = {CELLS}
-for name, pointers, integers, floats, constants in types:
-    kernel = getattr(kernels, name)
+for name, pointers, floats, constants in types:
+    kernel = getattr(gate_kernels if name in GATES else kernels, name)
     for element in ("fp32", "bf16", "fp16"):
         signature = {{}}
         for argument in kernel.arg_names:
@@ -183,19 +202,21 @@ def test_the_kernels_compile_for_a_gpu():
     step |= dict.fromkeys(("last", "total", "weights", "d_weight"), always)
     sizes = {"taps": 31, "width": 64, "dim_block": 128, "rows_block": 32, "precision": "tf32"}
     cases = [
-        ("_lstm_cell", lstm, [], ["scale"], {"has_recurrent": True, "has_kept": True, "block": 256}),
-        ("_lstm_cell_backward", back | {"kept": flag}, [], ["scale"],
+        ("_lstm_cell", lstm, ["scale"], {"has_recurrent": True, "has_kept": True, "block": 256}),
+        ("_lstm_cell_backward", back | {"kept": flag}, ["scale"],
          {"has_query": True, "has_kept": True, "block": 256}),
-        ("_energies", step | {"out": always, "padding": flag}, [], [], sizes),
+        ("_energies", step | {"out": always, "padding": flag}, [], sizes),
         ("_softmax_and_context",
          {"energies": always, "total": always, "memory": own, "weights": always, "new_total": always, "context": own},
-         [], [], {"length_block": 256, "rows_block": 32, "memory_block": 64}),
+         [], {"length_block": 256, "rows_block": 32, "memory_block": 64}),
         ("_weights_backward",
          dict.fromkeys(("d_weight", "d_total", "d_outside", "d_patches"), always)
          | dict.fromkeys(("d_context", "d_state", "d_fed_back", "memory"), own),
-         [], [], {"taps": 31, "rows_block": 32, "memory_block": 64}),
+         [], {"taps": 31, "rows_block": 32, "memory_block": 64}),
         ("_features_backward",
-         step | {"d_query": own, "d_features": own, "d_patches": always, "d_v": always}, [], [], sizes),
+         step | {"d_query": own, "d_features": own, "d_patches": always, "d_v": always}, [], sizes),
+        ("_activate", dict.fromkeys(("x", "condition", "out"), own), [], {"block": 512}),
+        ("_activate_backward", dict.fromkeys(("activations", "d_out"), own), [], {"block": 512}),
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run(

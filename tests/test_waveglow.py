@@ -9,6 +9,7 @@ from common.errors import UserError
 from inference import load_model
 from tests.conftest import golden, golden_path
 from waveglow.denoiser import Denoiser
+from waveglow.gate import Gate
 from waveglow.loss import waveglow_loss
 from waveglow.model import WaveGlow, WaveGlowConfig, WaveGlowOutput
 
@@ -146,6 +147,30 @@ def test_denoiser_removes_the_bias():
     hum = model.infer(torch.zeros(1, 20, 88), sigma=0.0)
     assert denoiser(hum, strength=1.0).norm() < 0.5 * hum.norm()
     torch.testing.assert_close(denoiser(hum, strength=0.0), hum, atol=1e-5, rtol=0)
+
+
+def test_gate_and_its_gradients():
+    torch.manual_seed(0)
+    x, wide = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, 9, dtype=torch.float64)
+    a, b = (x + wide[:, :6]).chunk(2, 1)
+    torch.testing.assert_close(Gate.apply(x.clone(), wide[:, :6]), torch.tanh(a) * torch.sigmoid(b))
+    inputs = (x.requires_grad_(), wide.requires_grad_())
+    assert torch.autograd.gradcheck(lambda x, wide: Gate.apply(1 * x, wide[:, :6]), inputs)
+
+
+def test_checkpointed_activations_change_nothing_but_memory():
+    model = lively_model(dataclasses.replace(TINY, n_channels=48))
+    mel, audio = torch.randn(2, 20, 30), 0.1 * torch.randn(2, 30 * 256)
+    results, kept = [], []
+    for model.checkpoint_activations in (False, True):
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, to=sizes: to.append(x.numel()) or x, lambda x: x):
+            loss = waveglow_loss(model(mel, audio))
+        results.append((loss, *torch.autograd.grad(loss, list(model.parameters()))))
+        kept.append(sum(sizes))
+    for plain, checkpointed in zip(*results, strict=True):
+        assert torch.equal(plain, checkpointed)
+    assert kept[1] < kept[0] / 2
 
 
 @pytest.mark.parametrize("config", [TINY, dataclasses.replace(TINY, kernel_size=5, n_layers=6)])

@@ -87,12 +87,12 @@ def _shift(x: Tensor, offset: int, out: Tensor) -> None:
 
 
 def invert(model: WaveGlow, mel: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
-    """mel (B, M, G) upsampled and grouped, z (B, n_group, G) scaled -> audio (B, G * n_group)"""
+    """mel (B, G, M) upsampled and grouped, z (B, G, n_group) scaled -> audio (B, G * n_group)"""
     config = model.config
-    batch, mel_dim, groups = mel.shape
+    batch, groups, mel_dim = mel.shape
     rows = mel.new_empty(batch, groups, config.kernel_size * config.n_channels + mel_dim, dtype=dtype)
-    rows[:, :, -mel_dim:] = mel.transpose(1, 2)
-    rest, x = z.transpose(1, 2).split((config.n_group - model.last_dim, model.last_dim), 2)  # (B, G, channels)
+    rows[:, :, -mel_dim:] = mel
+    rest, x = z.split((config.n_group - model.last_dim, model.last_dim), 2)  # (B, G, channels)
     couplings = cast("Iterable[WN]", model.WN)
     weights = packed_once(model, dtype, lambda: [CouplingWeights.of(wn, dtype) for wn in couplings])
     for k, convinv in reversed(list(enumerate(model.convinv))):

@@ -1,20 +1,25 @@
 """WaveGlow: mel spectrogram to audio by a normalizing flow (Prenger et al., 2018, arXiv:1811.00002).
 
 Shapes: B batch, N samples, T mel frames, G = N / n_group groups, C channels of a flow.
+Inside, channels come last: the 1x1 convolutions are products of (B, G, channels), and the others have the layout that
+convolutions are fastest in.
 Module names follow the reference implementation, so that its weights load key by key.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
+from waveglow.gate import Gate
 from waveglow.inverse import invert
 
 
@@ -76,10 +81,17 @@ class WeightNormConv(nn.Module):
         return torch._weight_norm(self.weight_v, self.weight_g, 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_dim, G) -> (B, out_dim, G)"""
-        weight = self.weight()
-        padding = self.dilation * (weight.shape[2] // 2)
-        return F.conv1d(x, weight, self.bias, padding=padding, dilation=self.dilation)
+        """(B, G, in_dim) -> (B, G, out_dim)"""
+        return convolve(x, self.weight(), self.bias, self.dilation)
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
+    """x (B, G, in_dim), weight (out_dim, in_dim, kernel) -> (B, G, out_dim), of the same length."""
+    # As one row of a picture with channels last: without the hint, a picture of one channel would not have them so.
+    picture = x.transpose(1, 2).unsqueeze(2).contiguous(memory_format=torch.channels_last)
+    padding = dilation * (weight.shape[2] // 2)
+    y = F.conv2d(picture, weight.unsqueeze(2), bias, padding=(0, padding), dilation=(1, dilation))
+    return y.squeeze(2).transpose(1, 2).contiguous()
 
 
 class WN(nn.Module):
@@ -105,20 +117,28 @@ class WN(nn.Module):
         nn.init.zeros_(self.end.bias)
 
     def forward(self, x: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, C / 2, G), mel (B, n_mels * n_group, G) -> log_s, b, each (B, C / 2, G) in float32"""
+        """x (B, G, C / 2), mel (B, G, n_mels * n_group) -> log_s, b, each (B, G, C / 2) in float32"""
+        conditions = self._conditions(mel)
         x = self.start(x)
         skip = torch.zeros_like(x)
-        layers = zip(self.in_layers, self.cond_layers, self.res_skip_layers, strict=True)
-        for i, (in_layer, cond_layer, res_skip_layer) in enumerate(layers):
-            tanh, sigmoid = (in_layer(x) + cond_layer(mel)).chunk(2, dim=1)
-            res_skip = res_skip_layer(torch.tanh(tanh) * torch.sigmoid(sigmoid))
+        for i, (in_layer, res_skip_layer) in enumerate(zip(self.in_layers, self.res_skip_layers, strict=True)):
+            out = Gate.apply(in_layer(x).flatten(0, 1), conditions[i])
+            res_skip = res_skip_layer(out.view_as(x))
             if i == len(self.in_layers) - 1:
                 skip = skip + res_skip
             else:
-                residual, layer_skip = res_skip.chunk(2, dim=1)
+                residual, layer_skip = res_skip.chunk(2, dim=2)
                 x, skip = x + residual, skip + layer_skip
-        b, log_s = self.end(skip).float().chunk(2, dim=1)  # half precision would overflow in exp(log_s)
+        b, log_s = (
+            convolve(skip, self.end.weight, self.end.bias).float().chunk(2, dim=2)
+        )  # half precision would overflow in exp(log_s)
         return log_s, b
+
+    def _conditions(self, mel: Tensor) -> Sequence[Tensor]:
+        """The mel's share of each layer's gates (B G, 2 C), of all layers by one product."""
+        layers = cast(list[WeightNormConv], list(self.cond_layers))
+        weight, bias = torch.cat([layer.weight() for layer in layers]), torch.cat([layer.bias for layer in layers])
+        return convolve(mel, weight, bias).flatten(0, 1).chunk(len(layers), 1)
 
 
 class InvertibleConv(nn.Module):
@@ -133,7 +153,7 @@ class InvertibleConv(nn.Module):
         self.conv.weight = nn.Parameter(rotation.contiguous().unsqueeze(2))  # QR gives columns
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, C, G) -> W x, log |det W| (scalar, float32)"""
+        """x (B, G, C) -> W x, log |det W| (scalar, float32)"""
         weight = self.conv.weight.squeeze(2)
         # slogdet: a determinant may turn negative in training, and only its size counts.
         return self._mix(x, weight), torch.linalg.slogdet(weight.float())[1]
@@ -150,13 +170,14 @@ class InvertibleConv(nn.Module):
     def _mix(x: Tensor, weight: Tensor) -> Tensor:
         """weight @ x in the flow's own precision, also under autocast: the inverse amplifies each rounding here."""
         with torch.autocast(x.device.type, enabled=False):
-            return F.conv1d(x, weight.to(x.dtype).unsqueeze(2))
+            return F.linear(x, weight.to(x.dtype))
 
 
 class WaveGlow(nn.Module):
     """The whole model: forward for training (audio to z), infer for synthesis (z to audio)."""
 
     packed = True  # on a CPU, infer by waveglow/inverse.py; False: by the convolutions of forward, the same numbers
+    checkpoint_activations = False  # in training, compute a flow's activations again instead of keeping them
 
     def __init__(self, config: WaveGlowConfig) -> None:
         super().__init__()
@@ -179,10 +200,9 @@ class WaveGlow(nn.Module):
         return flow > 0 and flow % self.config.n_early_every == 0
 
     def _condition(self, mel: Tensor, num_samples: int) -> Tensor:
-        """mel (B, n_mels, T) -> (B, n_mels * n_group, G), upsampled to `num_samples` and grouped."""
+        """mel (B, n_mels, T) -> (B, G, n_mels * n_group), upsampled to `num_samples` and grouped."""
         upsampled = self.upsample(mel)[:, :, :num_samples]
-        group = self.config.n_group
-        return upsampled.unflatten(2, (-1, group)).transpose(2, 3).flatten(1, 2)
+        return upsampled.unflatten(2, (-1, self.config.n_group)).transpose(1, 2).flatten(2)
 
     def forward(self, mel: Tensor, audio: Tensor) -> WaveGlowOutput:
         """mel (B, n_mels, T), audio (B, N) in [-1, 1], N a multiple of n_group and at most T * hop_length."""
@@ -194,19 +214,22 @@ class WaveGlow(nn.Module):
                 f"{config.n_group}, at most {mel.shape[2] * config.hop_length}"
             )
         mel = self._condition(mel, num_samples)
-        x = audio.unflatten(1, (-1, config.n_group)).transpose(1, 2)  # (B, n_group, G)
+        x = audio.unflatten(1, (-1, config.n_group))  # (B, G, n_group)
         z, log_s, log_det = [], [], []
         for k, (convinv, wn) in enumerate(self._flows()):
             if self.leaves_early(k):
-                z.append(x[:, : config.n_early_size])
-                x = x[:, config.n_early_size :]
+                z.append(x[..., : config.n_early_size])
+                x = x[..., config.n_early_size :]
             x, log_det_w = convinv(x)
-            x_a, x_b = x.chunk(2, dim=1)
-            flow_log_s, b = wn(x_a, mel)
-            x = torch.cat((x_a, (x_b * flow_log_s.exp() + b).to(x.dtype)), dim=1)  # eq. 4 to 7
-            log_s.append(flow_log_s)
-            log_det.append(batch * x.shape[2] * log_det_w)
-        return WaveGlowOutput(torch.cat((*z, x), dim=1), log_s, log_det)
+            x_a, x_b = x.chunk(2, dim=2)
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                flow_log_s, b = checkpoint(wn, x_a, mel, use_reentrant=False)
+            else:
+                flow_log_s, b = wn(x_a, mel)
+            x = torch.cat((x_a, torch.addcmul(b, x_b, flow_log_s.exp()).to(x.dtype)), dim=2)  # eq. 4 to 7
+            log_s.append(flow_log_s.transpose(1, 2))
+            log_det.append(batch * x.shape[1] * log_det_w)
+        return WaveGlowOutput(torch.cat((*z, x), dim=2).transpose(1, 2), log_s, log_det)
 
     @torch.no_grad()
     def infer(self, mel: Tensor, sigma: float = 0.9, z: Tensor | None = None) -> Tensor:
@@ -219,19 +242,18 @@ class WaveGlow(nn.Module):
         if z is None:
             z = torch.randn(mel.shape[0], config.n_group, num_samples // config.n_group, device=mel.device)
         mel = self._condition(mel, num_samples)
-        z = z.to(self.upsample.weight.dtype) * sigma
+        z = z.to(self.upsample.weight.dtype).transpose(1, 2) * sigma  # (B, G, n_group)
         if self.packed and mel.device.type == "cpu" and z.dtype == torch.float32:
             autocasts = torch.is_autocast_enabled("cpu")
             with torch.autocast("cpu", enabled=False):
                 return invert(self, mel, z, torch.get_autocast_dtype("cpu") if autocasts else mel.dtype)
-        flows = self._flows()
-        rest, x = z[:, : -self.last_dim], z[:, -self.last_dim :]
-        for k, (convinv, wn) in reversed(list(enumerate(flows))):
-            x_a, x_b = x.chunk(2, dim=1)
+        rest, x = z.split((config.n_group - self.last_dim, self.last_dim), 2)
+        for k, (convinv, wn) in reversed(list(enumerate(self._flows()))):
+            x_a, x_b = x.chunk(2, dim=2)
             log_s, b = wn(x_a, mel)
-            x = torch.cat((x_a, ((x_b - b) * (-log_s).exp()).to(x.dtype)), dim=1)
+            x = torch.cat((x_a, ((x_b - b) * (-log_s).exp()).to(x.dtype)), dim=2)
             x = convinv.inverse(x)
             if self.leaves_early(k):
-                rest, early = rest[:, : -config.n_early_size], rest[:, -config.n_early_size :]
-                x = torch.cat((early, x), dim=1)
-        return x.transpose(1, 2).flatten(1)  # (B, N)
+                rest, early = rest.split((rest.shape[2] - config.n_early_size, config.n_early_size), 2)
+                x = torch.cat((early, x), dim=2)
+        return x.flatten(1)  # (B, N)

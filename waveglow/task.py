@@ -44,7 +44,9 @@ class WaveGlowTask:
             )
 
     def build_model(self) -> WaveGlow:
-        return WaveGlow(self.model_config)
+        model = WaveGlow(self.model_config)
+        model.checkpoint_activations = self.config.trainer.checkpoint_activations
+        return model
 
     def text_state(self) -> None:
         return None
