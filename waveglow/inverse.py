@@ -14,12 +14,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.packed import PackedLinear, packed_once
 
 if TYPE_CHECKING:
-    from waveglow.model import WN, WaveGlow, WaveGlowConfig, WeightNormConv
+    from waveglow.model import WN, WaveGlow, WaveGlowConfig
 
 
 class CouplingWeights(NamedTuple):
@@ -37,24 +37,19 @@ class CouplingWeights(NamedTuple):
         def packed(weight: Tensor, bias: Tensor) -> PackedLinear:
             return PackedLinear(weight.to(dtype), rows, bias.to(dtype))
 
-        joint = []
-        for in_layer, cond_layer in zip(_layers(wn.in_layers), _layers(wn.cond_layers), strict=True):
-            taps = in_layer.weight().permute(0, 2, 1)  # (2 C, kernel_size, C)
-            weight = torch.cat((taps.flatten(1), cond_layer.weight()[:, :, 0]), 1)
-            bias = in_layer.bias + cond_layer.bias
+        weights, joint = wn.weights(), []
+        conditions = zip(*(part.chunk(len(weights.in_layers)) for part in weights.conditions), strict=True)
+        for (taps, bias), (mel_weight, mel_bias) in zip(weights.in_layers, conditions, strict=True):
+            weight = torch.cat((taps.permute(0, 2, 1).flatten(1), mel_weight[:, :, 0]), 1)
             scale = torch.ones_like(bias)
             scale[: len(bias) // 2] = 2  # tanh(x) = 2 sigmoid(2 x) - 1, and CPUs compute a sigmoid several times faster
-            joint.append(packed(weight * scale.unsqueeze(1), bias * scale))
+            joint.append(packed(weight * scale.unsqueeze(1), (bias + mel_bias) * scale))
         return cls(
-            start=packed(wn.start.weight()[:, :, 0], wn.start.bias),
+            start=packed(weights.start[0][:, :, 0], weights.start[1]),
             joint=joint,
-            res_skip=[packed(layer.weight()[:, :, 0], layer.bias) for layer in _layers(wn.res_skip_layers)],
-            end=packed(wn.end.weight[:, :, 0], cast(Tensor, wn.end.bias)),
+            res_skip=[packed(weight[:, :, 0], bias) for weight, bias in weights.res_skip],
+            end=packed(weights.end[0][:, :, 0], weights.end[1]),
         )
-
-
-def _layers(modules: nn.ModuleList) -> Iterable[WeightNormConv]:
-    return cast("Iterable[WeightNormConv]", modules)
 
 
 def coupling(weights: CouplingWeights, x: Tensor, rows: Tensor, config: WaveGlowConfig) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,6 @@ Module names follow the reference implementation, so that its weights load key b
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
+from common.packed import packed_once
 from waveglow.gate import Gate
 from waveglow.inverse import invert
 
@@ -64,12 +64,24 @@ class WaveGlowOutput(NamedTuple):
     log_det: list[Tensor]  # of each flow's 1x1 convolution: B * G * log |det W|, scalar
 
 
-class WeightNormConv(nn.Module):
-    """Length-preserving 1-d convolution with weight = g * v / |v| (Salimans and Kingma, 2016, eq. 2)."""
+Filters = tuple[Tensor, Tensor]  # weight (out_dim, in_dim, kernel) and bias (out_dim) of a convolution
 
-    def __init__(self, in_dim: int, out_dim: int, kernel_size: int = 1, dilation: int = 1) -> None:
+
+class WNWeights(NamedTuple):
+    """What the layers of a WN compute with, its weight norms applied."""
+
+    start: Filters
+    conditions: Filters  # of all layers together
+    in_layers: list[Filters]
+    res_skip: list[Filters]
+    end: Filters
+
+
+class WeightNormConv(nn.Module):
+    """The parameters of a 1-d convolution with weight = g * v / |v| (Salimans and Kingma, 2016, eq. 2)."""
+
+    def __init__(self, in_dim: int, out_dim: int, kernel_size: int = 1) -> None:
         super().__init__()
-        self.dilation = dilation
         conv = nn.Conv1d(in_dim, out_dim, kernel_size)
         assert conv.bias is not None
         self.bias = nn.Parameter(conv.bias.detach())
@@ -79,10 +91,6 @@ class WeightNormConv(nn.Module):
     def weight(self) -> Tensor:
         """(out_dim, in_dim, kernel)"""
         return torch._weight_norm(self.weight_v, self.weight_g, 0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, G, in_dim) -> (B, G, out_dim)"""
-        return convolve(x, self.weight(), self.bias, self.dilation)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
@@ -102,7 +110,7 @@ class WN(nn.Module):
         channels, mel_dim = config.n_channels, config.n_mel_channels * config.n_group
         # In the reference's order, which numbers the parameters in an optimizer's state.
         self.in_layers = nn.ModuleList(
-            WeightNormConv(channels, 2 * channels, config.kernel_size, dilation=2**i) for i in range(config.n_layers)
+            WeightNormConv(channels, 2 * channels, config.kernel_size) for _ in range(config.n_layers)
         )
         # The last layer has no successor, so its output is all skip.
         self.res_skip_layers = nn.ModuleList(
@@ -116,29 +124,35 @@ class WN(nn.Module):
         assert self.end.bias is not None
         nn.init.zeros_(self.end.bias)
 
-    def forward(self, x: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, G, C / 2), mel (B, G, n_mels * n_group) -> log_s, b, each (B, G, C / 2) in float32"""
-        conditions = self._conditions(mel)
-        x = self.start(x)
-        skip = torch.zeros_like(x)
-        for i, (in_layer, res_skip_layer) in enumerate(zip(self.in_layers, self.res_skip_layers, strict=True)):
-            out = Gate.apply(in_layer(x).flatten(0, 1), conditions[i])
-            res_skip = res_skip_layer(out.view_as(x))
-            if i == len(self.in_layers) - 1:
-                skip = skip + res_skip
-            else:
-                residual, layer_skip = res_skip.chunk(2, dim=2)
-                x, skip = x + residual, skip + layer_skip
-        b, log_s = (
-            convolve(skip, self.end.weight, self.end.bias).float().chunk(2, dim=2)
-        )  # half precision would overflow in exp(log_s)
-        return log_s, b
+    def weights(self) -> WNWeights:
+        def folded(*layers: nn.Module) -> list[Filters]:
+            return [(layer.weight(), layer.bias) for layer in cast(tuple[WeightNormConv, ...], layers)]
 
-    def _conditions(self, mel: Tensor) -> Sequence[Tensor]:
-        """The mel's share of each layer's gates (B G, 2 C), of all layers by one product."""
-        layers = cast(list[WeightNormConv], list(self.cond_layers))
-        weight, bias = torch.cat([layer.weight() for layer in layers]), torch.cat([layer.bias for layer in layers])
-        return convolve(mel, weight, bias).flatten(0, 1).chunk(len(layers), 1)
+        conditions = folded(*self.cond_layers)
+        return WNWeights(
+            start=folded(self.start)[0],
+            conditions=(torch.cat([weight for weight, _ in conditions]), torch.cat([bias for _, bias in conditions])),
+            in_layers=folded(*self.in_layers),
+            res_skip=folded(*self.res_skip_layers),
+            end=(self.end.weight, cast(Tensor, self.end.bias)),
+        )
+
+    def forward(self, x: Tensor, mel: Tensor, weights: WNWeights | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, G, C / 2), mel (B, G, n_mels * n_group) -> log_s, b, each (B, G, C / 2) in float32"""
+        weights = weights or self.weights()
+        conditions = convolve(mel, *weights.conditions).flatten(0, 1).chunk(len(weights.in_layers), 1)  # (B G, 2 C)
+        x = convolve(x, *weights.start)
+        skip = torch.zeros_like(x)
+        for i, (in_layer, res_skip) in enumerate(zip(weights.in_layers, weights.res_skip, strict=True)):
+            gates = convolve(x, *in_layer, dilation=2**i).flatten(0, 1)
+            out = convolve(Gate.apply(gates, conditions[i]).view_as(x), *res_skip)
+            if i == len(weights.in_layers) - 1:
+                skip = skip + out
+            else:
+                residual, layer_skip = out.chunk(2, dim=2)
+                x, skip = x + residual, skip + layer_skip
+        b, log_s = convolve(skip, *weights.end).float().chunk(2, dim=2)  # half precision would overflow in exp(log_s)
+        return log_s, b
 
 
 class InvertibleConv(nn.Module):
@@ -176,7 +190,7 @@ class InvertibleConv(nn.Module):
 class WaveGlow(nn.Module):
     """The whole model: forward for training (audio to z), infer for synthesis (z to audio)."""
 
-    packed = True  # on a CPU, infer by waveglow/inverse.py; False: by the convolutions of forward, the same numbers
+    packed = True  # infer with weight norm folded once, on a CPU by waveglow/inverse.py; False: as in forward
     checkpoint_activations = False  # in training, compute a flow's activations again instead of keeping them
 
     def __init__(self, config: WaveGlowConfig) -> None:
@@ -247,13 +261,19 @@ class WaveGlow(nn.Module):
             autocasts = torch.is_autocast_enabled("cpu")
             with torch.autocast("cpu", enabled=False):
                 return invert(self, mel, z, torch.get_autocast_dtype("cpu") if autocasts else mel.dtype)
+        return self._invert(mel, z)
+
+    def _invert(self, mel: Tensor, z: Tensor) -> Tensor:
+        """By the convolutions of forward: mel (B, G, n_mels * n_group), z (B, G, n_group) -> audio (B, N)"""
+        config, flows = self.config, self._flows()
+        weights = packed_once(self, "folded", lambda: [wn.weights() for _, wn in flows]) if self.packed else None
         rest, x = z.split((config.n_group - self.last_dim, self.last_dim), 2)
-        for k, (convinv, wn) in reversed(list(enumerate(self._flows()))):
+        for k, (convinv, wn) in reversed(list(enumerate(flows))):
             x_a, x_b = x.chunk(2, dim=2)
-            log_s, b = wn(x_a, mel)
+            log_s, b = wn(x_a, mel, weights and weights[k])
             x = torch.cat((x_a, ((x_b - b) * (-log_s).exp()).to(x.dtype)), dim=2)
             x = convinv.inverse(x)
             if self.leaves_early(k):
                 rest, early = rest.split((rest.shape[2] - config.n_early_size, config.n_early_size), 2)
                 x = torch.cat((early, x), dim=2)
-        return x.flatten(1)  # (B, N)
+        return x.flatten(1)
