@@ -29,6 +29,12 @@ def packed_once(module: nn.Module, setting: object, pack: Callable[[], T]) -> T:
     return found[1]
 
 
+def forget_packed(module: nn.Module) -> None:
+    """Let go of what packed_once keeps for a module and those in it."""
+    for part in module.modules():
+        _PACKED.pop(part, None)
+
+
 class PackedLinear:
     """x (rows, in) -> x @ weight.T + bias (rows, out), for a weight (out, in) that does not change meanwhile.
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.dropout import draw_kept, dropout
+from common.dropout import TanhDropout, draw_kept, dropout
 from common.errors import UserError
 from common.padding import fill, lengths_to_mask
 from common.precision import compute_dtype
@@ -135,7 +135,9 @@ class Encoder(nn.Module):
         for convolution in self.convolutions:
             x = dropout(F.relu(convolution(x)), self.dropout, self.training) * mask
         x = x.transpose(1, 2)
-        if x.is_cuda:  # packing would wait for the device, to know the lengths
+        # Faster in training, and packing would wait for a GPU, to know the lengths; without a backward pass a CPU has
+        # PyTorch's own loop done sooner.
+        if x.is_cuda or torch.is_grad_enabled():
             return bidirectional(self.lstm, x, lengths)
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         memory, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])
@@ -292,9 +294,18 @@ class Decoder(nn.Module):
         decode = self._all_steps if self.fused else self._step_by_step
         prepared = self.attention_layer.prepare(memory, lengths)
         hidden, context, alignment = decode(self.prenet(inputs), prepared, self._kept(len(inputs), memory))
-        output = torch.cat((hidden, context), 2)  # (S, B, decoder_rnn_dim + E)
-        mel_out = self.linear_projection(output).transpose(0, 1).reshape(batch, num_frames, -1).transpose(1, 2)
-        return mel_out, self.gate_layer(output).squeeze(2).transpose(0, 1), alignment.transpose(0, 1)
+        mel_out, gate = self._output(hidden, context)
+        mel_out = mel_out.transpose(0, 1).reshape(batch, num_frames, -1).transpose(1, 2)
+        return mel_out, gate.squeeze(2).transpose(0, 1), alignment.transpose(0, 1)
+
+    def _output(self, hidden: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The frames and the gate's logit of (hidden, context), whose concatenation would be a copy of both."""
+        projection, gate = self.linear_projection.linear_layer, self.gate_layer.linear_layer
+        weight, bias = torch.cat((projection.weight, gate.weight)), torch.cat((projection.bias, gate.bias))
+        of_hidden, of_context = weight.split((hidden.shape[2], context.shape[2]), 1)
+        output = F.linear(hidden, of_hidden, bias) + F.linear(context, of_context)
+        frame_dim = len(projection.weight)
+        return output[..., :frame_dim], output[..., frame_dim:]
 
     def _step_by_step(
         self, inputs: Tensor, memory: Memory, kept: tuple[Tensor | None, Tensor | None]
@@ -394,11 +405,13 @@ class Postnet(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, n_mels, T), mask (B, 1, T) -> residual (B, n_mels, T)"""
-        last = len(self.convolutions) - 1
-        for i, convolution in enumerate(self.convolutions):
-            x = convolution(x) if i == last else torch.tanh(convolution(x))
-            x = dropout(x, self.dropout, self.training) * mask
-        return x
+        p = self.dropout if self.training else 0.0
+        *convolutions, last = self.convolutions
+        for convolution in convolutions:
+            x = convolution(x)
+            kept = (draw_kept(x.shape, p, x.device) & mask) if p else mask
+            x = TanhDropout.apply(x, kept, 1 / (1 - p)) if self.training else torch.tanh(x) * mask
+        return dropout(last(x), p) * mask
 
 
 class Tacotron2(nn.Module):

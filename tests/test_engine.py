@@ -12,7 +12,7 @@ from torch import nn
 from common import checkpoint as checkpoints
 from common.averaging import MovingAverage
 from common.batching import BatchPlan, BatchSize, RankSampler
-from common.dropout import draw_kept, dropout
+from common.dropout import TanhDropout, draw_kept, dropout
 from common.errors import UserError
 from common.window import Window
 from inference import load_model
@@ -246,6 +246,15 @@ def test_a_line_of_the_console_fits_80_columns(corpus: Path, tmp_path: Path, cap
     assert "step 123,456 epoch 1000 loss -5.7200 grad 112.38" in line
     assert "samples/s" in line
     assert len(line) <= 80
+
+
+def test_tanh_and_dropout_in_one():
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 5, dtype=torch.float64).requires_grad_()
+    kept = (torch.rand(3, 4, 5) > 0.5) & (torch.arange(5) < 4)
+    expected = torch.tanh(x) * kept * 1.7
+    torch.testing.assert_close(TanhDropout.apply(1 * x, kept, 1.7), expected)
+    assert torch.autograd.gradcheck(lambda x: TanhDropout.apply(1 * x, kept, 1.7), (x,))
 
 
 def test_dropout_masks_have_the_right_share_and_follow_the_seed():

@@ -1,0 +1,271 @@
+"""What scripts/benchmark.py measures: each case is a function of its settings, run in a process of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import itertools
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from common.audio import LogMel, load_audio
+from common.config import AudioConfig
+from common.packed import PackedLinear, forget_packed
+from common.precision import autocast
+from inference import INT8, Synthesizer
+from scripts.benchmark_peers import PEERS
+from tacotron2.loss import tacotron2_loss
+from tacotron2.model import Tacotron2, Tacotron2Config
+from tacotron2.text import SYMBOLS
+from waveglow.loss import waveglow_loss
+from waveglow.model import WaveGlow, WaveGlowConfig
+
+HOP = AudioConfig().hop_length
+RATE = AudioConfig().sample_rate
+
+# ---- the machine ----
+
+
+def seconds_of(function: Callable[[], object], runs: int, device: str, warm_up: int = 1) -> list[float]:
+    """Of each of `runs` calls, after `warm_up` that do not count."""
+    times = []
+    for i in range(warm_up + runs):
+        start = _now(device)
+        function()
+        if i >= warm_up:
+            times.append(_now(device) - start)
+    return times
+
+
+def _now(device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def measure_peaks(case: dict[str, Any]) -> dict[str, Any]:
+    """GEMM peak by the faster of BLAS and oneDNN, and the bandwidth of reading 512 MiB."""
+    device = case["device"]
+    a, b = (torch.randn(2048, 2048, device=device) for _ in range(2))
+    packed = PackedLinear(b, 2048)
+    gemm = min(*seconds_of(lambda: a @ b, 5, device), *seconds_of(lambda: packed(a), 5, device))
+    big = torch.randn(2**27, device=device)
+    read = min(seconds_of(big.sum, 5, device))
+    return {"gflops": 2 * 2048**3 / gemm / 1e9, "gigabytes": 4 * big.numel() / read / 1e9}
+
+
+# ---- what is counted ----
+
+
+def tacotron2_flops(config: Tacotron2Config, batch: int, characters: int, frames: int) -> float:
+    """Multiplications and additions of a teacher-forced forward pass."""
+    c = config
+    per_frame = 4 * c.attention_rnn_dim * (c.prenet_dim + c.encoder_embedding_dim + c.attention_rnn_dim)
+    per_frame += 4 * c.decoder_rnn_dim * (c.attention_rnn_dim + c.encoder_embedding_dim + c.decoder_rnn_dim)
+    per_frame += c.prenet_dim * (c.n_mel_channels + c.prenet_dim) + c.attention_rnn_dim * c.attention_dim
+    per_frame += c.n_mel_channels * (c.decoder_rnn_dim + c.encoder_embedding_dim)
+    location = 2 * c.attention_location_kernel_size * c.attention_dim + c.attention_dim + c.encoder_embedding_dim
+    dims = [c.n_mel_channels, *[c.postnet_embedding_dim] * (c.postnet_n_convolutions - 1), c.n_mel_channels]
+    postnet = sum(a * b for a, b in itertools.pairwise(dims)) * c.postnet_kernel_size
+    encoder = c.encoder_n_convolutions * c.encoder_kernel_size * c.encoder_embedding_dim**2
+    encoder += 2 * 4 * (c.encoder_embedding_dim // 2) * (c.encoder_embedding_dim * 3 // 2)
+    return 2.0 * batch * (frames * (per_frame + postnet + location * characters) + characters * encoder)
+
+
+def waveglow_flops(model: WaveGlow, samples: int) -> float:
+    """Multiplications and additions of a pass, either way: each convolution's weight once for each group of samples."""
+    groups = samples / model.config.n_group
+    flops = 2.0 * groups * sum(p.numel() for name, p in model.WN.named_parameters() if p.dim() == 3 and p.shape[1] > 1)
+    return flops + 2.0 * samples / HOP * model.upsample.weight.numel()
+
+
+# ---- cases: each runs in a process of its own ----
+
+
+def build_tacotron2(case: dict[str, Any]) -> Any:
+    """Ours or a peer: modules with `infer`, of no common class. None stops by itself: every run has the same length."""
+    torch.manual_seed(0)
+    if case["implementation"] in PEERS:
+        return PEERS[case["implementation"]](case["frames"]).to(case["device"])
+    model = Tacotron2(Tacotron2Config(gate_threshold=2.0))
+    model.decoder.fused = case["implementation"] != "step by step"
+    model.decoder.int8 = case.get("precision") == INT8
+    return model.to(case["device"])
+
+
+def random_text(batch: int, characters: int, device: str) -> tuple[Tensor, Tensor]:
+    text = torch.randint(1, len(SYMBOLS), (batch, characters), device=device)
+    return text, torch.full((batch,), characters, device=device)
+
+
+def measure_tacotron2_training(case: dict[str, Any]) -> dict[str, Any]:
+    """Forward and backward pass and Adam, on a batch without padding."""
+    model, device, frames = build_tacotron2(case).train(), case["device"], case["frames"]
+    text, text_lengths = random_text(case["batch"], case["characters"], device)
+    mel = torch.randn(case["batch"], 80, frames, device=device)
+    mel_lengths = torch.full((case["batch"],), frames, device=device)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+
+    def step() -> None:
+        with autocast(torch.device(device), case["precision"]):
+            loss = tacotron2_loss(model(text, text_lengths, mel, mel_lengths), mel, mel_lengths)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    flops = 3 * tacotron2_flops(Tacotron2Config(), case["batch"], case["characters"], frames)
+    return measured(step, case) | {"items": case["batch"] * frames, "flops": flops}
+
+
+def measure_waveglow_training(case: dict[str, Any]) -> dict[str, Any]:
+    torch.manual_seed(0)
+    device, samples = case["device"], case["samples"]
+    model = WaveGlow(WaveGlowConfig(n_channels=case["channels"])).to(device)
+    model.checkpoint_activations = case["implementation"] == "checkpointed"
+    mel = torch.randn(case["batch"], 80, -(-samples // HOP), device=device)
+    audio = 0.1 * torch.randn(case["batch"], samples, device=device)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+
+    def step() -> None:
+        with autocast(torch.device(device), case["precision"]):
+            loss = waveglow_loss(model(mel, audio))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    flops = 3 * waveglow_flops(model, case["batch"] * samples)
+    return measured(step, case) | {"items": case["batch"] * samples, "flops": flops}
+
+
+def measure_free_running(case: dict[str, Any]) -> dict[str, Any]:
+    """Tacotron 2 alone, `frames` of it; the limit is reading the decoder's weights once a frame."""
+    model, device = build_tacotron2(case).eval(), case["device"]
+    text, lengths = random_text(case["batch"], case["characters"], device)
+    precision = "fp32" if case["precision"] == INT8 else case["precision"]
+
+    def speak() -> None:
+        with torch.no_grad(), autocast(torch.device(device), precision):
+            model.infer(text, lengths, case["frames"])
+
+    bytes_of = {"fp32": 4, "bf16": 2, "fp16": 2, INT8: 1}[case["precision"]]
+    weights = sum(p.numel() for name, p in model.named_parameters() if "decoder." in name)
+    return measured(speak, case) | {"items": case["frames"], "bytes": case["frames"] * weights * bytes_of}
+
+
+def measure_waveglow(case: dict[str, Any]) -> dict[str, Any]:
+    torch.manual_seed(0)
+    device = case["device"]
+    model = WaveGlow(WaveGlowConfig(n_channels=case["channels"])).to(device).eval()
+    mel = torch.randn(case["batch"], 80, case["frames"], device=device)
+
+    def speak() -> None:
+        with autocast(torch.device(device), case["precision"]):
+            model.infer(mel)
+
+    samples = case["batch"] * case["frames"] * HOP
+    return measured(speak, case) | {"items": samples, "flops": waveglow_flops(model, samples)}
+
+
+def measure_synthesis(case: dict[str, Any]) -> dict[str, Any]:
+    """From characters to audio, with a Tacotron 2 that speaks 6 frames a character and does not stop by itself.
+
+    implementation: ours; "plain", the models as the papers write them; "compiled", those by torch.compile; "offloaded",
+    ours with each model's weights on the disk while the other one works.
+    """
+    torch.manual_seed(0)
+    device, implementation = case["device"], case["implementation"]
+    tacotron2 = Tacotron2(Tacotron2Config(gate_threshold=2.0)).to(device).eval()
+    waveglow = WaveGlow(WaveGlowConfig(n_channels=256)).to(device).eval()
+    voice = Synthesizer(tacotron2, waveglow, AudioConfig(), precision=case["precision"])
+    if implementation in ("plain", "compiled"):
+        tacotron2.decoder.fused = waveglow.packed = False
+    if implementation == "compiled":
+        for module in (*tacotron2.encoder.convolutions, *tacotron2.postnet.convolutions, *waveglow.WN):
+            module.compile(dynamic=True)
+    words = "the quick brown fox jumps over a lazy dog and so on "
+    text = (words * (1 + case["characters"] // len(words)))[: case["characters"] - 1] + "."
+    frames = 6 * case["characters"]
+
+    def speak() -> None:
+        for _ in voice.batches([text] * case["batch"], case["batch"], max_decoder_steps=frames):
+            pass
+
+    with tempfile.TemporaryDirectory() as directory:
+        if implementation == "offloaded":
+            offload(tacotron2, Path(directory) / "tacotron2.pt")
+            offload(waveglow, Path(directory) / "waveglow.pt")
+        return measured(speak, case) | {"mels": case["batch"] * frames, "items": case["batch"] * frames * HOP}
+
+
+def offload(model: Any, path: Path) -> None:
+    """Keep the weights in a file; `infer` reads them and lets go of them."""
+    torch.save(model.state_dict(), path)
+    device, infer = next(model.parameters()).device, model.infer
+
+    def infer_with_weights(*arguments: Any) -> Any:
+        model.load_state_dict(torch.load(path, map_location=device, mmap=True), assign=True)
+        result = infer(*arguments)
+        forget_packed(model)
+        model.to("meta")
+        return result
+
+    model.to("meta")
+    model.infer = infer_with_weights
+
+
+def measure_mels(case: dict[str, Any]) -> dict[str, Any]:
+    """Reading clips of 10 seconds and computing their mels, one after the other, on one core."""
+    torch.set_num_threads(1)
+    audio = AudioConfig()
+    log_mel = LogMel(audio)
+    with tempfile.TemporaryDirectory() as directory:
+        paths = [Path(directory) / f"{i}.wav" for i in range(10)]
+        for i, path in enumerate(paths):
+            soundfile.write(path, 0.1 * np.random.default_rng(i).standard_normal(10 * RATE), RATE)
+
+        def compute() -> None:
+            for path in paths:
+                log_mel(torch.from_numpy(load_audio(path, audio)).unsqueeze(0))
+
+        return measured(compute, case) | {"items": 100 * RATE}
+
+
+def measured(function: Callable[[], object], case: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of each run, the peak of memory in it, and by how much memory had grown then, in MB."""
+    device = case["device"]
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what building the models has left
+        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    times = seconds_of(function, case["runs"], device)
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else 1024 * _peak_kib()
+    return {"seconds": times, "megabytes": (peak - before) / 1e6, "peak_megabytes": peak / 1e6}
+
+
+def _peak_kib() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+MEASURES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "peaks": measure_peaks,
+    "tacotron2_training": measure_tacotron2_training,
+    "waveglow_training": measure_waveglow_training,
+    "free_running": measure_free_running,
+    "waveglow": measure_waveglow,
+    "synthesis": measure_synthesis,
+    "mels": measure_mels,
+}
