@@ -27,6 +27,7 @@ from common.errors import UserError, make_directory
 from common.initialize import initialize
 from common.loading import grouped, loader_errors, make_loader
 from common.memory import memory_errors
+from common.packed import forget_packed
 from common.peers import Peers
 from common.precision import autocast, set_tf32
 from common.preemption import MARKER, SIGNALS, TIME_IS_UP, StopFlag, write_marker
@@ -39,8 +40,8 @@ from common.window import Window, timed
 MAX_NAMED = 8  # clips that a diagnosis names before it counts
 MAX_BAD_STEPS = 20  # in a row, after the loss scaler has had its chances
 MEMORY_CURE = (
-    "lower trainer.batch_frames or trainer.batch_size (and raise trainer.accumulation_steps by as much), or use "
-    "trainer.precision=bf16"
+    "lower trainer.batch_frames or trainer.batch_size (and raise trainer.accumulation_steps by as much), use "
+    "trainer.precision=bf16, or for WaveGlow trainer.checkpoint_activations=true"
 )
 
 
@@ -229,7 +230,7 @@ class Trainer:
         text = f"largest batch: {len(clips)} x {frames:,} frames on each rank, fits"
         if rng[1] is not None:
             torch.cuda.set_rng_state(rng[1], self.device)
-            peak, total = torch.cuda.max_memory_allocated(self.device), torch.cuda.mem_get_info(self.device)[1]
+            peak, total = torch.cuda.max_memory_reserved(self.device), torch.cuda.mem_get_info(self.device)[1]
             text += f": {peak / 2**30:.1f} of {total / 2**30:.1f} GiB"
         self.tracker.message(text)
 
@@ -400,6 +401,7 @@ class Trainer:
             self.peers.at("the report")
             if self.ranks.is_main:
                 self.task.report(self.model, self.val_data, self.tracker, self.progress.step)
+                forget_packed(self.model)  # the weights change, and memory is for training
         self.model.train()
         progress = self.progress
         self.tracker.message(f"step {progress.step:>7,}  validation loss {means.parts['loss']:.4f}")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-import os
-import shutil
 import warnings
 
 import torch
@@ -13,18 +10,22 @@ from torch import Tensor
 
 
 def runs_kernels(x: Tensor) -> bool:
-    """True if what is computed from x may be a Triton kernel: on a GPU, in float32 or less."""
-    return x.is_cuda and x.dtype != torch.float64 and _has_triton()
+    """True if what is computed from x may be a Triton kernel: on a GPU of Ampere's generation or later, whose
+    processors have memory enough for it, in float32 or less."""
+    return x.is_cuda and x.dtype != torch.float64 and torch.cuda.get_device_capability(x.device) >= (8, 0) and _works()
 
 
 @functools.cache
-def _has_triton() -> bool:
-    compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
-    if importlib.util.find_spec("triton") is None:
-        missing = "Triton; pip install triton"
-    elif not any(shutil.which(compiler) for compiler in compilers if compiler):
-        missing = "a C compiler, which Triton needs to load its kernels; apt-get install gcc, or set CC"
-    else:
-        return True
-    warnings.warn(f"without the kernels for GPUs all is slower: there is not {missing}", stacklevel=3)
-    return False
+def _works() -> bool:
+    try:
+        import triton
+
+        assert triton.runtime.driver.active.utils  # compiled at its first use, which needs a C compiler
+    except Exception as error:  # whatever it is, there is another way
+        warnings.warn(
+            f"Triton's kernels are off, which costs speed: {error!r}. They need Triton (pip install triton), a C "
+            "compiler and Python's headers (apt-get install gcc python3-dev)",
+            stacklevel=3,
+        )
+        return False
+    return True

@@ -40,10 +40,10 @@ PERCENTILES = (50, 90, 95, 99)
 # ---- sections: what is compared with what ----
 
 
-def sections(device: str) -> dict[str, list[dict[str, Any]]]:
+def sections(device: str, peers: list[str]) -> dict[str, list[dict[str, Any]]]:
     """The cases of each section; those of one `group` are compared with its first."""
     batches = (8, 32) if device == "cpu" else (32, 128)
-    names = [*installed(), "step by step", "ours"]
+    names = [*peers, "step by step", "ours"]
     training = [
         {"kind": "tacotron2_training", "group": f"Tacotron 2, batch {batch}", "implementation": name, "batch": batch,
          "characters": 100, "frames": 500}
@@ -76,9 +76,9 @@ def sections(device: str) -> dict[str, list[dict[str, Any]]]:
         ],
         "sweep": [{**spoken, "group": "32 characters", "characters": 32, **case} for case in sweep],
         "growth": [
-            {"kind": "tacotron2_training", "implementation": "ours", "group": name, "batch": 4, "characters": 50,
-             "frames": 100} | {name: factor * size}
-            for name, size in (("characters", 50), ("frames", 100), ("batch", 4)) for factor in (1, 2, 4)
+            {"kind": "tacotron2_training", "implementation": "ours", "group": name, "batch": 8, "characters": 64,
+             "frames": 128} | {name: factor * size}
+            for name, size in (("characters", 64), ("frames", 128), ("batch", 8)) for factor in (1, 2, 4)
         ],
         "mels": [{"kind": "mels", "group": "one core, reading included"}],
     }  # fmt: skip
@@ -96,7 +96,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     )
     if result.returncode:
         ended = f"ended with status {result.returncode}; often there is not enough memory"
-        raise UserError(f"{case}: {(result.stderr.strip().splitlines() or [ended])[-1]}")
+        raise UserError(f"left out {case}: {(result.stderr.strip().splitlines() or [ended])[-1]}")
     return json.loads(result.stdout.splitlines()[-1])
 
 
@@ -112,8 +112,8 @@ def figures(case: dict[str, Any], result: dict[str, Any], peaks: dict[str, Any])
         "peak_growth_mb": result["megabytes"],
         "peak_mb": result["peak_megabytes"],
     }
-    if "flops" in result:
-        values["share_of_gemm_peak"] = result["flops"] / mean / 1e9 / peaks["gflops"]
+    if "flops" in result and case["precision"] in peaks["gflops"]:
+        values["share_of_gemm_peak"] = result["flops"] / mean / 1e9 / peaks["gflops"][case["precision"]]
     if "bytes" in result:
         values["share_of_bandwidth"] = result["bytes"] / mean / 1e9 / peaks["gigabytes"]
     if "mels" in result:
@@ -149,11 +149,12 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def latencies(rows: list[dict[str, Any]]) -> str:
-    """The synthesis section in the form of the reference's tables."""
+    """The synthesis section in the form of the reference's tables; "-" where there were too few runs to tell."""
     percentiles = "".join(f"{f'{p} %':>8}" for p in PERCENTILES)
     lines = [f"\n  batch characters   avg s   std s{percentiles}   samples/s   mels  audio s  times_real_time"]
     for row in rows:
-        times = "".join(f"{row[f'seconds_{p}']:8.3f}" for p in PERCENTILES)
+        known = (p for p in PERCENTILES if row["runs"] * (100 - p) >= 100)
+        times = "".join(f"{row[f'seconds_{p}']:8.3f}" for p in known).ljust(8 * len(PERCENTILES))
         lines.append(
             f"  {row['batch']:5} {row['characters']:10}{row['seconds']:8.3f}{row['seconds_std']:8.3f}{times}"
             f"{row['items_per_sec']:12,.0f}{row['mels']:7,}{row['audio_seconds']:9.2f}{row['times_real_time']:17.2f}"
@@ -195,27 +196,34 @@ def main(arguments: list[str] | None = None) -> None:
         set_tf32(True)
         print(json.dumps(MEASURES[options.case["kind"]](options.case)))
         return
-    known = sections(options.device)
     if options.runs < 1:
         raise UserError(f"--runs {options.runs}: at least 1")
+    known = sections(options.device, [])
     for name in options.section:
         if name not in known:
             raise UserError(f"section {name!r} is unknown; choose from: {', '.join(known)}")
+    names = options.section or list(known)
+    if {"training", "free_running"} & set(names):
+        known = sections(options.device, installed())
     defaults = {"device": options.device, "runs": options.runs, "precision": options.precision}
     peaks = run_case({"kind": "peaks", **defaults})
-    print(f"{options.device}: GEMM peak {peaks['gflops']:,.0f} GFLOP/s, memory {peaks['gigabytes']:,.1f} GB/s")
-    rows = []
-    for name in options.section or known:
+    gflops = ", ".join(f"{precision} {value:,.0f}" for precision, value in peaks["gflops"].items())
+    print(f"{options.device}: GEMM peak {gflops} GFLOP/s, memory {peaks['gigabytes']:,.1f} GB/s")
+    rows: list[dict[str, Any]] = []
+    for name in names:
         for case in known[name]:
             case = defaults | case
-            rows.append({"section": name, **case, **figures(case, run_case(case), peaks)})
+            try:
+                rows.append({"section": name, **case, **figures(case, run_case(case), peaks)})
+            except UserError as error:
+                print(error, file=sys.stderr)
+            if options.json:
+                options.json.write_text(json.dumps({"peaks": peaks, "rows": rows}, indent=1) + "\n", encoding="utf-8")
             print(f"  {name}: {len(rows)} done", end="\r", file=sys.stderr, flush=True)
     print(table(rows))
     for name, summary in (("synthesis", latencies), ("growth", exponents)):
         if of_section := [row for row in rows if row["section"] == name]:
             print(summary(of_section))
-    if options.json:
-        options.json.write_text(json.dumps({"peaks": peaks, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

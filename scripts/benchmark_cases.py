@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import itertools
 import resource
@@ -53,14 +54,24 @@ def _now(device: str) -> float:
 
 
 def measure_peaks(case: dict[str, Any]) -> dict[str, Any]:
-    """GEMM peak by the faster of BLAS and oneDNN, and the bandwidth of reading 512 MiB."""
+    """GEMM peak of each precision, on CPUs by the faster of BLAS and oneDNN, and the bandwidth of reading 512 MiB."""
     device = case["device"]
-    a, b = (torch.randn(2048, 2048, device=device) for _ in range(2))
-    packed = PackedLinear(b, 2048)
-    gemm = min(*seconds_of(lambda: a @ b, 5, device), *seconds_of(lambda: packed(a), 5, device))
+    size, calls = (2048, 1) if device == "cpu" else (8192, 20)  # a GPU has to be filled, and launching it costs
+
+    def seconds(function: Callable[[], object]) -> float:
+        return min(seconds_of(lambda: [function() for _ in range(calls)], 5, device)) / calls
+
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if device == "cuda":
+        types["fp16"] = torch.float16
+    gflops = {}
+    for precision, dtype in types.items():
+        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        packed = PackedLinear(b, size)
+        fastest = min(seconds(functools.partial(torch.mm, a, b)), seconds(functools.partial(packed, a)))
+        gflops[precision] = 2 * size**3 / fastest / 1e9
     big = torch.randn(2**27, device=device)
-    read = min(seconds_of(big.sum, 5, device))
-    return {"gflops": 2 * 2048**3 / gemm / 1e9, "gigabytes": 4 * big.numel() / read / 1e9}
+    return {"gflops": gflops, "gigabytes": 4 * big.numel() / seconds(big.sum) / 1e9}
 
 
 # ---- what is counted ----
@@ -178,8 +189,9 @@ def measure_waveglow(case: dict[str, Any]) -> dict[str, Any]:
 def measure_synthesis(case: dict[str, Any]) -> dict[str, Any]:
     """From characters to audio, with a Tacotron 2 that speaks 6 frames a character and does not stop by itself.
 
-    implementation: ours; "plain", the models as the papers write them; "compiled", those by torch.compile; "offloaded",
-    ours with each model's weights on the disk while the other one works.
+    implementation: ours; "plain", the decoder step by step and WaveGlow's convolutions as in training, weight norm
+    applied each time; "compiled", those by torch.compile; "offloaded", ours with each model's weights on the disk while
+    the other one works.
     """
     torch.manual_seed(0)
     device, implementation = case["device"], case["implementation"]

@@ -70,16 +70,17 @@ class StepWeights:
 
 
 def step_weights(decoder: Decoder, rows: int, dtype: torch.dtype, int8: bool) -> StepWeights:
+    rows = rows if decoder.attention_rnn.weight_hh.device.type == "cpu" else 1  # only there it makes a difference
     return packed_once(decoder, (rows, dtype, int8), lambda: StepWeights.of(decoder, rows, dtype, int8))
 
 
 def _steps(
-    buffer: Tensor, cells: Tensor, cells_2: Tensor, last: Tensor, total: Tensor, frames: Tensor, outputs: Tensor,
-    alignment: Tensor, kept: Tensor, memory: Tensor, keys: Tensor, padding: Tensor | None, weights: StepWeights,
+    weights: StepWeights, buffer: Tensor, cells: Tensor, cells_2: Tensor, last: Tensor, total: Tensor, frames: Tensor,
+    outputs: Tensor, alignment: Tensor, kept: Tensor, memory: Tensor, keys: Tensor, padding: Tensor | None,
 ) -> None:  # fmt: skip
     """The next steps: writes frames and the gate's logit, outputs (S, B, n_mels * r + 1), and alignment (S, B, L);
     kept (S, layers, B, prenet_dim) is the prenet's dropout, scaled. The rest is the state before and after."""
-    ops = ops_for(buffer)
+    ops = ops_for(buffer, weights.location)
     attention = ops.AttentionStep(weights.location, keys, weights.v, memory, padding)
     prenet, hidden = weights.prenet[0].shape[0], cells.shape[1]
     parts = prenet, hidden, memory.shape[2], cells_2.shape[1]
@@ -133,7 +134,8 @@ class FreeRunning:
         alignment = total.new_empty(number, *total.shape)
         p, shape = self.config.prenet_dropout, (number, len(self.weights.prenet), len(buffer), self.config.prenet_dim)
         kept = draw_kept(shape, p, buffer.device).to(self.dtype) / (1 - p)
-        graphed(_steps, [*self.state, outputs, alignment], [kept, *self.memory], weights=self.weights)
+        arguments = [*self.state, outputs, alignment], [kept, *self.memory]
+        graphed(_steps, *arguments, owner=self.weights)
         return outputs, alignment
 
     def run(self, max_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -15,6 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+# More stages of its loops would need more shared memory than most GPUs have; few programs, so more warps each.
+FEATURES_BACKWARD = {"num_stages": 1, "num_warps": 8}
+
 # ---- LSTM ----
 
 
@@ -319,6 +322,7 @@ class AttentionStepBackward(AttentionStep):
         _features_backward[(self.batch,)](
             d_query, self.d_features[t], self.d_patches, self.rows_v, self.d_weight, weights, query, self.kernel,
             self.keys, self.v, last, total, length, self.dim, query.stride(0), d_query.stride(0), **self.sizes,
+            **FEATURES_BACKWARD,
         )  # fmt: skip
 
     def finish(self, last: Tensor, totals: Tensor) -> None:

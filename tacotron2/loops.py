@@ -28,9 +28,10 @@ from common.padding import fill, lengths_to_mask
 from common.precision import compute_dtype
 from tacotron2.steps import at_least_float32, ops_for
 
-# Steps of a chunk, and the number to a multiple of which steps and characters are filled up, so that few shapes occur.
-# On other devices all steps are one chunk.
+# Steps of a chunk, and the numbers to a multiple of which steps and characters, and clips, are filled up, so that few
+# shapes occur. On other devices all steps are one chunk.
 CHUNK = {"cuda": 32}
+CLIPS = {"cuda": 8}
 
 
 def by_sigmoids(weight: Tensor) -> Tensor:
@@ -160,7 +161,8 @@ def bidirectional(lstm: nn.LSTM, x: Tensor, lengths: Tensor) -> Tensor:
         w_ih, w_hh, b_ih, b_hh = (getattr(lstm, name + direction) for name in _LSTM_WEIGHTS)
         weights = [by_sigmoids(weight).to(dtype) for weight in (w_ih, w_hh, b_ih + b_hh)]
         inputs = fill(x.to(dtype).transpose(0, 1), 0, CHUNK.get(x.device.type, 1))
-        return LSTMLoop.apply(inputs, *weights, None, 1.0)[:length].transpose(0, 1)
+        inputs = fill(inputs, 1, CLIPS.get(x.device.type, 1))
+        return LSTMLoop.apply(inputs, *weights, None, 1.0)[:length, : len(x)].transpose(0, 1)
 
     with torch.autocast(x.device.type, enabled=False):
         both = torch.cat((run(x, ""), mirror(run(mirror(x), "_reverse"))), 2)
@@ -175,7 +177,7 @@ def _attention(
     memory: Tensor, keys: Tensor, padding: Tensor, w_query: Tensor, w_location: Tensor, v: Tensor,
     kept: Tensor | None, scale: float,
 ) -> None:  # fmt: skip
-    ops, size = ops_for(gates), w_query.shape[1]
+    ops, size = ops_for(gates, w_location), w_query.shape[1]
     attention = ops.AttentionStep(w_location, keys, v, memory, padding)
     feed_back, w_query_t = PackedLinear(w_hc, gates.shape[1]), w_query.t()
     for t in range(len(gates)):
@@ -192,7 +194,7 @@ def _attention_backward(
     weights: Tensor, totals: Tensor, d_states: Tensor, d_weights: Tensor, w_hc: Tensor, memory: Tensor, keys: Tensor,
     w_query: Tensor, w_location: Tensor, v: Tensor, kept: Tensor | None, scale: float,
 ) -> None:  # fmt: skip
-    ops, size = ops_for(gates), w_query.shape[1]
+    ops, size = ops_for(gates, w_location), w_query.shape[1]
     attention = ops.AttentionStepBackward(
         w_location, keys, v, memory, None, [carried_1, carried_2], [d_keys, d_location, d_v], len(gates)
     )
@@ -251,7 +253,7 @@ class AttentionLoop(Function):
         d_queries, d_contexts = torch.empty_like(queries), torch.empty_like(states[1:, :, size:])
         d_cell, d_fed_back = torch.zeros_like(cells[0]), torch.zeros_like(states[0])
         sums = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (keys, w_location, v)]
-        carried = ops_for(gates).carried_backward(keys, w_location.shape[2])
+        carried = ops_for(gates, w_location).carried_backward(keys, w_location.shape[2])
         in_chunks(
             _attention_backward, len(gates),
             [Each(gates), Each(d_queries), Each(d_contexts), d_cell, d_fed_back, *carried, *sums],

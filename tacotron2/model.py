@@ -20,7 +20,7 @@ from common.errors import UserError
 from common.padding import fill, lengths_to_mask
 from common.precision import compute_dtype
 from tacotron2.free_running import FreeRunning, step_weights
-from tacotron2.loops import CHUNK, AttentionLoop, LSTMLoop, bidirectional, by_sigmoids
+from tacotron2.loops import CHUNK, CLIPS, AttentionLoop, LSTMLoop, bidirectional, by_sigmoids
 from tacotron2.steps import at_least_float32
 
 
@@ -184,11 +184,11 @@ class Memory(NamedTuple):
     keys: Tensor  # (B, L, attention_dim)
     padding: Tensor  # (B, L) True beyond the end of a text
 
-    def filled(self, multiple: int) -> Memory:
-        """The same with padding up to a multiple of so many characters."""
-        return Memory(
-            fill(self.values, 1, multiple), fill(self.keys, 1, multiple), fill(self.padding, 1, multiple, value=True)
-        )
+    def filled(self, characters: int, clips: int = 1) -> Memory:
+        """The same with padding up to a multiple of so many characters, and of clips, which have no padding."""
+        padding = fill(self.padding, 1, characters, value=True)
+        values, keys = fill(self.values, 1, characters), fill(self.keys, 1, characters)
+        return Memory(fill(values, 0, clips), fill(keys, 0, clips), fill(padding, 0, clips))
 
 
 @dataclass
@@ -328,9 +328,10 @@ class Decoder(nn.Module):
         """The same by two loops with large GEMMs around them (tacotron2/loops.py)."""
         device, dtype = inputs.device.type, compute_dtype(inputs)
         rnn, rnn2, attention, config = self.attention_rnn, self.decoder_rnn, self.attention_layer, self.config
-        (steps, length), multiple = (len(inputs), memory.values.shape[1]), CHUNK.get(device, 1)
-        inputs, memory = fill(inputs, 0, multiple), memory.filled(multiple)  # so that few shapes occur
-        masks = [None if mask is None else fill(mask, 0, multiple) for mask in kept]
+        (steps, batch), length = inputs.shape[:2], memory.values.shape[1]
+        chunk, clips = CHUNK.get(device, 1), CLIPS.get(device, 1)
+        inputs, memory = fill(fill(inputs, 0, chunk), 1, clips), memory.filled(chunk, clips)
+        masks = [None if mask is None else fill(fill(mask, 0, chunk), 1, clips) for mask in kept]
         with torch.autocast(device, enabled=False):
 
             def cast(*tensors: Tensor) -> list[Tensor]:
@@ -346,7 +347,8 @@ class Decoder(nn.Module):
             )  # fmt: skip
             weights = map(by_sigmoids, (rnn2.weight_ih, rnn2.weight_hh, rnn2.bias_ih + rnn2.bias_hh))
             hidden = LSTMLoop.apply(states, *cast(*weights), masks[1], 1 / (1 - config.p_decoder_dropout))
-        return hidden[:steps], states[:steps, :, config.attention_rnn_dim :], alignment[:steps, :, :length]
+        context = states[:steps, :batch, config.attention_rnn_dim :]
+        return hidden[:steps, :batch], context, alignment[:steps, :batch, :length]
 
     def infer(self, memory: Tensor, lengths: Tensor, max_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Free-running: memory (B, L, E), lengths (B) -> mel (B, n_mels, S * r), num_steps (B), alignment (B, S, L),

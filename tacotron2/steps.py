@@ -21,9 +21,13 @@ _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
-def ops_for(x: Tensor) -> ModuleType:
-    """The module whose step computes on the device of x and in its precision."""
-    if not runs_kernels(x):
+MAX_TILE = 64 * 256  # numbers of the location kernel that a GPU's processor can hold beside the rest
+
+
+def ops_for(x: Tensor, w_location: Tensor | None = None) -> ModuleType:
+    """The module whose step computes on the device of x and in its precision, for such a location kernel (A, 2, K)."""
+    is_small = w_location is None or 2 * w_location.shape[2] * w_location.shape[0] <= MAX_TILE
+    if not is_small or not runs_kernels(x):
         return sys.modules[__name__]
     from tacotron2 import kernels
 

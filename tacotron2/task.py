@@ -10,6 +10,7 @@ from torch import nn
 
 from common.audio import GriffinLim
 from common.config import TrainConfig, check_equal, from_dict
+from common.errors import UserError
 from common.plots import alignment_figure, mel_figure
 from common.task import Loss, Reference
 from common.tracker import Tracker
@@ -35,6 +36,8 @@ class Tacotron2Task:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
+        if config.trainer.checkpoint_activations:
+            raise UserError("trainer.checkpoint_activations=true is for model=waveglow; leave it out")
         self.symbols = symbol_table(config.data.characters)
         values = {"n_symbols": len(self.symbols)} | config.model_values()
         self.model_config: Tacotron2Config = from_dict(Tacotron2Config, values, "model")

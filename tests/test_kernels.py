@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from common import graphs
 from tacotron2 import free_running, loops, steps
 from tacotron2.model import Tacotron2
 from tests.test_loops import outputs_and_gradients
@@ -35,8 +36,9 @@ def random(*shape: int) -> Tensor:
 def by_kernels(monkeypatch: pytest.MonkeyPatch):
     """The decoder computes by the kernels, in chunks."""
     for module in (loops, free_running):
-        monkeypatch.setattr(module, "ops_for", lambda _x: kernels)
+        monkeypatch.setattr(module, "ops_for", lambda *_: kernels)
     monkeypatch.setitem(loops.CHUNK, "cpu", 8)
+    monkeypatch.setitem(loops.CLIPS, "cpu", 4)
     torch.backends.cuda.matmul.fp32_precision = "ieee"
 
 
@@ -110,13 +112,14 @@ def test_waveglow_gate():
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch):
-    """Filled up to whole chunks, in float64."""
+    """Filled up to whole chunks and eights of clips, in float64."""
     model = model_of(TINY).double().to(DEVICE).train()
     batch = tuple(x.double() if x.is_floating_point() else x for x in (y.to(DEVICE) for y in ragged_batch()))
-    monkeypatch.setitem(loops.CHUNK, DEVICE, 10**6)
-    monkeypatch.delitem(loops.CHUNK, DEVICE)
+    for sizes in (loops.CHUNK, loops.CLIPS):
+        monkeypatch.delitem(sizes, DEVICE, raising=False)
     whole, gradients = outputs_and_gradients(model, batch, True)
     monkeypatch.setitem(loops.CHUNK, DEVICE, 4)
+    monkeypatch.setitem(loops.CLIPS, DEVICE, 8)
     chunked, chunked_gradients = outputs_and_gradients(model, batch, True)
     for name, value in whole.items():
         torch.testing.assert_close(chunked[name], value, atol=1e-12, rtol=1e-12, msg=name)
@@ -126,12 +129,11 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.usefixtures("by_kernels")
 def test_training_by_kernels():
-    """Outputs and gradients of the whole model, dropout included, against step by step; twice, so that graphs are
-    replayed."""
+    """Outputs and gradients of the whole model, dropout included, against step by step."""
     model = model_of(TINY).to(DEVICE).train()
     batch = tuple(x.to(DEVICE) for x in ragged_batch())
     plain, gradients = outputs_and_gradients(model, batch, False)
-    for _ in range(2):
+    for _ in range(3):  # eagerly, captured, replayed
         fast, fast_gradients = outputs_and_gradients(model, batch, True)
         for name, value in plain.items():
             torch.testing.assert_close(fast[name], value, atol=2e-4, rtol=1e-4, msg=name)
@@ -148,10 +150,28 @@ def test_free_running_by_kernels():
     model.decoder.fused = False
     plain = model.infer(text, text_lengths, 20)
     model.decoder.fused = True
-    for _ in range(2):
+    for _ in range(3):
         fast = model.infer(text, text_lengths, 20)
         torch.testing.assert_close(fast.mel_postnet, plain.mel_postnet, atol=2e-4, rtol=0)
         torch.testing.assert_close(fast.alignment, plain.alignment, atol=1e-5, rtol=0)
+
+
+@needs_gpu
+def test_graphs_of_different_sizes_share_their_memory():
+    """Small, large, small again; in inference mode and out of it; the owner's tensor is used as it is."""
+    owner = torch.nn.Linear(1, 1, bias=False).cuda()
+
+    def add(owner: torch.nn.Linear, to: Tensor, x: Tensor, flags: Tensor, factor: float) -> None:
+        to += factor * x * owner.weight[0] * flags
+
+    for size in (5, 700, 5):
+        for mode in (torch.inference_mode, torch.no_grad):
+            for _ in range(3):
+                with mode():
+                    to, x, flags = random(size, 3), random(size, 3)[:, ::1], random(size, 1) > 0
+                    expected = to + 2 * x * owner.weight[0] * flags
+                    graphs.graphed(add, [to], [x, flags], owner, factor=2.0)
+                    torch.testing.assert_close(to, expected)
 
 
 @needs_gpu
@@ -187,14 +207,18 @@ for name, pointers, floats, constants in types:
                 signature[argument] = "*" + (pointers[argument] or element)
             else:
                 signature[argument] = "fp32" if argument in floats else "i32"
-        compiled = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32))
-        assert compiled.asm["ptx"]
+        for capability in (80, 90):
+            options = kernels.FEATURES_BACKWARD if name == "_features_backward" else {{}}
+            target = GPUTarget("cuda", capability, 32)
+            compiled = triton.compile(ASTSource(kernel, signature, constants), target=target, options=options)
+            assert compiled.asm["cubin"]
+            assert compiled.metadata.shared <= 99 * 1024, "more than smaller GPUs have"
         print(name, element)
 """
 
 
 def test_the_kernels_compile_for_a_gpu():
-    """To instructions of compute capability 9.0, at the full model's sizes, in three precisions."""
+    """To instructions of two generations, at the full model's sizes, in three precisions."""
     own, always, flag = None, "fp32", "i1"
     lstm = dict.fromkeys(("gates", "recurrent", "before", "after", "hidden"), own) | {"kept": flag}
     back = dict.fromkeys(("gates", "before", "after", "d_hidden", "d_fed_back", "d_query_hidden", "d_cell"), own)

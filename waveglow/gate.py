@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -31,6 +33,15 @@ def activate_backward(activations: Tensor, d_out: Tensor) -> None:
     tanh.copy_(d_tanh)
 
 
+def _ops(x: Tensor) -> ModuleType:
+    """The module with both for the device of x."""
+    if not runs_kernels(x):
+        return sys.modules[__name__]
+    from waveglow import kernels
+
+    return kernels
+
+
 class Gate(Function):
     """x and condition (R, 2 C), whose rows may lie apart -> (R, C). The memory of x is used up: it must be the result
     of an operation that does not want it back."""
@@ -38,12 +49,8 @@ class Gate(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, condition: Tensor) -> Tensor:
         out = x.new_empty(len(x), x.shape[1] // 2)
-        if runs_kernels(x):
-            from waveglow import kernels
-
-            kernels.activate(x, condition, out)
-        else:
-            activate(x, condition, out)
+        with torch.cuda.device_of(x):
+            _ops(x).activate(x, condition, out)
         ctx.save_for_backward(x)
         return out
 
@@ -51,11 +58,7 @@ class Gate(Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor]:
         (activations,) = ctx.saved_tensors
-        gradient = to_overwrite(activations)
-        if runs_kernels(gradient):
-            from waveglow import kernels
-
-            kernels.activate_backward(gradient, d_out)
-        else:
-            activate_backward(gradient, d_out)
+        gradient, d_out = to_overwrite(activations), d_out.contiguous()
+        with torch.cuda.device_of(gradient):
+            _ops(gradient).activate_backward(gradient, d_out)
         return gradient, gradient

@@ -9,6 +9,7 @@ Module names follow the reference implementation, so that its weights load key b
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
 from common.packed import packed_once
+from common.precision import compute_dtype
 from waveglow.gate import Gate
 from waveglow.inverse import invert
 
@@ -75,6 +77,13 @@ class WNWeights(NamedTuple):
     in_layers: list[Filters]
     res_skip: list[Filters]
     end: Filters
+
+    def to(self, dtype: torch.dtype) -> WNWeights:
+        def cast(filters: Filters) -> Filters:
+            return filters[0].to(dtype), filters[1].to(dtype)
+
+        in_layers, res_skip = ([cast(filters) for filters in layers] for layers in (self.in_layers, self.res_skip))
+        return WNWeights(cast(self.start), cast(self.conditions), in_layers, res_skip, cast(self.end))
 
 
 class WeightNormConv(nn.Module):
@@ -140,12 +149,12 @@ class WN(nn.Module):
     def forward(self, x: Tensor, mel: Tensor, weights: WNWeights | None = None) -> tuple[Tensor, Tensor]:
         """x (B, G, C / 2), mel (B, G, n_mels * n_group) -> log_s, b, each (B, G, C / 2) in float32"""
         weights = weights or self.weights()
-        conditions = convolve(mel, *weights.conditions).flatten(0, 1).chunk(len(weights.in_layers), 1)  # (B G, 2 C)
+        conditions = self._conditions(mel, weights)
         x = convolve(x, *weights.start)
         skip = torch.zeros_like(x)
         for i, (in_layer, res_skip) in enumerate(zip(weights.in_layers, weights.res_skip, strict=True)):
             gates = convolve(x, *in_layer, dilation=2**i).flatten(0, 1)
-            out = convolve(Gate.apply(gates, conditions[i]).view_as(x), *res_skip)
+            out = convolve(Gate.apply(gates, next(conditions)).view_as(x), *res_skip)
             if i == len(weights.in_layers) - 1:
                 skip = skip + out
             else:
@@ -153,6 +162,17 @@ class WN(nn.Module):
                 x, skip = x + residual, skip + layer_skip
         b, log_s = convolve(skip, *weights.end).float().chunk(2, dim=2)  # half precision would overflow in exp(log_s)
         return log_s, b
+
+    @staticmethod
+    def _conditions(mel: Tensor, weights: WNWeights) -> Iterator[Tensor]:
+        """The mel's share of each layer's gates (B G, 2 C): in training by one product, in synthesis, where a long text
+        would need much memory for all of them, one after the other."""
+        layers = len(weights.in_layers)
+        if torch.is_grad_enabled():
+            yield from convolve(mel, *weights.conditions).flatten(0, 1).chunk(layers, 1)
+        else:
+            for weight, bias in zip(*(part.chunk(layers) for part in weights.conditions), strict=True):
+                yield convolve(mel, weight, bias).flatten(0, 1)
 
 
 class InvertibleConv(nn.Module):
@@ -237,7 +257,7 @@ class WaveGlow(nn.Module):
             x, log_det_w = convinv(x)
             x_a, x_b = x.chunk(2, dim=2)
             if self.checkpoint_activations and torch.is_grad_enabled():
-                flow_log_s, b = checkpoint(wn, x_a, mel, use_reentrant=False)
+                flow_log_s, b = checkpoint(wn, x_a, mel, use_reentrant=False, preserve_rng_state=False)
             else:
                 flow_log_s, b = wn(x_a, mel)
             x = torch.cat((x_a, torch.addcmul(b, x_b, flow_log_s.exp()).to(x.dtype)), dim=2)  # eq. 4 to 7
@@ -266,7 +286,12 @@ class WaveGlow(nn.Module):
     def _invert(self, mel: Tensor, z: Tensor) -> Tensor:
         """By the convolutions of forward: mel (B, G, n_mels * n_group), z (B, G, n_group) -> audio (B, N)"""
         config, flows = self.config, self._flows()
-        weights = packed_once(self, "folded", lambda: [wn.weights() for _, wn in flows]) if self.packed else None
+        dtype = compute_dtype(mel)
+        weights = (
+            packed_once(self, ("folded", dtype), lambda: [wn.weights().to(dtype) for _, wn in flows])
+            if self.packed
+            else None
+        )
         rest, x = z.split((config.n_group - self.last_dim, self.last_dim), 2)
         for k, (convinv, wn) in reversed(list(enumerate(flows))):
             x_a, x_b = x.chunk(2, dim=2)
