@@ -149,6 +149,18 @@ def test_denoiser_removes_the_bias():
     torch.testing.assert_close(denoiser(hum, strength=0.0), hum, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_log_determinants_stay_in_float32(dtype: torch.dtype):
+    model, mel, audio = lively_model(), torch.randn(2, 20, 3), 0.1 * torch.randn(2, 3 * 256)
+    expected = model(mel, audio)
+    with torch.autocast("cpu", dtype=dtype):
+        output = model(mel, audio)
+    assert {x.dtype for x in (*output.log_s, *output.log_det)} == {torch.float32}
+    torch.testing.assert_close(waveglow_loss(output), waveglow_loss(expected), atol=0.02, rtol=0)
+    waveglow_loss(output).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
 def test_gate_and_its_gradients():
     torch.manual_seed(0)
     x, wide = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, 9, dtype=torch.float64)
