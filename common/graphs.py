@@ -54,7 +54,7 @@ class _Device:
         ]
 
 
-_DEVICES: dict[int | None, _Device] = {}
+_DEVICES: dict[int, _Device] = {}
 
 
 def graphed(

@@ -45,9 +45,23 @@ def make_loader(
 
 
 def _ignore_signals(_: int) -> None:
-    """For loader processes: torchrun signals them too, and the trainer needs their batches until it has saved."""
+    """For loader processes: torchrun signals them too, and the trainer needs their batches until it has saved. Python
+    would end them by such a signal and wait for them when it exits itself, so `close_loader` has to come first."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def close_loader(loader: DataLoader[Any]) -> None:
+    """End its processes: those that wait for work at once, any other by force."""
+    iterator = loader._iterator
+    if iterator is None:
+        return
+    loader._iterator = None
+    iterator._shutdown_workers()  # type: ignore[attr-defined] # PyTorch leaves it to the garbage collection
+    for process in iterator._workers:  # type: ignore[attr-defined]
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 @contextmanager

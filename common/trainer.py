@@ -25,7 +25,7 @@ from common.config import TrainConfig
 from common.distributed import Ranks
 from common.errors import UserError, make_directory
 from common.initialize import initialize
-from common.loading import grouped, loader_errors, make_loader
+from common.loading import close_loader, grouped, loader_errors, make_loader
 from common.memory import memory_errors
 from common.packed import forget_packed
 from common.peers import Peers
@@ -179,6 +179,8 @@ class Trainer:
             with self.stop, memory_errors(MEMORY_CURE), loader_errors():
                 self._run(first_step)
         finally:
+            for loader in (self.loader, self.val_loader):
+                close_loader(loader)
             self.tracker.close()
         return self.stop_reason if self.stop_reason in SIGNALS else 0
 

@@ -3,6 +3,7 @@
     python scripts/benchmark.py                                  everything, at full size
     python scripts/benchmark.py training free_running            some of it
     python scripts/benchmark.py --json benchmark.json --runs 10  more runs, and all figures as JSON
+    python scripts/benchmark.py training --batch 16 --frames 800 other sizes than the usual
 
 Sections: training (a step of both models), free_running (Tacotron 2 alone, a frame), waveglow (the inverse), synthesis
 (latency from characters to audio), sweep (what each optimization of it brings), growth (cost against characters,
@@ -36,23 +37,30 @@ from scripts.benchmark_cases import MEASURES, RATE
 from scripts.benchmark_peers import installed
 
 PERCENTILES = (50, 90, 95, 99)
+SIZES = ("batch", "characters", "frames", "samples")
 
 # ---- sections: what is compared with what ----
 
 
-def sections(device: str, peers: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """The cases of each section; those of one `group` are compared with its first."""
-    batches = (8, 32) if device == "cpu" else (32, 128)
+def sections(device: str, peers: list[str], given: dict[str, int]) -> dict[str, list[dict[str, Any]]]:
+    """The cases of each section; those of one `group` are compared with its first. `given` are sizes that replace the
+    usual ones, except where a section is about them."""
+
+    def size(name: str, *usual: int) -> tuple[int, ...]:
+        return (given[name],) if name in given else usual
+
     names = [*peers, "step by step", "ours"]
     training = [
         {"kind": "tacotron2_training", "group": f"Tacotron 2, batch {batch}", "implementation": name, "batch": batch,
-         "characters": 100, "frames": 500}
-        for batch in batches for name in names
+         "characters": characters, "frames": frames}
+        for batch in size("batch", *((8, 32) if device == "cpu" else (32, 128)))
+        for characters in size("characters", 100) for frames in size("frames", 500) for name in names
     ]  # fmt: skip
     training += [
         {"kind": "waveglow_training", "group": f"WaveGlow {channels}, batch {batch}", "implementation": name,
-         "batch": batch, "channels": channels, "samples": 8000}
-        for channels, batch in ((256, 4), (512, 1)) for name in ("ours", "checkpointed")
+         "batch": batch, "channels": channels, "samples": samples}
+        for channels, usual in ((256, 4), (512, 1)) for batch in size("batch", usual)
+        for samples in size("samples", 8000) for name in ("ours", "checkpointed")
     ]  # fmt: skip
     speaking = [{"implementation": name} for name in names]
     speaking += [{"implementation": "ours", "precision": precision} for precision in ("bf16", INT8)]
@@ -63,18 +71,24 @@ def sections(device: str, peers: list[str]) -> dict[str, list[dict[str, Any]]]:
     return {
         "training": training,
         "free_running": [
-            {"kind": "free_running", "group": "batch 1", "batch": 1, "characters": 100, "frames": 400} | case
+            {"kind": "free_running", "group": f"batch {batch}", "batch": batch, "characters": characters,
+             "frames": frames} | case
+            for batch in size("batch", 1) for characters in size("characters", 100) for frames in size("frames", 400)
             for case in speaking if device == "cpu" or case.get("precision") != INT8
         ],
         "waveglow": [
-            {"kind": "waveglow", "group": "256 channels", "batch": 1, "channels": 256, "frames": 200,
-             "precision": precision} for precision in ("fp32", "bf16")
+            {"kind": "waveglow", "group": "256 channels", "batch": batch, "channels": 256, "frames": frames,
+             "precision": precision}
+            for batch in size("batch", 1) for frames in size("frames", 200) for precision in ("fp32", "bf16")
         ],
         "synthesis": [
             {**spoken, "group": f"batch {batch}", "batch": batch, "characters": characters}
-            for batch in (1, 4) for characters in (64, 128, 256)
+            for batch in size("batch", 1, 4) for characters in size("characters", 64, 128, 256)
         ],
-        "sweep": [{**spoken, "group": "32 characters", "characters": 32, **case} for case in sweep],
+        "sweep": [
+            {**spoken, "group": f"{characters} characters", "characters": characters, **case}
+            for characters in size("characters", 32) for case in sweep
+        ],
         "growth": [
             {"kind": "tacotron2_training", "implementation": "ours", "group": name, "batch": 8, "characters": 64,
              "frames": 128} | {name: factor * size}
@@ -185,6 +199,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each case, after one to warm up")
     parser.add_argument("--precision", default="fp32", help="of the cases that do not name one")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    for name in SIZES:
+        parser.add_argument(f"--{name}", type=int, help=f"another number of {name} than the usual")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     return parser
@@ -198,13 +214,17 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if options.runs < 1:
         raise UserError(f"--runs {options.runs}: at least 1")
-    known = sections(options.device, [])
+    given = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
+    for name, value in given.items():
+        if value < 1:
+            raise UserError(f"--{name} {value}: at least 1")
+    known = sections(options.device, [], given)
     for name in options.section:
         if name not in known:
             raise UserError(f"section {name!r} is unknown; choose from: {', '.join(known)}")
     names = options.section or list(known)
     if {"training", "free_running"} & set(names):
-        known = sections(options.device, installed())
+        known = sections(options.device, installed(), given)
     defaults = {"device": options.device, "runs": options.runs, "precision": options.precision}
     peaks = run_case({"kind": "peaks", **defaults})
     gflops = ", ".join(f"{precision} {value:,.0f}" for precision, value in peaks["gflops"].items())

@@ -68,6 +68,15 @@ def test_every_kind_of_case_runs(case: dict):
     assert result["items"] > 0
 
 
+def test_sizes_from_the_command_line():
+    usual, other = benchmark.sections("cpu", [], {}), benchmark.sections("cpu", [], {"batch": 3, "frames": 77})
+    assert {case["batch"] for case in usual["training"]} == {1, 4, 8, 32}
+    for section in ("training", "free_running", "waveglow"):
+        assert {case["batch"] for case in other[section]} == {3}
+        assert {case["frames"] for case in other[section] if "frames" in case} == {77}
+    assert other["growth"] == usual["growth"]
+
+
 def test_growth_of_known_costs():
     rows = [{"group": "frames", "frames": n, "seconds": n**2 / 7, "peak_growth_mb": 3.0 * n} for n in (100, 200, 400)]
     assert "frames x 4: seconds ~ frames ** 2.00, memory ~ frames ** 1.00" in benchmark.exponents(rows)

@@ -1,6 +1,7 @@
 """What the engine promises beside surviving: batches that fit, averages, scores, early warnings."""
 
 import math
+import multiprocessing
 import time
 from pathlib import Path
 
@@ -342,3 +343,13 @@ def test_packed_weights_follow_the_optimizer(corpus: Path, tmp_path: Path, ema_d
         assert before is None or not torch.allclose(before, mels[0], atol=1e-3)
         before = mels[0]
         trainer.model.train()
+
+
+def test_loader_processes_end_with_the_run(corpus, tmp_path):
+    """Also in the middle of an epoch: Python would wait for them for ever when it exits."""
+    before = set(multiprocessing.active_children())
+    options = ("data.num_workers=1", "trainer.batch_size=1", "trainer.max_steps=1")
+    trainer = make_trainer(corpus, tmp_path, "waveglow", *options)
+    trainer.fit()
+    assert len(trainer.train_data) > 2
+    assert set(multiprocessing.active_children()) <= before
