@@ -91,8 +91,8 @@ def sections(device: str, peers: list[str], given: dict[str, int]) -> dict[str, 
         ],
         "growth": [
             {"kind": "tacotron2_training", "implementation": "ours", "group": name, "batch": 8, "characters": 64,
-             "frames": 128} | {name: factor * size}
-            for name, size in (("characters", 64), ("frames", 128), ("batch", 8)) for factor in (1, 2, 4)
+             "frames": 128} | {name: factor * smallest}
+            for name, smallest in (("characters", 64), ("frames", 128), ("batch", 8)) for factor in (1, 2, 4)
         ],
         "mels": [{"kind": "mels", "group": "one core, reading included"}],
     }  # fmt: skip
@@ -181,6 +181,8 @@ def exponents(rows: list[dict[str, Any]]) -> str:
     lines = [""]
     for group in dict.fromkeys(row["group"] for row in rows):
         sized = [row for row in rows if row["group"] == group]
+        if len(sized) < 2:  # the others were left out
+            continue
         small, large = sized[0], sized[-1]
         ratio = large[group] / small[group]
         power = {key: math.log(large[key] / small[key]) / math.log(ratio) for key in ("seconds", "peak_growth_mb")}
