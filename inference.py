@@ -135,29 +135,84 @@ class Utterance:
         return cls(audio, mel, alignment, any(piece.truncated for piece in pieces), stats, len(pieces))
 
 
+class Vocoder:
+    """Mel to audio: WaveGlow with its denoiser, or without a WaveGlow Griffin-Lim."""
+
+    def __init__(self, waveglow: WaveGlow | None, audio: AudioConfig, precision: str = "fp32") -> None:
+        self.waveglow, self.audio = waveglow, audio
+        self.precision = "fp32" if precision == INT8 else precision  # int8 is for Tacotron 2's decoder
+        self.device = next(waveglow.parameters()).device if waveglow else torch.device("cpu")
+        self.denoiser = Denoiser(waveglow) if waveglow else None
+        self.griffin_lim = GriffinLim(audio)
+        if waveglow is None:
+            self.griffin_lim(torch.zeros(audio.n_mels, 4))  # librosa compiles at its first call: not a phrase's latency
+
+    @property
+    def name(self) -> str:
+        return "waveglow" if self.waveglow else "griffin_lim"
+
+    @classmethod
+    def load(cls, path: str | Path | None, audio: AudioConfig, device: str = "cpu", precision: str = "fp32") -> Vocoder:
+        """From a checkpoint or run directory whose audio config must be `audio`; None: Griffin-Lim."""
+        if path is None:
+            return cls(None, audio, precision)
+        state = _load_named(path, "waveglow")
+        if differences := audio_differences(audio, state["audio_config"], "the WaveGlow's"):
+            raise UserError(
+                f"waveglow={path} and these mels cannot be chained: {'; '.join(differences)}; use models of one audio "
+                "config"
+            )
+        waveglow = interchange.build(state, path, TASKS.values()).to(device)
+        assert isinstance(waveglow, WaveGlow)
+        return cls(waveglow, audio, precision)
+
+    def __call__(
+        self, mel: Tensor, seed: int = 0, sigma: float = 0.9, denoiser_strength: float = 0.01
+    ) -> tuple[Tensor, dict[str, float]]:
+        """mel (n_mels, T) -> audio (T * hop_length) on the CPU, its latencies and items/s"""
+        start = _now(self.device)
+        if self.waveglow is None or self.denoiser is None:
+            audio = self.griffin_lim(mel, seed)
+            seconds = _now(self.device) - start
+            return audio, {"griffin_lim_items_per_sec": len(audio) / seconds, "griffin_lim_latency": seconds}
+        with autocast(self.device, self.precision):
+            audio = self.waveglow.infer(mel.unsqueeze(0).to(self.device), sigma).float()
+        seconds = _now(self.device) - start
+        start = _now(self.device)
+        if denoiser_strength:
+            audio = self.denoiser(audio, denoiser_strength)
+        return audio[0].cpu(), {
+            "waveglow_items_per_sec": audio.shape[1] / seconds,
+            "waveglow_latency": seconds,
+            "denoiser_latency": _now(self.device) - start,
+        }
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 class Synthesizer:
-    """Text to audio: Tacotron 2, then WaveGlow with its denoiser, or Griffin-Lim."""
+    """Text to audio: Tacotron 2, then a vocoder."""
 
     def __init__(
         self,
         tacotron2: Tacotron2,
-        waveglow: WaveGlow | None,
-        audio: AudioConfig,
+        vocoder: Vocoder,
         cleaners: str = "english_cleaners",
         symbols: Sequence[str] = SYMBOLS,
         precision: str = "fp32",
     ) -> None:
-        self.tacotron2, self.waveglow, self.audio = tacotron2, waveglow, audio
+        self.tacotron2, self.vocoder, self.audio = tacotron2, vocoder, vocoder.audio
         self.cleaners, self.symbols = cleaners, symbols
         self.device = next(tacotron2.parameters()).device
         if precision == INT8 and self.device.type != "cpu":
             raise UserError(f"precision=int8 is for device=cpu, not for {self.device.type}; use bf16 or fp16 there")
         tacotron2.decoder.int8 = precision == INT8
-        self.precision = "fp32" if precision == INT8 else precision  # of all that is not the decoder
-        self.denoiser = Denoiser(waveglow) if waveglow else None
-        self.griffin_lim = GriffinLim(audio)
-        if waveglow is None:
-            self.griffin_lim(torch.zeros(audio.n_mels, 4))  # librosa compiles at its first call: not a phrase's latency
+        self.precision = vocoder.precision
 
     @classmethod
     def load(
@@ -182,19 +237,10 @@ class Synthesizer:
                 "the file does not name them; convert it first: python scripts/convert_checkpoint.py IN OUT "
                 "--symbols FILE"
             )
-        vocoder = None
-        if waveglow is not None:
-            vocoder_state = _load_named(waveglow, "waveglow")
-            if differences := audio_differences(audio, vocoder_state["audio_config"], "the WaveGlow's"):
-                raise UserError(
-                    f"tacotron2={tacotron2} and waveglow={waveglow} cannot be chained: {'; '.join(differences)}; use "
-                    "models of one audio config"
-                )
-            vocoder = interchange.build(vocoder_state, waveglow, TASKS.values()).to(device)
+        vocoder = Vocoder.load(waveglow, audio, device, precision)
         model = interchange.build(state, tacotron2, TASKS.values(), **overrides).to(device)
         assert isinstance(model, Tacotron2)
-        assert vocoder is None or isinstance(vocoder, WaveGlow)
-        return cls(model, vocoder, audio, state["text"]["cleaners"], symbols, precision)
+        return cls(model, vocoder, state["text"]["cleaners"], symbols, precision)
 
     def speak(self, text: str, **options: Any) -> Utterance:
         """One phrase; `options` are those of `batches`."""
@@ -218,7 +264,7 @@ class Synthesizer:
         """
         torch.manual_seed(seed)
         for start in range(0, len(texts), batch_size):
-            ids = [self._ids(text) for text in texts[start : start + batch_size]]
+            ids = [self.ids(text) for text in texts[start : start + batch_size]]
             cut = [split_long(i, self.symbols) if i else [] for i in ids]
             flat = [piece for pieces in cut for piece in pieces]
             spoken = (
@@ -230,7 +276,8 @@ class Synthesizer:
             )
             yield [Utterance.joined([next(spoken) for _ in pieces]) if pieces else None for pieces in cut]
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """The symbols that stand for `text`, an empty list if there is nothing to say."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the caller asks `dropped` instead, and can say where the text stands
             return text_to_ids(text, self.cleaners, self.symbols)
@@ -248,14 +295,14 @@ class Synthesizer:
             return
         text = pad_last([torch.tensor(i) for i in ids], 0).to(self.device)
         lengths = torch.tensor([len(i) for i in ids], device=self.device)
-        start = self._now()
-        with self._autocast():
+        start = _now(self.device)
+        with autocast(self.device, self.precision):
             speech = self.tacotron2.infer(text, lengths, max_steps)
-        tacotron2_seconds = self._now() - start
+        tacotron2_seconds = _now(self.device) - start
         total_frames = int(speech.mel_lengths.sum())
         for row, num_frames in enumerate(speech.mel_lengths.tolist()):
             mel = speech.mel_postnet[row, :, :num_frames].float()
-            audio, vocoder_stats = self._vocode(mel, seed, sigma, strength)
+            audio, vocoder_stats = self.vocoder(mel, seed, sigma, strength)
             # A phrase's share of its batch's time; with a batch of one this is the latency itself.
             stats = {
                 "tacotron2_items_per_sec": total_frames / tacotron2_seconds,
@@ -268,34 +315,6 @@ class Synthesizer:
             stats["times_real_time"] = 1 / stats["rtf"]
             alignment = speech.alignment[row, :num_frames, : len(ids[row])].float().cpu()
             yield Utterance(audio, mel.cpu(), alignment, bool(speech.truncated[row]), stats)
-
-    def _vocode(self, mel: Tensor, seed: int, sigma: float, strength: float) -> tuple[Tensor, dict[str, float]]:
-        """mel (n_mels, T) -> audio (T * hop_length), its latencies"""
-        start = self._now()
-        if self.waveglow is None or self.denoiser is None:
-            audio = self.griffin_lim(mel, seed)
-            seconds = self._now() - start
-            return audio, {"griffin_lim_items_per_sec": len(audio) / seconds, "griffin_lim_latency": seconds}
-        with self._autocast():
-            audio = self.waveglow.infer(mel.unsqueeze(0), sigma).float()
-        seconds = self._now() - start
-        start = self._now()
-        if strength:
-            audio = self.denoiser(audio, strength)
-        return audio[0].cpu(), {
-            "waveglow_items_per_sec": audio.shape[1] / seconds,
-            "waveglow_latency": seconds,
-            "denoiser_latency": self._now() - start,
-        }
-
-    def _now(self) -> float:
-        """Seconds, once the device has done what it was given."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    def _autocast(self) -> torch.autocast:
-        return autocast(self.device, self.precision)
 
 
 def _load_named(path: str | Path, name: str) -> dict[str, Any]:

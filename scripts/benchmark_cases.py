@@ -22,7 +22,7 @@ from common.audio import LogMel, load_audio
 from common.config import AudioConfig
 from common.packed import PackedLinear, forget_packed
 from common.precision import autocast
-from inference import INT8, Synthesizer
+from inference import INT8, Synthesizer, Vocoder
 from scripts.benchmark_peers import PEERS
 from tacotron2.loss import tacotron2_loss
 from tacotron2.model import Tacotron2, Tacotron2Config
@@ -197,7 +197,7 @@ def measure_synthesis(case: dict[str, Any]) -> dict[str, Any]:
     device, implementation = case["device"], case["implementation"]
     tacotron2 = Tacotron2(Tacotron2Config(gate_threshold=2.0)).to(device).eval()
     waveglow = WaveGlow(WaveGlowConfig(n_channels=256)).to(device).eval()
-    voice = Synthesizer(tacotron2, waveglow, AudioConfig(), precision=case["precision"])
+    voice = Synthesizer(tacotron2, Vocoder(waveglow, AudioConfig(), case["precision"]), precision=case["precision"])
     if implementation in ("plain", "compiled"):
         tacotron2.decoder.fused = waveglow.packed = False
     if implementation == "compiled":

@@ -265,7 +265,7 @@ def main(values: dict[str, Any]) -> None:
     if taken := [path for path in names if path.exists()]:
         raise UserError(f"{taken[0]} exists already; choose another output=DIR, or remove it")
     voice = Synthesizer.load(config.tacotron2, config.waveglow, device="cpu")
-    tacotron2, waveglow = voice.tacotron2, voice.waveglow
+    tacotron2, waveglow = voice.tacotron2, voice.vocoder.waveglow
     assert waveglow is not None
     make_directory(output, "output")
     graphs = {

@@ -1,17 +1,19 @@
-"""Regenerate the embedded corpus in demo/corpus: one synthetic voice reading public-domain sentences.
+"""Regenerate the embedded corpus, demo/corpus and demo/unseen: one synthetic voice reading public-domain sentences.
 
     pip install hibari-tts==0.2.1
     python scripts/make_demo_corpus.py path/to/LJSpeech-1.1/metadata.csv
 
 Only this script needs hibari-tts (Apache-2.0; the voice is inside the wheel). The sentences are rows of LJSpeech's
 metadata (public domain), chosen by a fixed rule, so that the same inputs give the same clips. Rows of LJSpeech's own
-validation and test split are left out.
+validation and test split are left out. demo/unseen gets the same voice reading filelists/unseen_sentences.txt, none of
+which is in the corpus: what a voice that was trained on the corpus is measured by.
 """
 
 import argparse
 import json
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +49,18 @@ def trim(audio: np.ndarray) -> np.ndarray:
     return audio[max(loud[0] - edge, 0) : loud[-1] + edge]
 
 
+def read(voice: Callable[..., np.ndarray], text: str, path: Path) -> float:
+    """Write the voice's reading of `text`; its seconds."""
+    audio = trim(resample_poly(voice(text, seed=0), 147, 160).astype(np.float32))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, audio, SAMPLE_RATE, format="OGG", subtype="VORBIS", compression_level=COMPRESSION)
+    return len(audio) / SAMPLE_RATE
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("metadata", type=Path, help="metadata.csv of LJSpeech 1.1")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "demo" / "corpus")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "demo")
     parser.add_argument("--minutes", type=float, default=27.5)
     args = parser.parse_args()
     try:
@@ -59,25 +69,23 @@ def main() -> None:
         parser.error("hibari-tts is not installed; run: pip install hibari-tts==0.2.1")
 
     voice = Hibari(threads=1)
-    (args.output / "wavs").mkdir(parents=True, exist_ok=True)
     rows, seconds = [], 0.0
     for source_id, text in choose_sentences(args.metadata):
         if seconds >= args.minutes * 60:
             break
-        audio = trim(resample_poly(voice(text, seed=0), 147, 160).astype(np.float32))
         clip = f"HB-{source_id}"
-        soundfile.write(
-            args.output / "wavs" / f"{clip}.ogg",
-            audio,
-            SAMPLE_RATE,
-            format="OGG",
-            subtype="VORBIS",
-            compression_level=COMPRESSION,
-        )
+        seconds += read(voice, text, args.output / "corpus" / "wavs" / f"{clip}.ogg")
         rows.append(f"{clip}|{text}|{text}\n")
-        seconds += len(audio) / SAMPLE_RATE
-    (args.output / "metadata.csv").write_text("".join(sorted(rows)), encoding="utf-8")
-    print(f"{len(rows)} clips, {seconds / 60:.1f} minutes in {args.output}")
+    (args.output / "corpus" / "metadata.csv").write_text("".join(sorted(rows)), encoding="utf-8")
+    print(f"{len(rows)} clips, {seconds / 60:.1f} minutes in {args.output / 'corpus'}")
+
+    rows = []
+    unseen = (REPOSITORY / "filelists" / "unseen_sentences.txt").read_text(encoding="utf-8").splitlines()
+    for number, text in enumerate(unseen):
+        clip = f"wavs/HB-unseen-{number:02d}.ogg"
+        read(voice, text, args.output / "unseen" / clip)
+        rows.append(f"{clip}|{text}\n")
+    (args.output / "unseen" / "filelist.txt").write_text("".join(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """How well Tacotron 2 reads and stops, in numbers with known answers.
 
-Shapes: B batch, T mel frames, L characters; all with the teacher's mel as input.
+Shapes: B batch, T mel frames, L characters.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from common.padding import lengths_to_mask
 
 BAND = 0.1  # half the width of the diagonal, as a share of the text
 GATE_TOLERANCE = 5  # decoder steps
+READ = 1.0  # frames of attention in all that make a symbol read; a vowel has about ten
 
 
 def diagonality(alignment: Tensor, text_lengths: Tensor, mel_lengths: Tensor) -> Tensor:
@@ -38,3 +41,34 @@ def gate_accuracy(gate: Tensor, mel_lengths: Tensor, frames_per_step: int, thres
     last_step = (mel_lengths - 1) // frames_per_step
     right = (first // frames_per_step >= last_step - GATE_TOLERANCE) & opens.any(1)
     return right.float().mean()
+
+
+class Reading(NamedTuple):
+    """How a text was read, by the attention."""
+
+    coverage: float  # share of the words that were read
+    skips: int  # groups of words that were left out
+    repeats: int  # returns to a word from one that comes later
+
+
+def reading(alignment: Tensor, words: list[tuple[int, int]]) -> Reading:
+    """alignment (T, L) of one utterance; `words` are the first symbol of each and the one after its last.
+
+    A word is read if half of its symbols get attention for READ frames in all. Where the attention is, the word that it
+    weighs most says; the end of a word that is heard again from its beginning is a return as well.
+    """
+    if not words:
+        return Reading(1.0, 0, 0)
+    attended = alignment.float().sum(0)  # (L) frames
+    read = [bool((attended[first:end] >= READ).float().mean() >= 0.5) for first, end in words]
+    skips = sum(not now and before for before, now in zip([True, *read], read, strict=False))
+    weight = torch.stack([alignment[:, first:end].float().sum(1) for first, end in words], 1)  # (T, words)
+    places = weight.argmax(1)[weight.max(1).values > 0.5].tolist()
+    furthest, repeats, back = -1, 0, False
+    for place in places:
+        if place < furthest:
+            repeats += not back
+            back = True
+        else:
+            furthest, back = place, False
+    return Reading(sum(read) / len(read), skips, repeats)

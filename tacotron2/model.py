@@ -51,6 +51,7 @@ class Tacotron2Config:
     p_attention_dropout: float = 0.1
     p_decoder_dropout: float = 0.1
     p_postnet_dropout: float = 0.5
+    p_frame_dropout: float = 0.0  # in training, share of the steps that see no frame before: they must go by the text
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -293,7 +294,10 @@ class Decoder(nn.Module):
         inputs = F.pad(steps[:, :-1], (0, 0, 1, 0)).transpose(0, 1)  # (S, B, n_mels * r), an all-zero go frame first
         decode = self._all_steps if self.fused else self._step_by_step
         prepared = self.attention_layer.prepare(memory, lengths)
-        hidden, context, alignment = decode(self.prenet(inputs), prepared, self._kept(len(inputs), memory))
+        seen = self.prenet(inputs)
+        if self.training and (p := self.config.p_frame_dropout):
+            seen = seen * draw_kept((len(seen), batch, 1), p, seen.device)  # not scaled: synthesis sees every frame
+        hidden, context, alignment = decode(seen, prepared, self._kept(len(inputs), memory))
         mel_out, gate = self._output(hidden, context)
         mel_out = mel_out.transpose(0, 1).reshape(batch, num_frames, -1).transpose(1, 2)
         return mel_out, gate.squeeze(2).transpose(0, 1), alignment.transpose(0, 1)

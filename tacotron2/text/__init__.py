@@ -8,7 +8,16 @@ from common.errors import UserError, did_you_mean
 from tacotron2.text.cleaners import CLEANERS
 from tacotron2.text.symbols import ARPABET, ARPABET_PREFIX, PAD, SYMBOL_TO_ID, SYMBOLS, symbol_table
 
-__all__ = ["CLEANERS", "SYMBOLS", "clean_text", "ids_to_text", "symbol_table", "text_to_ids", "unknown_characters"]
+__all__ = [
+    "CLEANERS",
+    "SYMBOLS",
+    "clean_text",
+    "ids_to_text",
+    "symbol_table",
+    "text_to_ids",
+    "unknown_characters",
+    "word_spans",
+]
 
 Cleaners = str | Sequence[str]  # the name of one cleaner, or names to apply in turn
 
@@ -68,18 +77,35 @@ def ids_to_text(ids: Iterable[int], symbols: Sequence[str] = SYMBOLS) -> str:
     return _join(symbol for symbol in named if symbol != PAD)
 
 
+def word_spans(ids: Sequence[int], symbols: Sequence[str] = SYMBOLS) -> list[tuple[int, int]]:
+    """(first, end) of each word in `ids`: runs of letters, apostrophes and ARPAbet."""
+    inside = [symbols[i][:1].isalpha() or symbols[i] == "'" or symbols[i].startswith(ARPABET_PREFIX) for i in ids]
+    edges = [k for k in range(len(ids) + 1) if (k > 0 and inside[k - 1]) != (k < len(ids) and inside[k])]
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
 def _tokenize(text: str, cleaners: Cleaners) -> Iterator[str]:
     """The symbols of the cleaned text, known or not: characters, "@HH" for ARPAbet, a brace for each unmatched one."""
     names = [cleaners] if isinstance(cleaners, str) else list(cleaners)
     position = 0
     for match in _BRACES.finditer(text):
-        yield from _clean(text[position : match.start()], names)
+        yield from _cleaned_symbols(text[position : match.start()], names)
         if match["inside"] is None:
             yield match[0][0]
         else:
-            yield from (ARPABET_PREFIX + name.upper() for name in match["inside"].split())
+            yield from _arpabet(match["inside"])
         position = match.end()
-    yield from _clean(text[position:], names)
+    yield from _cleaned_symbols(text[position:], names)
+
+
+def _cleaned_symbols(text: str, names: Sequence[str]) -> Iterator[str]:
+    """Those of text without braces; the braces are a cleaner's."""
+    for k, part in enumerate(re.split(r"[{}]", _clean(text, names))):
+        yield from _arpabet(part) if k % 2 else part
+
+
+def _arpabet(names: str) -> Iterator[str]:
+    return (ARPABET_PREFIX + name.upper() for name in names.split())
 
 
 def _clean(text: str, names: Sequence[str]) -> str:

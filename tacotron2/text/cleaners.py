@@ -1,4 +1,5 @@
-"""Cleaners: from text as written to the lower-case ASCII that the models were trained on. Each is `str -> str`."""
+"""Cleaners: from text as written to the lower-case ASCII, or ARPAbet in braces, that models are trained on. Each is
+`str -> str`."""
 
 import re
 from collections.abc import Callable
@@ -6,6 +7,7 @@ from collections.abc import Callable
 from tacotron2.text.money import CURRENCIES, CURRENCY_SYMBOLS
 from tacotron2.text.numbers import expand_numbers
 from tacotron2.text.patterns import rule
+from tacotron2.text.pronunciation import to_arpabet
 from tacotron2.text.roman import expand_roman
 
 # "misess" is a spelling that the published checkpoints have learnt to pronounce.
@@ -100,8 +102,14 @@ def english_cleaners(text: str) -> str:
     return basic_cleaners(text)
 
 
+def english_arpabet(text: str) -> str:
+    """As `english_cleaners`, then every word that the pronouncing dictionary has as ARPAbet in braces."""
+    return to_arpabet(english_cleaners(text))
+
+
 CLEANERS: dict[str, Callable[[str], str]] = {
     "basic_cleaners": basic_cleaners,
     "transliteration_cleaners": transliteration_cleaners,
     "english_cleaners": english_cleaners,
+    "english_arpabet": english_arpabet,
 }

