@@ -273,9 +273,9 @@ def spoken(
     return systems
 
 
-def table(summary: dict[str, dict[str, Any]]) -> str:
-    """Markdown: a row for each measure that some system has, a column for each system."""
-    lines = ["| | " + " | ".join(summary) + " |", "|---|" + "---|" * len(summary)]
+def table(summary: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Rows of cells: a head, then a row for each measure that some system has, with a column for each system."""
+    rows = [["", *summary]]
     for key, measure in MEASURES.items():
         cells = []
         for found in summary.values():
@@ -286,9 +286,13 @@ def table(summary: dict[str, dict[str, Any]]) -> str:
             limits = "" if low is None else f" ({low:.{measure.digits}f} to {high:.{measure.digits}f})"
             cells.append(f"{mean:.{measure.digits}f}{limits}")
         if any(cells):
-            lines.append(f"| {measure.title} | " + " | ".join(cells) + " |")
-    lines.append("| utterances | " + " | ".join(str(found["utterances"]) for found in summary.values()) + " |")
-    return "\n".join(lines)
+            rows.append([measure.title, *cells])
+    return [*rows, ["utterances", *(str(found["utterances"]) for found in summary.values())]]
+
+
+def markdown(summary: dict[str, dict[str, Any]]) -> str:
+    head, *rows = (f"| {' | '.join(cells)} |" for cells in table(summary))
+    return "\n".join([head, "|---" * (1 + len(summary)) + "|", *rows])
 
 
 def summarize(system: System) -> dict[str, Any]:
@@ -360,8 +364,8 @@ def main(values: dict[str, Any]) -> None:
     }
     result = {"config": dataclasses.asdict(config), "summary": summary, "utterances": rows}
     (output / "evaluation.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    (output / "evaluation.md").write_text(table(summary) + "\n", encoding="utf-8")
-    print(table(summary))
+    (output / "evaluation.md").write_text(markdown(summary) + "\n", encoding="utf-8")
+    print(markdown(summary))
 
 
 if __name__ == "__main__":
