@@ -52,8 +52,8 @@ def errors(said: str, heard: str) -> Errors:
     """Word and character errors of what was heard, both written as Whisper's normalizer writes English."""
     jiwer = optional("jiwer")
     said, heard = _normalizer()(said), _normalizer()(heard)
-    if not said:
-        raise UserError("a text without a word cannot be compared with speech; remove it")
+    if not any(map(str.isalnum, said)):
+        raise UserError(f"{said!r}: a text without a word cannot be compared with speech; remove it")
     if not heard:
         return Errors(len(said.split()), len(said.split()), len(said), len(said))
     words, characters = jiwer.process_words(said, heard), jiwer.process_characters(said, heard)

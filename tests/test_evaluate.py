@@ -1,0 +1,191 @@
+"""The measures have known answers; the judges know the embedded voice; the page holds all it shows."""
+
+import json
+import re
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from common import judges
+from common.acoustics import analyse, copy_quality, distance
+from common.errors import UserError
+from common.judges import RATE, Listener, Naturalness, SpeakerEncoder, errors
+from scripts.evaluate import System, Utterance, interval, markdown, summarize, table
+from tacotron2.measures import reading
+from tacotron2.text import text_to_ids, word_spans
+from tests.conftest import REPOSITORY, fails_with, run_script, tone
+
+UNSEEN = REPOSITORY / "demo" / "unseen"
+
+
+def clip(number: int) -> np.ndarray:
+    audio, rate = soundfile.read(UNSEEN / "wavs" / f"HB-unseen-{number:02d}.ogg", dtype="float32")
+    return librosa.resample(audio, orig_sr=rate, target_sr=RATE)
+
+
+def test_word_spans():
+    ids = text_to_ids("It's {HH AH0 L OW1}, now!")
+    assert word_spans(ids) == [(0, 4), (5, 9), (11, 14)]
+    assert word_spans([]) == word_spans(text_to_ids("-, !")) == []
+
+
+def alignment(*places: int, length: int) -> torch.Tensor:
+    """Two frames at each of the places."""
+    return torch.nn.functional.one_hot(torch.tensor(places).repeat_interleave(2), length).float()
+
+
+WORDS = [(0, 2), (3, 5), (6, 8), (9, 11)]
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        (range(11), (1.0, 0, 0)),
+        ((0, 1, 2, 6, 7, 8, 9, 10), (0.75, 1, 0)),  # the second is left out
+        ((0, 1, 9, 10), (0.5, 1, 0)),  # the second and the third, one group
+        ((0, 1, 2, 3, 4, 5), (0.5, 1, 0)),  # the end is missing
+        ((0, 1, 3, 4, 6, 7, 3, 4, 6, 7, 9, 10), (1.0, 0, 1)),  # back to the second
+        ((0, 1, 3, 4, 0, 1, 3, 4, 0, 1, 3, 4, 6, 7, 9, 10), (1.0, 0, 2)),
+    ],
+)
+def test_how_a_text_was_read(places, expected):
+    assert tuple(reading(alignment(*places, length=11), WORDS)) == pytest.approx(expected)
+
+
+def test_errors_of_what_was_heard():
+    assert errors("The cat sat.", "the cat sat") == (0, 3, 0, 11)
+    assert errors("It cost $20.", "it cost twenty dollars")[0] == 0
+    assert errors("the cat sat", "the bat")[:2] == (2, 3)
+    assert errors("the cat", "") == (2, 2, 7, 7)
+    with pytest.raises(UserError, match="without a word"):
+        errors("...", "a")
+
+
+def test_intervals_hold_the_figure_and_follow_the_seed():
+    rng = np.random.default_rng(0)
+    wrong, words = rng.integers(0, 3, 40).tolist(), rng.integers(5, 12, 40).tolist()
+    utterances = [
+        Utterance("", np.zeros(1), found={"words_wrong": a, "words": b}) for a, b in zip(wrong, words, strict=True)
+    ]
+    found = summarize(System("s", utterances))
+    assert found["wer"]["mean"] == pytest.approx(100 * sum(wrong) / sum(words))  # of all words, not of utterances
+    assert found["wer"]["low"] < found["wer"]["mean"] < found["wer"]["high"]
+    assert found == summarize(System("s", utterances))
+    single = interval([[3.0]], lambda x, axis: x.mean(axis=axis))
+    assert single == {"mean": 3.0, "low": None, "high": None, "n": 1}
+    assert table({"s": found})[1][1].count("to") == 1
+    assert markdown({"s": found}).splitlines()[1] == "|---|---|"
+
+
+def test_the_interval_of_a_mean_has_the_width_that_theory_says():
+    values = np.random.default_rng(1).normal(5, 2, 400)
+    found = interval([values.tolist()], lambda x, axis: x.mean(axis=axis))
+    half = 1.96 * values.std() / np.sqrt(len(values))
+    assert found["high"] - found["low"] == pytest.approx(2 * half, rel=0.1)
+
+
+def test_distances_of_known_sounds():
+    def hum(pitch: float, gain: float = 1.0) -> np.ndarray:
+        t = np.arange(16000) / RATE
+        return gain * 0.1 * sum(np.sin(2 * np.pi * k * pitch * t) / k for k in range(1, 20))
+
+    low = analyse(hum(200), RATE, 8000)
+    same = distance(low, analyse(hum(200, gain=0.5), RATE, 8000))
+    assert same.mcd < 0.5  # loudness does not count
+    assert same.pitch_error < 1
+    semitone = distance(low, analyse(hum(200 * 2 ** (1 / 12)), RATE, 8000))
+    assert semitone.pitch_error == pytest.approx(100, abs=3)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(16000)
+    other = distance(low, analyse(noise, RATE, 8000))
+    assert other.mcd > 5
+    assert other.voicing_error > 0.8
+
+
+def test_a_copy_with_noise_is_a_worse_copy():
+    audio = clip(0)
+    noise = np.random.default_rng(0).standard_normal(len(audio)).astype(np.float32)
+    exact, bad = copy_quality(audio, audio), copy_quality(audio, audio + 0.05 * noise)
+    assert exact["stoi"] > 0.999
+    assert exact["pesq"] > 4.5
+    assert bad["stoi"] < 0.95
+    assert bad["pesq"] < 2
+    assert copy_quality(audio[:100], audio[:100]) == {}
+
+
+def test_the_judges_know_the_embedded_voice():
+    texts = [line.split("|")[1] for line in (UNSEEN / "filelist.txt").read_text().splitlines()[:3]]
+    clips = [clip(i) for i in range(3)]
+    listener, naturalness, encoder = Listener(), Naturalness(), SpeakerEncoder()
+    assert sum(errors(t, listener(c)).words_wrong for t, c in zip(texts, clips, strict=True)) <= 1
+    noise = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) * 0.1
+    assert min(map(naturalness, clips)) > 4 > 3 > naturalness(noise)
+    voices = [encoder(c) for c in clips]
+    assert voices[0] @ voices[1] > 0.8
+    hum = librosa.resample(tone(2.0, 0), orig_sr=22050, target_sr=RATE)
+    assert voices[0] @ encoder(hum) < 0.7
+
+
+def test_a_missing_package_is_named_with_its_cure():
+    with pytest.raises(UserError, match=r"no_such_judge: pip install --no-deps -r requirements-eval.txt"):
+        judges.optional("no_such_judge")
+
+
+def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path):
+    """Recordings, copies by both vocoders, and speech; then a folder of the wavs that this made; then the page."""
+    output = tacotron2_run / "evaluation"
+    run_script(
+        "scripts/evaluate.py", f"tacotron2={tacotron2_run}", f"waveglow={waveglow_run}", "limit=2", "device=cpu",
+        f"recordings={UNSEEN / 'filelist.txt'}", f"root={UNSEEN}", f"output={output}",
+        "sentences=filelists/unseen_sentences.txt",
+    )  # fmt: skip
+    found = json.loads((output / "evaluation.json").read_text())["summary"]
+    assert list(found) == [
+        "recordings", "copies by waveglow", "copies by griffin_lim", "tacotron2 + waveglow", "tacotron2 + griffin_lim",
+    ]  # fmt: skip
+    assert found["recordings"]["wer"]["mean"] < 15 < found["tacotron2 + griffin_lim"]["wer"]["mean"]
+    assert found["copies by griffin_lim"]["stoi"]["mean"] > 0.9 > found["copies by waveglow"]["stoi"]["mean"]
+    assert found["recordings"]["speaker"]["mean"] > 0.8
+    assert set(found["tacotron2 + waveglow"]) >= {"mcd", "coverage", "skips", "flawless", "rate", "rtf"}
+    assert 0 < found["copies by griffin_lim"]["pitch_error"]["mean"] < 300
+    assert "| word error rate" in (output / "evaluation.md").read_text()
+    wavs = output / "copies_by_griffin_lim"
+    assert len(list(wavs.glob("*.wav"))) == 2
+
+    sentences = tmp_path / "two.txt"
+    sentences.write_text("".join((REPOSITORY / "filelists/unseen_sentences.txt").open().readlines()[:2]))
+    result = run_script("scripts/evaluate.py", f"wavs={wavs}", f"sentences={sentences}", f"output={tmp_path / 'out'}")
+    assert "copies_by_griffin_lim" in result.stdout
+    again = run_script("scripts/evaluate.py", f"wavs={wavs}", f"output={tmp_path / 'out'}", expect=1)
+    fails_with(again, "exists already", "overwrite=true")
+
+    run_script("scripts/report.py", tacotron2_run)
+    page = (tacotron2_run / "report.html").read_text()
+    for part in ("Curves", "train_loss", "Evaluation", "heard by Whisper", "Sounds", "Pictures", "Config"):
+        assert part in page
+    assert "data:audio/mpeg;base64," in page
+    assert "data:image/png;base64," in page
+    assert not re.findall(r'(?:src|href)=[\'"]?(?!data:|#)', page)  # nothing is fetched
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "nothing to judge"),
+        (["tacotron2=x"], "nothing to speak"),
+        (["wavs=nowhere"], "wavs=nowhere"),
+        (["wavs=demo/unseen/wavs", "sentences=filelists/demo_phrases.txt"], "40 audio files"),
+        (["recordings=demo/unseen/filelist.txt", "vocoders=[hifigan]"], "vocoders='hifigan'"),
+        (["recordings=demo/unseen/filelist.txt", "vocoders=[waveglow]"], "waveglow=CKPT"),
+        (["recordings=demo/unseen/filelist.txt"], "does not exist"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said(options, message, tmp_path: Path):
+    fails_with(run_script("scripts/evaluate.py", f"output={tmp_path}", *options, expect=1), message)
+
+
+def test_a_report_of_no_run(tmp_path: Path):
+    fails_with(run_script("scripts/report.py", tmp_path, expect=1), "log.jsonl", "run_dir")
