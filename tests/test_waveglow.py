@@ -16,6 +16,12 @@ from waveglow.model import WaveGlow, WaveGlowConfig, WaveGlowOutput
 TINY = WaveGlowConfig(n_mel_channels=20, n_flows=6, n_early_every=2, n_layers=2, n_channels=8)
 
 
+SMALL = WaveGlowConfig(
+    n_mel_channels=20, n_group=32, n_flows=4, n_early_every=2, n_early_size=4, n_layers=3, n_channels=8, separable=True,
+    encoder_dim=6,
+)  # fmt: skip
+
+
 def golden_model(name: str = "dle_waveglow.pt") -> WaveGlow:
     model = load_model(golden_path(name))
     assert isinstance(model, WaveGlow)
@@ -70,12 +76,13 @@ def test_golden_audio_and_denoiser():
     torch.testing.assert_close(ours, io["denoise_out_strength_0.1"], atol=1e-4, rtol=0)
 
 
-def test_inverse_of_forward_is_identity():
-    model = lively_model()
+@pytest.mark.parametrize("config", [TINY, SMALL])
+def test_inverse_of_forward_is_identity(config: WaveGlowConfig):
+    model = lively_model(config)
     mel, audio = torch.randn(2, 20, 3), 0.1 * torch.randn(2, 3 * 256)
     with torch.no_grad():
         z = model(mel, audio).z
-    assert z.shape == (2, 8, 96)
+    assert z.shape == (2, config.n_group, 3 * 256 // config.n_group)
     torch.testing.assert_close(model.infer(mel, sigma=1.0, z=z), audio, atol=1e-5, rtol=0)
 
 
@@ -185,7 +192,7 @@ def test_checkpointed_activations_change_nothing_but_memory():
     assert kept[1] < kept[0] / 2
 
 
-@pytest.mark.parametrize("config", [TINY, dataclasses.replace(TINY, kernel_size=5, n_layers=6)])
+@pytest.mark.parametrize("config", [TINY, dataclasses.replace(TINY, kernel_size=5, n_layers=6), SMALL])
 def test_the_packed_inverse_equals_the_convolutions(config: WaveGlowConfig):
     """Also of clips shorter than a layer's reach, and after the weights have changed."""
     model = lively_model(config).eval()
@@ -198,7 +205,8 @@ def test_the_packed_inverse_equals_the_convolutions(config: WaveGlowConfig):
             audio.append(model.infer(mel, 0.8, z))
         torch.testing.assert_close(audio[1], audio[0], atol=2e-5, rtol=1e-4)
         with torch.no_grad():  # what a GPU does
-            folded = model._invert(model._condition(mel, z.shape[2] * config.n_group), z.transpose(1, 2) * 0.8)
+            condition = model._condition(mel, z.shape[2] * config.n_group)
+            folded = model._invert(condition, z.transpose(1, 2) * 0.8, [wn.weights() for wn in model.WN])
         torch.testing.assert_close(folded, audio[0], atol=2e-5, rtol=1e-4)
         with torch.no_grad():
             model.WN[0].start.weight_g.mul_(1.5)

@@ -19,7 +19,7 @@ class Denoiser(nn.Module):
     def __init__(self, waveglow: WaveGlow) -> None:
         super().__init__()
         self.n_fft, self.hop_length = waveglow.config.win_length, waveglow.config.hop_length
-        weight = waveglow.upsample.weight
+        weight = next(waveglow.parameters())
         self.register_buffer("window", torch.hann_window(self.n_fft, device=weight.device))
         silence = weight.new_zeros(1, waveglow.config.n_mel_channels, NUM_FRAMES)
         audio = waveglow.infer(silence, sigma=0.0).float()

@@ -1,11 +1,11 @@
 """WaveGlow's inverse on a CPU: each layer of a coupling as one large product on rows of channels.
 
 A dilated convolution over (..., C) rows is a product with each row beside its two neighbours; the mel's share of the
-layer is more columns of the same product, so a layer costs one product, the gate, and a second product. Weight norm is
-folded once, and weights are laid out once as the kernels read them. The numbers are those of WaveGlow.infer by
-convolutions (tests/test_waveglow.py).
+layer is more columns of the same product, so a layer costs one product, the gate, and a second product. A separable
+layer has its filters applied first, and then one column for each channel. Weight norm is folded once, and weights are
+laid out once as the kernels read them. The numbers are those of WaveGlow.infer by convolutions: tests/test_waveglow.py.
 
-Shapes: B batch, G groups of samples, C channels, M = n_mels * n_group.
+Shapes: B batch, G groups of samples, C channels, M channels of the mel as the flows see it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class CouplingWeights(NamedTuple):
     """Those of one WN."""
 
     start: PackedLinear
-    joint: list[PackedLinear]  # of each layer, (2 C, kernel_size * C + M): the convolution's taps, then the mel
+    joint: list[PackedLinear]  # of each layer, (2 C, K * C + M): the convolution, K = kernel_size or 1, then the mel
+    taps: list[Tensor]  # (kernel_size, C) of each layer that is separable
     res_skip: list[PackedLinear]
     end: PackedLinear
 
@@ -47,20 +48,23 @@ class CouplingWeights(NamedTuple):
         return cls(
             start=packed(weights.start[0][:, :, 0], weights.start[1]),
             joint=joint,
+            taps=[tap.to(dtype) for tap in weights.taps],
             res_skip=[packed(weight[:, :, 0], bias) for weight, bias in weights.res_skip],
             end=packed(weights.end[0][:, :, 0], weights.end[1]),
         )
 
 
 def coupling(weights: CouplingWeights, x: Tensor, rows: Tensor, config: WaveGlowConfig) -> tuple[Tensor, Tensor]:
-    """x (B, G, c / 2), rows (B, G, kernel_size * C + M) whose last M columns are the mel -> log_s, b, each
-    (B, G, c / 2) in float32. The other columns of `rows` are overwritten."""
+    """x (B, G, c / 2), rows (B, G, K * C + M) whose last M columns are the mel -> log_s, b, each (B, G, c / 2) in
+    float32. The other columns of `rows` are overwritten."""
     batch, groups, width = rows.shape
     channels, taps = config.n_channels, config.kernel_size
     hidden = weights.start(x.to(rows.dtype).flatten(0, 1)).view(batch, groups, channels)
     skip = torch.zeros_like(hidden)
     for i, (joint, res_skip) in enumerate(zip(weights.joint, weights.res_skip, strict=True)):
-        for tap in range(taps):
+        if weights.taps:
+            _filter(hidden, weights.taps[i], 2**i, rows[:, :, :channels])
+        for tap in range(0 if weights.taps else taps):
             _shift(hidden, (tap - taps // 2) * 2**i, rows[:, :, tap * channels : (tap + 1) * channels])
         tanh, sigmoid = joint(rows.view(batch * groups, width)).sigmoid_().chunk(2, 1)
         out = res_skip(tanh.mul_(2).sub_(1).mul_(sigmoid)).view(batch, groups, -1)
@@ -69,6 +73,17 @@ def coupling(weights: CouplingWeights, x: Tensor, rows: Tensor, config: WaveGlow
         skip += out[..., -channels:]
     b, log_s = weights.end(skip.flatten(0, 1)).float().view(batch, groups, -1).chunk(2, 2)
     return log_s, b
+
+
+def _filter(x: Tensor, taps: Tensor, dilation: int, out: Tensor) -> None:
+    """out = each channel of x (B, G, C) by its filter in taps (kernel_size, C), with zeros beyond the ends."""
+    middle, groups = len(taps) // 2, x.shape[1]
+    torch.mul(x, taps[middle], out=out)
+    for k in range(len(taps)):
+        offset = (k - middle) * dilation
+        if k != middle and abs(offset) < groups:
+            first, last = max(-offset, 0), min(groups - offset, groups)
+            out[:, first:last].addcmul_(x[:, first + offset : last + offset], taps[k])
 
 
 def _shift(x: Tensor, offset: int, out: Tensor) -> None:
@@ -82,10 +97,11 @@ def _shift(x: Tensor, offset: int, out: Tensor) -> None:
 
 
 def invert(model: WaveGlow, mel: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
-    """mel (B, G, M) upsampled and grouped, z (B, G, n_group) scaled -> audio (B, G * n_group)"""
+    """mel (B, G, M) as the flows see it, z (B, G, n_group) scaled -> audio (B, G * n_group)"""
     config = model.config
     batch, groups, mel_dim = mel.shape
-    rows = mel.new_empty(batch, groups, config.kernel_size * config.n_channels + mel_dim, dtype=dtype)
+    width = config.n_channels * (1 if config.separable else config.kernel_size)
+    rows = mel.new_empty(batch, groups, width + mel_dim, dtype=dtype)
     rows[:, :, -mel_dim:] = mel
     rest, x = z.split((config.n_group - model.last_dim, model.last_dim), 2)  # (B, G, channels)
     couplings = cast("Iterable[WN]", model.WN)

@@ -39,11 +39,15 @@ class WaveGlowConfig:
     n_layers: int = 8
     n_channels: int = 512
     kernel_size: int = 3
+    separable: bool = False  # a layer's convolution as one tap a channel, then a product (Zhai et al., 2020)
+    encoder_dim: int = 0  # channels of a mel encoder that all flows share; 0: the reference's upsampled mel
+    encoder_layers: int = 3
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
-                raise UserError(f"model.{field.name}={getattr(self, field.name)} must be at least 1")
+            least = {"separable": 0, "encoder_dim": 0}.get(field.name, 1)
+            if getattr(self, field.name) < least:
+                raise UserError(f"model.{field.name}={getattr(self, field.name)} must be at least {least}")
         left = self.n_group - (self.n_flows - 1) // self.n_early_every * self.n_early_size
         if self.n_group % 2 or self.n_early_size % 2 or left < 2:
             raise UserError(
@@ -59,13 +63,17 @@ class WaveGlowConfig:
 
 
 class WaveGlowOutput(NamedTuple):
-    """The latent and the log-determinants of the Jacobian."""
+    """The latent, the log-determinants of the Jacobian, and what the model speaks."""
 
     z: Tensor  # (B, n_group, G), the channels that left early first
     log_s: list[Tensor]  # of each flow (B, C / 2, G)
     log_det: list[Tensor]  # of each flow's 1x1 convolution: B * G * log |det W|, scalar
+    spoken: Tensor | None = None  # (B, N) audio of the noise that was given
 
 
+ENCODER_WIDTH = 128
+TAPS_STD = 0.3  # of a separable layer's first filters, around the identity
+MEL_MEAN, MEL_STD = -5.0, 2.3  # of the log-mel of speech, about
 Filters = tuple[Tensor, Tensor]  # weight (out_dim, in_dim, kernel) and bias (out_dim) of a convolution
 
 
@@ -77,13 +85,15 @@ class WNWeights(NamedTuple):
     in_layers: list[Filters]
     res_skip: list[Filters]
     end: Filters
+    taps: list[Tensor]  # (kernel, n_channels) of each layer that is separable
 
     def to(self, dtype: torch.dtype) -> WNWeights:
         def cast(filters: Filters) -> Filters:
             return filters[0].to(dtype), filters[1].to(dtype)
 
         in_layers, res_skip = ([cast(filters) for filters in layers] for layers in (self.in_layers, self.res_skip))
-        return WNWeights(cast(self.start), cast(self.conditions), in_layers, res_skip, cast(self.end))
+        taps = [tap.to(dtype) for tap in self.taps]
+        return WNWeights(cast(self.start), cast(self.conditions), in_layers, res_skip, cast(self.end), taps)
 
 
 class WeightNormConv(nn.Module):
@@ -102,6 +112,16 @@ class WeightNormConv(nn.Module):
         return torch._weight_norm(self.weight_v, self.weight_g, 0)
 
 
+def depthwise(x: Tensor, taps: Tensor, dilation: int) -> Tensor:
+    """Each channel by its own filter: x (B, G, C), taps (kernel, C) -> (B, G, C), of the same length."""
+    reach, groups = dilation * (len(taps) // 2), x.shape[1]
+    padded = F.pad(x, (0, 0, reach, reach))
+    y = padded[:, :groups] * taps[0]
+    for k in range(1, len(taps)):
+        y = torch.addcmul(y, padded[:, k * dilation : k * dilation + groups], taps[k])
+    return y
+
+
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
     """x (B, G, in_dim), weight (out_dim, in_dim, kernel) -> (B, G, out_dim), of the same length."""
     # As one row of a picture with channels last: without the hint, a picture of one channel would not have them so.
@@ -116,10 +136,11 @@ class WN(nn.Module):
 
     def __init__(self, config: WaveGlowConfig, in_dim: int) -> None:
         super().__init__()
-        channels, mel_dim = config.n_channels, config.n_mel_channels * config.n_group
+        channels, mel_dim = config.n_channels, config.encoder_dim or config.n_mel_channels * config.n_group
+        kernel_size = 1 if config.separable else config.kernel_size
         # In the reference's order, which numbers the parameters in an optimizer's state.
         self.in_layers = nn.ModuleList(
-            WeightNormConv(channels, 2 * channels, config.kernel_size) for _ in range(config.n_layers)
+            WeightNormConv(channels, 2 * channels, kernel_size) for _ in range(config.n_layers)
         )
         # The last layer has no successor, so its output is all skip.
         self.res_skip_layers = nn.ModuleList(
@@ -128,6 +149,11 @@ class WN(nn.Module):
         )
         self.cond_layers = nn.ModuleList(WeightNormConv(mel_dim, 2 * channels) for _ in range(config.n_layers))
         self.start = WeightNormConv(in_dim, channels)
+        self.taps = nn.ParameterList()
+        for _ in range(config.n_layers if config.separable else 0):
+            taps = torch.randn(config.kernel_size, channels) * TAPS_STD
+            taps[config.kernel_size // 2] += 1  # near the identity
+            self.taps.append(taps)
         self.end = nn.Conv1d(channels, 2 * in_dim, 1)
         nn.init.zeros_(self.end.weight)  # every coupling starts as the identity
         assert self.end.bias is not None
@@ -144,16 +170,17 @@ class WN(nn.Module):
             in_layers=folded(*self.in_layers),
             res_skip=folded(*self.res_skip_layers),
             end=(self.end.weight, cast(Tensor, self.end.bias)),
+            taps=list(self.taps),
         )
 
-    def forward(self, x: Tensor, mel: Tensor, weights: WNWeights | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, G, C / 2), mel (B, G, n_mels * n_group) -> log_s, b, each (B, G, C / 2) in float32"""
-        weights = weights or self.weights()
+    def forward(self, x: Tensor, mel: Tensor, weights: WNWeights) -> tuple[Tensor, Tensor]:
+        """x (B, G, C / 2), mel (B, G, its channels) -> log_s, b, each (B, G, C / 2) in float32"""
         conditions = self._conditions(mel, weights)
         x = convolve(x, *weights.start)
         skip = torch.zeros_like(x)
         for i, (in_layer, res_skip) in enumerate(zip(weights.in_layers, weights.res_skip, strict=True)):
-            gates = convolve(x, *in_layer, dilation=2**i).flatten(0, 1)
+            mixed = depthwise(x, weights.taps[i], 2**i) if weights.taps else x
+            gates = convolve(mixed, *in_layer, dilation=2**i).flatten(0, 1)
             out = convolve(Gate.apply(gates, next(conditions)).view_as(x), *res_skip)
             if i == len(weights.in_layers) - 1:
                 skip = skip + out
@@ -173,6 +200,26 @@ class WN(nn.Module):
         else:
             for weight, bias in zip(*(part.chunk(layers) for part in weights.conditions), strict=True):
                 yield convolve(mel, weight, bias).flatten(0, 1)
+
+
+class MelEncoder(nn.Module):
+    """Residual convolutions over the mel's frames, then as many vectors for each frame as it has groups of samples."""
+
+    def __init__(self, config: WaveGlowConfig) -> None:
+        super().__init__()
+        self.groups_a_frame = config.hop_length // config.n_group
+        width = ENCODER_WIDTH
+        self.start = nn.Conv1d(config.n_mel_channels, width, 5, padding=2)
+        self.layers = nn.ModuleList(nn.Conv1d(width, width, 3, padding=1) for _ in range(config.encoder_layers - 1))
+        self.end = nn.Conv1d(width, config.encoder_dim * self.groups_a_frame, 1)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """mel (B, n_mels, T) -> (B, T * groups_a_frame, encoder_dim)"""
+        x = self.start((mel - MEL_MEAN) / MEL_STD)
+        for layer in self.layers:
+            x = x + layer(F.gelu(x))
+        x = self.end(F.gelu(x))
+        return x.unflatten(1, (-1, self.groups_a_frame)).permute(0, 3, 2, 1).flatten(1, 2)
 
 
 class InvertibleConv(nn.Module):
@@ -216,9 +263,11 @@ class WaveGlow(nn.Module):
     def __init__(self, config: WaveGlowConfig) -> None:
         super().__init__()
         self.config = config
-        self.upsample = nn.ConvTranspose1d(
-            config.n_mel_channels, config.n_mel_channels, config.win_length, stride=config.hop_length
-        )
+        if config.encoder_dim:
+            self.encoder = MelEncoder(config)
+        else:
+            mels = config.n_mel_channels
+            self.upsample = nn.ConvTranspose1d(mels, mels, config.win_length, stride=config.hop_length)
         early = [self.leaves_early(k) for k in range(config.n_flows)]
         dims = [config.n_group - config.n_early_size * sum(early[: k + 1]) for k in range(config.n_flows)]
         # WN before convinv: the order of the reference's parameters, as in WN
@@ -234,12 +283,18 @@ class WaveGlow(nn.Module):
         return flow > 0 and flow % self.config.n_early_every == 0
 
     def _condition(self, mel: Tensor, num_samples: int) -> Tensor:
-        """mel (B, n_mels, T) -> (B, G, n_mels * n_group), upsampled to `num_samples` and grouped."""
+        """mel (B, n_mels, T) -> what the flows see of it for `num_samples`: (B, G, encoder_dim), or upsampled and
+        grouped, (B, G, n_mels * n_group)"""
+        if self.config.encoder_dim:
+            return self.encoder(mel)[:, : num_samples // self.config.n_group]
         upsampled = self.upsample(mel)[:, :, :num_samples]
         return upsampled.unflatten(2, (-1, self.config.n_group)).transpose(1, 2).flatten(2)
 
-    def forward(self, mel: Tensor, audio: Tensor) -> WaveGlowOutput:
-        """mel (B, n_mels, T), audio (B, N) in [-1, 1], N a multiple of n_group and at most T * hop_length."""
+    def forward(self, mel: Tensor, audio: Tensor, noise: Tensor | None = None) -> WaveGlowOutput:
+        """mel (B, n_mels, T), audio (B, N) in [-1, 1], N a multiple of n_group and at most T * hop_length.
+
+        With noise (B, n_group, N / n_group) the flow also runs backwards on it, for a loss of what it speaks.
+        """
         config = self.config
         batch, num_samples = audio.shape
         if num_samples % config.n_group or num_samples > mel.shape[2] * config.hop_length:
@@ -248,6 +303,7 @@ class WaveGlow(nn.Module):
                 f"{config.n_group}, at most {mel.shape[2] * config.hop_length}"
             )
         mel = self._condition(mel, num_samples)
+        weights = [wn.weights() for _, wn in self._flows()]
         x = audio.unflatten(1, (-1, config.n_group))  # (B, G, n_group)
         z, log_s, log_det = [], [], []
         for k, (convinv, wn) in enumerate(self._flows()):
@@ -257,13 +313,14 @@ class WaveGlow(nn.Module):
             x, log_det_w = convinv(x)
             x_a, x_b = x.chunk(2, dim=2)
             if self.checkpoint_activations and torch.is_grad_enabled():
-                flow_log_s, b = checkpoint(wn, x_a, mel, use_reentrant=False, preserve_rng_state=False)
+                flow_log_s, b = checkpoint(wn, x_a, mel, weights[k], use_reentrant=False, preserve_rng_state=False)
             else:
-                flow_log_s, b = wn(x_a, mel)
+                flow_log_s, b = wn(x_a, mel, weights[k])
             x = torch.cat((x_a, torch.addcmul(b, x_b, flow_log_s.exp()).to(x.dtype)), dim=2)  # eq. 4 to 7
             log_s.append(flow_log_s.transpose(1, 2))
             log_det.append(batch * x.shape[1] * log_det_w)
-        return WaveGlowOutput(torch.cat((*z, x), dim=2).transpose(1, 2), log_s, log_det)
+        spoken = None if noise is None else self._invert(mel, noise.transpose(1, 2), weights)
+        return WaveGlowOutput(torch.cat((*z, x), dim=2).transpose(1, 2), log_s, log_det, spoken)
 
     @torch.no_grad()
     def infer(self, mel: Tensor, sigma: float = 0.9, z: Tensor | None = None) -> Tensor:
@@ -276,26 +333,25 @@ class WaveGlow(nn.Module):
         if z is None:
             z = torch.randn(mel.shape[0], config.n_group, num_samples // config.n_group, device=mel.device)
         mel = self._condition(mel, num_samples)
-        z = z.to(self.upsample.weight.dtype).transpose(1, 2) * sigma  # (B, G, n_group)
+        z = z.to(next(self.parameters()).dtype).transpose(1, 2) * sigma  # (B, G, n_group)
         if self.packed and mel.device.type == "cpu" and z.dtype == torch.float32:
             autocasts = torch.is_autocast_enabled("cpu")
             with torch.autocast("cpu", enabled=False):
                 return invert(self, mel, z, torch.get_autocast_dtype("cpu") if autocasts else mel.dtype)
-        return self._invert(mel, z)
+        dtype, flows = compute_dtype(mel), self._flows()
+        if self.packed:
+            weights = packed_once(self, ("folded", dtype), lambda: [wn.weights().to(dtype) for _, wn in flows])
+        else:
+            weights = [wn.weights() for _, wn in flows]
+        return self._invert(mel, z, weights)
 
-    def _invert(self, mel: Tensor, z: Tensor) -> Tensor:
-        """By the convolutions of forward: mel (B, G, n_mels * n_group), z (B, G, n_group) -> audio (B, N)"""
-        config, flows = self.config, self._flows()
-        dtype = compute_dtype(mel)
-        weights = (
-            packed_once(self, ("folded", dtype), lambda: [wn.weights().to(dtype) for _, wn in flows])
-            if self.packed
-            else None
-        )
+    def _invert(self, mel: Tensor, z: Tensor, weights: list[WNWeights]) -> Tensor:
+        """By the convolutions of forward: mel (B, G, its channels), z (B, G, n_group) -> audio (B, N)"""
+        config = self.config
         rest, x = z.split((config.n_group - self.last_dim, self.last_dim), 2)
-        for k, (convinv, wn) in reversed(list(enumerate(flows))):
+        for k, (convinv, wn) in reversed(list(enumerate(self._flows()))):
             x_a, x_b = x.chunk(2, dim=2)
-            log_s, b = wn(x_a, mel, weights and weights[k])
+            log_s, b = wn(x_a, mel, weights[k])
             x = torch.cat((x_a, ((x_b - b) * (-log_s).exp()).to(x.dtype)), dim=2)
             x = convinv.inverse(x)
             if self.leaves_early(k):

@@ -71,5 +71,5 @@ class WaveGlowTask:
         assert isinstance(model, WaveGlow)
         mel, audio = data.start_of_clip(0, REPORT_SECONDS)
         tracker.figure("mel_target", mel_figure(mel), step)
-        tracker.audio("copy_synthesis", model.infer(mel.unsqueeze(0).to(model.upsample.weight.device))[0], step)
+        tracker.audio("copy_synthesis", model.infer(mel.unsqueeze(0).to(next(model.parameters()).device))[0], step)
         tracker.audio("original", audio, step)
