@@ -95,6 +95,8 @@ class TrainerConfig:
     checkpoint_every_steps: int = 500
     keep_last: int = 2  # checkpoints kept beside the best one
     guided_attention_weight: float = 0.0  # Tacotron 2: draw the attention to the diagonal; 5 aligns little data soon
+    spectral_weight: float = 0.0  # WaveGlow: of the distance between what it speaks and the clip, beside the likelihood
+    spectral_sigma: float = 0.6  # standard deviation of the noise that it then speaks from
     checkpoint_activations: bool = False  # WaveGlow: compute activations twice instead of keeping them; saves memory
     align_by_step: int | None = None  # Tacotron 2: warn if its attention does not follow the text by this step
     dry_run: bool = True  # try the largest batch first, so that memory runs out at once or never
@@ -118,8 +120,9 @@ class TrainerConfig:
                 f"trainer.weight_decay={self.weight_decay} must not be negative, anneal_factors={self.anneal_factors} "
                 "must be positive"
             )
-        if not self.guided_attention_weight >= 0:
-            raise UserError(f"trainer.guided_attention_weight={self.guided_attention_weight} must not be negative")
+        for key in ("guided_attention_weight", "spectral_weight", "spectral_sigma"):
+            if not getattr(self, key) >= 0:
+                raise UserError(f"trainer.{key}={getattr(self, key)} must not be negative")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise UserError(f"trainer.ema_decay={self.ema_decay} must be between 0 and 1 (or null to turn it off)")
         positive = ["learning_rate", "max_steps", "max_minutes", "grad_clip_norm", "val_batches", "batch_frames"]

@@ -57,9 +57,9 @@ class Task(Protocol):
     config_class: ClassVar[type[Any]]
     reference: ClassVar[Reference]
     item_name: ClassVar[str]
-    part_names: ClassVar[tuple[str, ...]]  # the keys of Loss.parts, "loss" among them
     symbol_rows: ClassVar[tuple[str, ...]]  # the weights that have a row for each symbol
     model_config: Any
+    part_names: tuple[str, ...]  # the keys of Loss.parts, "loss" among them
 
     def __init__(self, config: TrainConfig) -> None: ...
 

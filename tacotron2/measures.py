@@ -14,6 +14,7 @@ from common.padding import lengths_to_mask
 
 BAND = 0.1  # half the width of the diagonal, as a share of the text
 GATE_TOLERANCE = 5  # decoder steps
+RETURN = 8  # frames on words that were passed that make a return, about 0.1 s; less is a tremble between two words
 READ = 1.0  # frames of attention in all that make a symbol read; a vowel has about ten
 
 
@@ -55,7 +56,7 @@ def reading(alignment: Tensor, words: list[tuple[int, int]]) -> Reading:
     """alignment (T, L) of one utterance; `words` are the first symbol of each and the one after its last.
 
     A word is read if half of its symbols get attention for READ frames in all. Where the attention is, the word that it
-    weighs most says; the end of a word that is heard again from its beginning is a return as well.
+    weighs most says.
     """
     if not words:
         return Reading(1.0, 0, 0)
@@ -64,11 +65,9 @@ def reading(alignment: Tensor, words: list[tuple[int, int]]) -> Reading:
     skips = sum(not now and before for before, now in zip([True, *read], read, strict=False))
     weight = torch.stack([alignment[:, first:end].float().sum(1) for first, end in words], 1)  # (T, words)
     places = weight.argmax(1)[weight.max(1).values > 0.5].tolist()
-    furthest, repeats, back = -1, 0, False
+    furthest, repeats, back = -1, 0, 0
     for place in places:
-        if place < furthest:
-            repeats += not back
-            back = True
-        else:
-            furthest, back = place, False
+        back = back + 1 if place < furthest else 0
+        repeats += back == RETURN
+        furthest = max(furthest, place)
     return Reading(sum(read) / len(read), skips, repeats)

@@ -31,11 +31,13 @@ class Tacotron2Task:
     config_class: ClassVar[type[Any]] = Tacotron2Config
     reference: ClassVar[Reference] = reference
     item_name: ClassVar[str] = "frames"
-    part_names: ClassVar[tuple[str, ...]] = ("loss", "mel", "mel_postnet", "gate", "diagonality", "gate_accuracy")
     symbol_rows: ClassVar[tuple[str, ...]] = ("embedding.weight",)
+
+    part_names: tuple[str, ...]
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
+        self.part_names = ("loss", "mel", "mel_postnet", "gate", "diagonality", "gate_accuracy")
         if config.trainer.checkpoint_activations:
             raise UserError("trainer.checkpoint_activations=true is for model=waveglow; leave it out")
         self.symbols = symbol_table(config.data.characters)

@@ -34,8 +34,8 @@ def test_word_spans():
 
 
 def alignment(*places: int, length: int) -> torch.Tensor:
-    """Two frames at each of the places."""
-    return torch.nn.functional.one_hot(torch.tensor(places).repeat_interleave(2), length).float()
+    """Four frames at each of the places."""
+    return torch.nn.functional.one_hot(torch.tensor(places).repeat_interleave(4), length).float()
 
 
 WORDS = [(0, 2), (3, 5), (6, 8), (9, 11)]
@@ -49,6 +49,7 @@ WORDS = [(0, 2), (3, 5), (6, 8), (9, 11)]
         ((0, 1, 9, 10), (0.5, 1, 0)),  # the second and the third, one group
         ((0, 1, 2, 3, 4, 5), (0.5, 1, 0)),  # the end is missing
         ((0, 1, 3, 4, 6, 7, 3, 4, 6, 7, 9, 10), (1.0, 0, 1)),  # back to the second
+        ((0, 1, 3, 1, 4, 6, 7, 9, 10), (1.0, 0, 0)),  # a tremble
         ((0, 1, 3, 4, 0, 1, 3, 4, 0, 1, 3, 4, 6, 7, 9, 10), (1.0, 0, 2)),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from common.config import TrainConfig, check_equal, from_dict
@@ -14,7 +15,7 @@ from common.task import Loss, Reference
 from common.tracker import Tracker
 from waveglow import reference
 from waveglow.data import SegmentDataset, WaveGlowBatch, collate
-from waveglow.loss import waveglow_loss
+from waveglow.loss import spectral_loss, waveglow_loss
 from waveglow.model import WaveGlow, WaveGlowConfig
 
 REPORT_SECONDS = 3.0
@@ -26,11 +27,13 @@ class WaveGlowTask:
     config_class: ClassVar[type[Any]] = WaveGlowConfig
     reference: ClassVar[Reference] = reference
     item_name: ClassVar[str] = "samples"
-    part_names: ClassVar[tuple[str, ...]] = ("loss",)
     symbol_rows: ClassVar[tuple[str, ...]] = ()
+
+    part_names: tuple[str, ...]
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
+        self.part_names = ("loss", "likelihood", "spectral") if config.trainer.spectral_weight else ("loss",)
         self.model_config: WaveGlowConfig = from_dict(WaveGlowConfig, config.model_values(), "model")
         check_equal(
             n_mel_channels=(self.model_config.n_mel_channels, config.audio.n_mels),
@@ -60,8 +63,16 @@ class WaveGlowTask:
         return collate(items)
 
     def loss(self, model: nn.Module, batch: WaveGlowBatch) -> Loss:
-        loss = waveglow_loss(model(*batch))
-        return Loss(loss, batch.audio.numel(), batch.audio.numel(), {"loss": loss})
+        trainer, audio = self.config.trainer, batch.audio
+        if not trainer.spectral_weight:
+            loss = waveglow_loss(model(batch.mel, audio))
+            return Loss(loss, audio.numel(), audio.numel(), {"loss": loss})
+        group = self.model_config.n_group
+        noise = torch.randn(len(audio), group, audio.shape[1] // group, device=audio.device)
+        output = model(batch.mel, audio, trainer.spectral_sigma * noise)
+        likelihood, spectral = waveglow_loss(output), spectral_loss(output.spoken, audio)
+        loss = likelihood + trainer.spectral_weight * spectral
+        return Loss(loss, audio.numel(), audio.numel(), {"loss": loss, "likelihood": likelihood, "spectral": spectral})
 
     def advice(self, step: int, parts: Mapping[str, float]) -> str:
         return ""
