@@ -31,8 +31,9 @@ $(INSTALLED): requirements.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(DEV): $(INSTALLED) requirements-dev.txt requirements-onnx.txt
+$(DEV): $(INSTALLED) requirements-dev.txt requirements-onnx.txt requirements-arpabet.txt requirements-eval.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements-eval.txt
 	@touch $@
 
 clean:

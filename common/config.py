@@ -95,8 +95,10 @@ class TrainerConfig:
     checkpoint_every_steps: int = 500
     keep_last: int = 2  # checkpoints kept beside the best one
     guided_attention_weight: float = 0.0  # Tacotron 2: draw the attention to the diagonal; 5 aligns little data soon
+    guided_attention_steps: int | None = None  # that weight falls to 0 over so many steps; none: it stays
     spectral_weight: float = 0.0  # WaveGlow: of the distance between what it speaks and the clip, beside the likelihood
-    spectral_sigma: float = 0.6  # standard deviation of the noise that it then speaks from
+    spectral_sigma: float = 0.3  # standard deviation of the noise that it then speaks from
+    spectral_from_step: int = 0  # until then by the likelihood alone, which is faster and brings it near
     checkpoint_activations: bool = False  # WaveGlow: compute activations twice instead of keeping them; saves memory
     align_by_step: int | None = None  # Tacotron 2: warn if its attention does not follow the text by this step
     dry_run: bool = True  # try the largest batch first, so that memory runs out at once or never
@@ -120,13 +122,13 @@ class TrainerConfig:
                 f"trainer.weight_decay={self.weight_decay} must not be negative, anneal_factors={self.anneal_factors} "
                 "must be positive"
             )
-        for key in ("guided_attention_weight", "spectral_weight", "spectral_sigma"):
+        for key in ("guided_attention_weight", "spectral_weight", "spectral_sigma", "spectral_from_step"):
             if not getattr(self, key) >= 0:
                 raise UserError(f"trainer.{key}={getattr(self, key)} must not be negative")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise UserError(f"trainer.ema_decay={self.ema_decay} must be between 0 and 1 (or null to turn it off)")
         positive = ["learning_rate", "max_steps", "max_minutes", "grad_clip_norm", "val_batches", "batch_frames"]
-        for key in [*positive, "align_by_step", "timeout_minutes"]:
+        for key in [*positive, "align_by_step", "timeout_minutes", "guided_attention_steps"]:
             value = getattr(self, key)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"trainer.{key}={value} must be positive (or null to turn the option off)")

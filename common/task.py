@@ -75,7 +75,9 @@ class Task(Protocol):
 
     def collate(self, items: list[Any]) -> Any: ...
 
-    def loss(self, model: nn.Module, batch: Any) -> Loss: ...
+    def loss(self, model: nn.Module, batch: Any, step: int | None = None) -> Loss:
+        """Of one batch, at a step of training: what changes in the course of it is as at its end if `step` is None."""
+        ...
 
     def advice(self, step: int, parts: Mapping[str, float]) -> str:
         """What is going wrong at `step`, by the means of the loss's parts, and what to try; empty if all is well."""

@@ -339,7 +339,7 @@ class Trainer:
             last = i == len(batches) - 1
             with nullcontext() if last else self._no_sync():
                 with self._autocast():
-                    result = self.task.loss(self.parallel, self._to_device(batch))
+                    result = self.task.loss(self.parallel, self._to_device(batch), self.progress.step)
                 self.scaler.scale(result.loss / len(batches)).backward()
             for window in windows:
                 window.add(result)

@@ -66,11 +66,11 @@ class Tacotron2Task:
     def collate(self, items: list[Any]) -> Tacotron2Batch:
         return collate(items)
 
-    def loss(self, model: nn.Module, batch: Tacotron2Batch) -> Loss:
+    def loss(self, model: nn.Module, batch: Tacotron2Batch, step: int | None = None) -> Loss:
         output = model(*batch)
         frames_per_step, threshold = self.model_config.n_frames_per_step, self.model_config.gate_threshold
         parts = tacotron2_loss(output, batch.mel, batch.mel_lengths, frames_per_step)
-        if model.training and (weight := self.config.trainer.guided_attention_weight):
+        if model.training and (weight := self._guided_attention_weight(step)):
             guide = guided_attention_loss(output.alignment, batch.text_lengths, batch.mel_lengths)
             parts["loss"] = parts["loss"] + weight * guide
         with torch.no_grad():
@@ -78,6 +78,13 @@ class Tacotron2Task:
             parts["gate_accuracy"] = gate_accuracy(output.gate, batch.mel_lengths, frames_per_step, threshold)
         num_positions = batch.mel.shape[0] * batch.mel.shape[2]
         return Loss(parts["loss"], batch.mel_lengths.sum(), num_positions, parts)
+
+    def _guided_attention_weight(self, step: int | None) -> float:
+        trainer = self.config.trainer
+        steps = trainer.guided_attention_steps
+        if steps is None or not trainer.guided_attention_weight:
+            return trainer.guided_attention_weight
+        return 0.0 if step is None else trainer.guided_attention_weight * max(0.0, 1 - step / steps)
 
     def advice(self, step: int, parts: Mapping[str, float]) -> str:
         by_step = self.config.trainer.align_by_step

@@ -4,13 +4,17 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from common.config import TrainConfig, from_dict
 from common.errors import UserError
 from inference import load_model
 from tests.conftest import golden, golden_path
+from tests.test_config import composed
+from train import build_task
 from waveglow.denoiser import Denoiser
 from waveglow.gate import Gate
-from waveglow.loss import waveglow_loss
+from waveglow.loss import spectral_loss, waveglow_loss
 from waveglow.model import WaveGlow, WaveGlowConfig, WaveGlowOutput
 
 TINY = WaveGlowConfig(n_mel_channels=20, n_flows=6, n_early_every=2, n_layers=2, n_channels=8)
@@ -210,3 +214,39 @@ def test_the_packed_inverse_equals_the_convolutions(config: WaveGlowConfig):
         torch.testing.assert_close(folded, audio[0], atol=2e-5, rtol=1e-4)
         with torch.no_grad():
             model.WN[0].start.weight_g.mul_(1.5)
+
+
+def test_backwards_in_training_is_what_infer_speaks():
+    model = lively_model(SMALL)
+    mel, audio = torch.randn(2, 20, 3), 0.1 * torch.randn(2, 3 * 256)
+    noise = torch.randn(2, 32, 24)
+    output = model(mel, audio, 0.7 * noise)
+    torch.testing.assert_close(output.spoken, model.infer(mel, 0.7, noise), atol=2e-5, rtol=1e-4)
+    assert model(mel, audio).spoken is None
+    output.spoken.square().mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_spectral_loss_of_known_pairs():
+    time = torch.arange(8192) / 22050
+    tone = 0.1 * torch.sin(2 * torch.pi * 440 * time).unsqueeze(0)
+    assert spectral_loss(tone, tone).item() == 0
+    shifted = 0.1 * torch.cos(2 * torch.pi * 440 * time).unsqueeze(0)
+    assert spectral_loss(shifted, tone) < 0.5  # whatever the phase, but for the ends
+    fifth = 0.1 * torch.sin(2 * torch.pi * 660 * time).unsqueeze(0)
+    assert spectral_loss(fifth, tone) > 1
+    assert spectral_loss(0.5 * tone, tone) < spectral_loss(0.1 * tone, tone) < spectral_loss(0 * tone, tone)
+
+
+def test_the_small_model_has_a_fiftieth_of_the_operations():
+    """Of the 256-channel model, for a second of audio."""
+    counts = []
+    for name in ("waveglow_small", "waveglow_256"):
+        config = build_task(
+            from_dict(TrainConfig, composed("train", f"model={name}", "data.root=x", "run_dir=x"))
+        ).model_config
+        model = WaveGlow(dataclasses.replace(config, n_flows=config.n_flows if name == "waveglow_small" else 1))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.randn(1, 80, 86), torch.randn(1, 86 * 256))
+        counts.append(counter.get_total_flops() * (1 if name == "waveglow_small" else config.n_flows))
+    assert counts[0] < counts[1] / 50

@@ -21,17 +21,17 @@ class WaveGlowBatch(NamedTuple):
     """One batch of pieces."""
 
     mel: Tensor  # (B, n_mels, ceil(N / hop_length))
-    audio: Tensor  # (B, N), N = segment_length
+    audio: Tensor  # (B, N)
 
 
 class SegmentDataset:
     """(mel (n_mels, T), audio (N)) of a piece of each clip, at a place that seed, epoch and clip decide.
 
     A piece starts where a mel frame is centred, so the prepared mel is cut, not computed again. A clip shorter than a
-    piece is filled up with silence.
+    piece is filled up with silence. N is segment_length, rounded up to a multiple of `n_group`.
     """
 
-    def __init__(self, filelist: str, data: DataConfig, audio: AudioConfig, seed: int) -> None:
+    def __init__(self, filelist: str, data: DataConfig, audio: AudioConfig, seed: int, n_group: int = 1) -> None:
         self.clips = read_filelist(filelist, data.root, data.follow_links)[: data.limit]
         mels = [clip for clip in self.clips if clip.file.suffix in MEL_SUFFIXES]
         if mels:
@@ -39,7 +39,8 @@ class SegmentDataset:
         self.mels = MelDirectory(data.mel_dir)
         self.frames = self.mels.check(self.clips, audio)
         self.data, self.audio, self.seed = data, audio, seed
-        self.segment_frames = math.ceil(data.segment_length / audio.hop_length)
+        self.segment_length = math.ceil(data.segment_length / n_group) * n_group
+        self.segment_frames = math.ceil(self.segment_length / audio.hop_length)
         self.lengths = [self.segment_frames] * len(self.clips)
 
     def __len__(self) -> int:
@@ -59,7 +60,7 @@ class SegmentDataset:
         # The last frame of a clip is centred at or after its last sample: the piece must end before it.
         first = int(rng.integers(max(self.frames[index] - self.segment_frames, 1)))
         mel = np.array(self.mels.load(self.clips[index])[:, first : first + self.segment_frames])
-        num_samples = self.data.segment_length
+        num_samples = self.segment_length
         start = first * self.audio.hop_length
         audio = load_audio(self.clips[index].file, self.audio, self.data.convert_audio, start, num_samples)
         missing = self.segment_frames - mel.shape[1]

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from common.config import TrainConfig, check_equal, from_dict
-from common.errors import UserError
 from common.plots import mel_figure
 from common.task import Loss, Reference
 from common.tracker import Tracker
@@ -40,11 +39,6 @@ class WaveGlowTask:
             hop_length=(self.model_config.hop_length, config.audio.hop_length),
             win_length=(self.model_config.win_length, config.audio.win_length),
         )
-        if config.data.segment_length % self.model_config.n_group:
-            raise UserError(
-                f"data.segment_length={config.data.segment_length} must be a multiple of model.n_group="
-                f"{self.model_config.n_group}"
-            )
 
     def build_model(self) -> WaveGlow:
         model = WaveGlow(self.model_config)
@@ -56,23 +50,27 @@ class WaveGlowTask:
 
     def datasets(self) -> tuple[SegmentDataset, SegmentDataset]:
         data, audio, seed = self.config.data, self.config.audio, self.config.seed
-        train = SegmentDataset(data.train_filelist, data, audio, seed)
-        return train, SegmentDataset(data.val_filelist, data, audio, seed)
+        group = self.model_config.n_group
+        train = SegmentDataset(data.train_filelist, data, audio, seed, group)
+        return train, SegmentDataset(data.val_filelist, data, audio, seed, group)
 
     def collate(self, items: list[Any]) -> WaveGlowBatch:
         return collate(items)
 
-    def loss(self, model: nn.Module, batch: WaveGlowBatch) -> Loss:
+    def loss(self, model: nn.Module, batch: WaveGlowBatch, step: int | None = None) -> Loss:
         trainer, audio = self.config.trainer, batch.audio
-        if not trainer.spectral_weight:
-            loss = waveglow_loss(model(batch.mel, audio))
-            return Loss(loss, audio.numel(), audio.numel(), {"loss": loss})
-        group = self.model_config.n_group
-        noise = torch.randn(len(audio), group, audio.shape[1] // group, device=audio.device)
-        output = model(batch.mel, audio, trainer.spectral_sigma * noise)
-        likelihood, spectral = waveglow_loss(output), spectral_loss(output.spoken, audio)
-        loss = likelihood + trainer.spectral_weight * spectral
-        return Loss(loss, audio.numel(), audio.numel(), {"loss": loss, "likelihood": likelihood, "spectral": spectral})
+        parts, noise = {}, None
+        if trainer.spectral_weight and (not model.training or step is None or step >= trainer.spectral_from_step):
+            group = self.model_config.n_group
+            noise = torch.randn(len(audio), group, audio.shape[1] // group, device=audio.device)
+        output = model(batch.mel, audio, None if noise is None else trainer.spectral_sigma * noise)
+        loss = waveglow_loss(output)
+        if trainer.spectral_weight:
+            parts["likelihood"] = loss
+            spoken = output.spoken
+            parts["spectral"] = loss.new_zeros(()) if spoken is None else spectral_loss(spoken, audio)
+            loss = loss + trainer.spectral_weight * parts["spectral"]
+        return Loss(loss, audio.numel(), audio.numel(), {"loss": loss, **parts})
 
     def advice(self, step: int, parts: Mapping[str, float]) -> str:
         return ""
