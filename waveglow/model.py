@@ -124,6 +124,8 @@ def depthwise(x: Tensor, taps: Tensor, dilation: int) -> Tensor:
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
     """x (B, G, in_dim), weight (out_dim, in_dim, kernel) -> (B, G, out_dim), of the same length."""
+    if weight.shape[2] == 1:
+        return F.linear(x, weight.squeeze(2), bias)
     # As one row of a picture with channels last: without the hint, a picture of one channel would not have them so.
     picture = x.transpose(1, 2).unsqueeze(2).contiguous(memory_format=torch.channels_last)
     padding = dilation * (weight.shape[2] // 2)
