@@ -51,6 +51,7 @@ class InferenceConfig:
     vocoder: str = "waveglow"
     denoiser_strength: float = 0.01
     sigma: float = 0.9
+    refine: int = 0
     batch_size: int = 1
     max_decoder_steps: int | None = None
     precision: str = "fp32"
@@ -73,8 +74,9 @@ class InferenceConfig:
                 f"batch_size={self.batch_size} and max_decoder_steps={self.max_decoder_steps} must be at least 1"
             )
         check_seed(self.seed)
-        if self.denoiser_strength < 0 or self.sigma < 0:
-            raise UserError(f"denoiser_strength={self.denoiser_strength} and sigma={self.sigma} must not be negative")
+        for key in ("denoiser_strength", "sigma", "refine"):
+            if getattr(self, key) < 0:
+                raise UserError(f"{key}={getattr(self, key)} must not be negative")
         if self.vocoder == "waveglow" and self.waveglow is None:
             raise UserError("no vocoder: set waveglow=CKPT, or vocoder=griffin_lim, which needs no training")
 
@@ -136,23 +138,32 @@ class Utterance:
 
 
 class Vocoder:
-    """Mel to audio: WaveGlow with its denoiser, or without a WaveGlow Griffin-Lim."""
+    """Mel to audio: WaveGlow with its denoiser, or without a WaveGlow Griffin-Lim.
 
-    def __init__(self, waveglow: WaveGlow | None, audio: AudioConfig, precision: str = "fp32") -> None:
-        self.waveglow, self.audio = waveglow, audio
+    With `refine` so many iterations of Griffin-Lim start from WaveGlow's audio: a small or young model has the phases
+    about right sooner than the magnitudes.
+    """
+
+    def __init__(self, waveglow: WaveGlow | None, audio: AudioConfig, precision: str = "fp32", refine: int = 0) -> None:
+        self.waveglow, self.audio, self.refine = waveglow, audio, refine
         self.precision = "fp32" if precision == INT8 else precision  # int8 is for Tacotron 2's decoder
         self.device = next(waveglow.parameters()).device if waveglow else torch.device("cpu")
         self.denoiser = Denoiser(waveglow) if waveglow else None
-        self.griffin_lim = GriffinLim(audio)
-        if waveglow is None:
-            self.griffin_lim(torch.zeros(audio.n_mels, 4))  # librosa compiles at its first call: not a phrase's latency
+        self.griffin_lim = GriffinLim(audio, refine) if waveglow else GriffinLim(audio)
 
     @property
     def name(self) -> str:
-        return "waveglow" if self.waveglow else "griffin_lim"
+        return "griffin_lim" if self.waveglow is None else "waveglow_refined" if self.refine else "waveglow"
 
     @classmethod
-    def load(cls, path: str | Path | None, audio: AudioConfig, device: str = "cpu", precision: str = "fp32") -> Vocoder:
+    def load(
+        cls,
+        path: str | Path | None,
+        audio: AudioConfig,
+        device: str = "cpu",
+        precision: str = "fp32",
+        refine: int = 0,
+    ) -> Vocoder:
         """From a checkpoint or run directory whose audio config must be `audio`; None: Griffin-Lim."""
         if path is None:
             return cls(None, audio, precision)
@@ -164,7 +175,7 @@ class Vocoder:
             )
         waveglow = interchange.build(state, path, TASKS.values()).to(device)
         assert isinstance(waveglow, WaveGlow)
-        return cls(waveglow, audio, precision)
+        return cls(waveglow, audio, precision, refine)
 
     def __call__(
         self, mel: Tensor, seed: int = 0, sigma: float = 0.9, denoiser_strength: float = 0.01
@@ -178,14 +189,17 @@ class Vocoder:
         with autocast(self.device, self.precision):
             audio = self.waveglow.infer(mel.unsqueeze(0).to(self.device), sigma).float()
         seconds = _now(self.device) - start
+        stats = {"waveglow_items_per_sec": audio.shape[1] / seconds, "waveglow_latency": seconds}
         start = _now(self.device)
         if denoiser_strength:
             audio = self.denoiser(audio, denoiser_strength)
-        return audio[0].cpu(), {
-            "waveglow_items_per_sec": audio.shape[1] / seconds,
-            "waveglow_latency": seconds,
-            "denoiser_latency": _now(self.device) - start,
-        }
+        stats["denoiser_latency"] = _now(self.device) - start
+        audio = audio[0].cpu()
+        if self.refine:
+            start = _now(self.device)
+            audio = self.griffin_lim(mel, seed, audio)
+            stats["refine_latency"] = _now(self.device) - start
+        return audio, stats
 
 
 def _now(device: torch.device) -> float:
@@ -221,10 +235,11 @@ class Synthesizer:
         waveglow: str | Path | None = None,
         device: str = "auto",
         precision: str = "fp32",
+        refine: int = 0,
         **overrides: Any,
     ) -> Synthesizer:
-        """From checkpoints or run directories; without `waveglow` Griffin-Lim is the vocoder. `overrides` replace
-        fields of Tacotron 2's config."""
+        """From checkpoints or run directories; without `waveglow` Griffin-Lim is the vocoder, with it `refine` is as in
+        Vocoder. `overrides` replace fields of Tacotron 2's config."""
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cuda" and not torch.cuda.is_available():
@@ -237,7 +252,7 @@ class Synthesizer:
                 "the file does not name them; convert it first: python scripts/convert_checkpoint.py IN OUT "
                 "--symbols FILE"
             )
-        vocoder = Vocoder.load(waveglow, audio, device, precision)
+        vocoder = Vocoder.load(waveglow, audio, device, precision, refine)
         model = interchange.build(state, tacotron2, TASKS.values(), **overrides).to(device)
         assert isinstance(model, Tacotron2)
         return cls(model, vocoder, state["text"]["cleaners"], symbols, precision)
@@ -334,7 +349,7 @@ def main(values: dict[str, Any]) -> None:
         raise UserError(f"{taken[0]} exists already; choose another output=DIR or set overwrite=true")
     set_tf32(config.tf32)
     waveglow = config.waveglow if config.vocoder == "waveglow" else None
-    synthesizer = Synthesizer.load(config.tacotron2, waveglow, config.device, config.precision)
+    synthesizer = Synthesizer.load(config.tacotron2, waveglow, config.device, config.precision, config.refine)
     make_directory(output, "output")
     log = JsonLines(output / "log.jsonl")
     log.write(config=dataclasses.asdict(config))

@@ -5,6 +5,7 @@ Shapes: B batch, N samples, T frames. Samples are float32 in [-1, 1].
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import librosa
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 
 from common.config import AudioConfig
 from common.errors import UserError
+
+MOMENTUM = 0.99  # alpha of the fast Griffin-Lim algorithm
+TINY = 1e-12  # a magnitude that has no phase
 
 
 def load_audio(
@@ -114,31 +118,50 @@ class LogMel(nn.Module):
 
 
 class GriffinLim:
-    """log-mel (n_mels, T) -> audio (T * hop_length), a vocoder that needs no training.
+    """log-mel (n_mels, T) -> audio (T * hop_length), a vocoder that needs no training, or a finish for one that does.
 
     The linear magnitudes come from the filterbank's pseudo-inverse; the phases from the fast Griffin-Lim algorithm
-    (Perraudin et al., 2013), as librosa implements it.
+    (Perraudin et al., 2013, algorithm 2), from noise or from audio that has the right ones nearly.
     """
 
     def __init__(self, config: AudioConfig, num_iterations: int = 60) -> None:
         self.config = config
         self.num_iterations = num_iterations
-        self.inverse = np.linalg.pinv(mel_filterbank(config))  # (1 + n_fft // 2, n_mels)
+        self.inverse = torch.from_numpy(np.linalg.pinv(mel_filterbank(config)))  # (1 + n_fft // 2, n_mels)
+        self.window = torch.hann_window(config.win_length)
 
-    def __call__(self, mel: Tensor, seed: int = 0) -> Tensor:
+    @torch.no_grad()
+    def __call__(self, mel: Tensor, seed: int = 0, start: Tensor | None = None) -> Tensor:
+        """mel (n_mels, T), start (T * hop_length)"""
         config, num_frames = self.config, mel.shape[1]
         # A young or diverged model may predict anything; e^10 is far above what audio in [-1, 1] can have.
-        log_mel = mel.detach().float().cpu().nan_to_num().clamp(max=10.0).numpy()
-        magnitude = np.maximum(self.inverse @ np.exp(log_mel), 0.0)
+        log_mel = mel.detach().float().cpu().nan_to_num().clamp(max=10.0)
         # n frames span (n - 1) * hop_length samples and must be as long as a window: silence makes up for the rest.
         silence = max(1, 1 + config.n_fft // config.hop_length - num_frames)
-        audio = librosa.griffinlim(
-            np.pad(magnitude, ((0, 0), (0, silence))),
-            n_iter=self.num_iterations,
-            hop_length=config.hop_length,
-            win_length=config.win_length,
-            n_fft=config.n_fft,
-            pad_mode="reflect",
-            random_state=seed,
-        )
-        return torch.from_numpy(audio[: num_frames * config.hop_length].astype(np.float32))
+        magnitude = nn.functional.pad((self.inverse @ log_mel.exp()).clamp(min=0.0), (0, silence))
+        num_samples = (magnitude.shape[1] - 1) * config.hop_length
+        if start is None:
+            generator = torch.Generator().manual_seed(seed)
+            angle = 2 * math.pi * torch.rand(magnitude.shape, generator=generator)
+            phases = torch.polar(torch.ones_like(angle), angle)
+        else:
+            spectrum = self._stft(nn.functional.pad(start, (0, num_samples - len(start))))
+            phases = spectrum / spectrum.abs().clamp(min=TINY)
+        before = torch.zeros_like(phases)
+        for _ in range(self.num_iterations):
+            spectrum = self._stft(self._istft(magnitude * phases, num_samples))
+            ahead = spectrum + MOMENTUM * (spectrum - before)
+            phases, before = ahead / ahead.abs().clamp(min=TINY), spectrum
+        return self._istft(magnitude * phases, num_samples)[: num_frames * config.hop_length]
+
+    def _stft(self, audio: Tensor) -> Tensor:
+        config = self.config
+        return torch.stft(
+            audio, config.n_fft, config.hop_length, config.win_length, self.window, return_complex=True
+        )  # fmt: skip
+
+    def _istft(self, spectrum: Tensor, num_samples: int) -> Tensor:
+        config = self.config
+        return torch.istft(
+            spectrum, config.n_fft, config.hop_length, config.win_length, self.window, length=num_samples
+        )  # fmt: skip

@@ -34,12 +34,13 @@ from common.entry import hydra_entry
 from common.errors import UserError, did_you_mean, make_directory
 from common.filelist import Clip, read_filelist, read_lines
 from common.judges import RATE, Listener, Naturalness, SpeakerEncoder, errors
+from common.mels import audio_differences
 from inference import Synthesizer, Vocoder
 from tacotron2.measures import reading
 from tacotron2.text import word_spans
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-VOCODERS = ("waveglow", "griffin_lim")
+VOCODERS = ("waveglow", "waveglow_refined", "griffin_lim")
 RECORDINGS = "recordings"
 
 
@@ -59,6 +60,7 @@ class EvaluateConfig:
     limit: int | None = None
     denoiser_strength: float = 0.01
     sigma: float = 0.9
+    refine: int = 10
     device: str = "auto"
     seed: int = 0
     overwrite: bool = False
@@ -70,8 +72,8 @@ class EvaluateConfig:
         for name in self.vocoders or []:
             if name not in VOCODERS:
                 raise UserError(f"vocoders={name!r} is unknown{did_you_mean(name, VOCODERS)}")
-        if "waveglow" in (self.vocoders or []) and self.waveglow is None:
-            raise UserError("vocoders=[waveglow] needs waveglow=CKPT")
+        if self.waveglow is None and any(name != "griffin_lim" for name in self.vocoders or []):
+            raise UserError(f"vocoders={self.vocoders} needs waveglow=CKPT")
         if self.tacotron2 and not (self.sentences or self.recordings):
             raise UserError(
                 "tacotron2 has nothing to speak: set sentences=FILE, or recordings=FILELIST for their texts"
@@ -313,15 +315,25 @@ def systems(config: EvaluateConfig) -> Iterator[System]:
         yield recordings
     if config.wavs:
         yield read_wavs(config)
-    wanted = config.vocoders or (VOCODERS if config.waveglow else VOCODERS[1:])
+    wanted = config.vocoders or (VOCODERS if config.waveglow else VOCODERS[-1:])
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    paths = [config.waveglow if name == "waveglow" else None for name in wanted]
-    vocoders = [Vocoder.load(path, config.audio, device) for path in paths] if recordings or config.tacotron2 else []
+    vocoders = [
+        Vocoder.load(
+            None if name == "griffin_lim" else config.waveglow,
+            config.audio,
+            device,
+            refine=config.refine if name == "waveglow_refined" else 0,
+        )
+        for name in (wanted if recordings or config.tacotron2 else [])
+    ]
     if recordings:
         for vocoder in vocoders:
             yield copies(recordings, vocoder, config)
     if config.tacotron2:
-        voice = Synthesizer.load(config.tacotron2, paths[0], device)
+        voice = Synthesizer.load(config.tacotron2, device=device)
+        if differences := audio_differences(config.audio, voice.audio, "in the checkpoint"):
+            raise UserError(f"tacotron2={config.tacotron2}: {'; '.join(differences)}; set audio=... as it was trained")
+        voice.vocoder = vocoders[0]
         clips = recordings.utterances if recordings else []
         by_text = {clip.text: i for i, clip in enumerate(clips)}
         if config.sentences:

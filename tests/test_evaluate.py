@@ -145,7 +145,8 @@ def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path
     )  # fmt: skip
     found = json.loads((output / "evaluation.json").read_text())["summary"]
     assert list(found) == [
-        "recordings", "copies by waveglow", "copies by griffin_lim", "tacotron2 + waveglow", "tacotron2 + griffin_lim",
+        "recordings", "copies by waveglow", "copies by waveglow_refined", "copies by griffin_lim",
+        "tacotron2 + waveglow", "tacotron2 + waveglow_refined", "tacotron2 + griffin_lim",
     ]  # fmt: skip
     assert found["recordings"]["wer"]["mean"] < 15 < found["tacotron2 + griffin_lim"]["wer"]["mean"]
     assert found["copies by griffin_lim"]["stoi"]["mean"] > 0.9 > found["copies by waveglow"]["stoi"]["mean"]

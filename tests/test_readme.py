@@ -12,8 +12,9 @@ import pytest
 from common.config import TrainConfig, from_dict
 from common.entry import _quoted
 from inference import InferenceConfig, Synthesizer
-from scripts import average_checkpoints, benchmark, convert_checkpoint, speak_onnx
+from scripts import average_checkpoints, benchmark, convert_checkpoint, report, speak_onnx
 from scripts.check_dataset import CheckConfig
+from scripts.evaluate import EvaluateConfig
 from scripts.export_onnx import ExportConfig
 from tests.conftest import REPOSITORY, TINY_TACOTRON2, TINY_WAVEGLOW, golden_path, write_corpus
 from tests.test_config import composed
@@ -59,6 +60,10 @@ def test_every_command_is_valid(command: str):
         from_dict(ExportConfig, composed("export_onnx", *words[2:]))
     elif script == "scripts/speak_onnx.py":
         speak_onnx.parser().parse_args(words[2:])
+    elif script == "scripts/evaluate.py":
+        from_dict(EvaluateConfig, composed("evaluate", *words[2:]))
+    elif script == "scripts/report.py":
+        report.parser().parse_args(words[2:])
     elif script == "scripts/average_checkpoints.py":
         average_checkpoints.parser().parse_args(words[2:])
     elif script == "scripts/benchmark.py":
@@ -66,7 +71,7 @@ def test_every_command_is_valid(command: str):
     elif script == "scripts/convert_checkpoint.py":
         convert_checkpoint.parser().parse_args(words[2:])
     else:
-        assert words[0] in ("source", "tensorboard", "kubectl"), f"{command}: teach this test to check it"
+        assert words[0] in ("source", "tensorboard", "kubectl", "pip"), f"{command}: teach this test to check it"
 
 
 def test_files_and_options_it_names_exist():
