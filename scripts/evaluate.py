@@ -331,7 +331,7 @@ def systems(config: EvaluateConfig) -> Iterator[System]:
             yield copies(recordings, vocoder, config)
     if config.tacotron2:
         voice = Synthesizer.load(config.tacotron2, device=device)
-        if differences := audio_differences(config.audio, voice.audio, "in the checkpoint"):
+        if differences := audio_differences(config.audio, dataclasses.asdict(voice.audio), "in the checkpoint"):
             raise UserError(f"tacotron2={config.tacotron2}: {'; '.join(differences)}; set audio=... as it was trained")
         voice.vocoder = vocoders[0]
         clips = recordings.utterances if recordings else []

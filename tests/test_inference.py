@@ -157,7 +157,7 @@ def test_a_long_line_is_spoken_in_pieces(tacotron2_run: Path, waveglow_run: Path
     sentence = "This is a sentence of some length, which has a clause. "
     line = sentence * 10 + "x" * 700
     voice = Synthesizer.load(tacotron2_run, waveglow_run, device="cpu", prenet_dropout=0.0)
-    ids = voice._ids(line)
+    ids = voice.ids(line)
     pieces = split_long(ids, voice.symbols)
     assert [i for piece in pieces for i in piece] == ids
     assert max(map(len, pieces)) <= MAX_SYMBOLS

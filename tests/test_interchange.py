@@ -462,7 +462,7 @@ def test_symbols_and_audio_can_be_named(tmp_path: Path, capsys: pytest.CaptureFi
     for lost in ("audio.fmax=7600", "its symbols", "cleaners basic_cleaners"):
         assert f"warning: that layout has no place for {lost}\n" in warned
     assert voice.audio.fmax == 7600
-    assert voice._ids("Äb cä") == [1, 2, 3, 1]
+    assert voice.ids("Äb cä") == [1, 2, 3, 1]
 
 
 def test_models_of_different_audio_are_not_chained(tmp_path: Path):
