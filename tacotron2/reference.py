@@ -74,6 +74,7 @@ def to_reference(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
                 f"model.{key}={checkpoint['model_config'][key]} has no place in the reference's layout, where it is "
                 f"always {default[key]}; convert to safetensors instead, or speak with it here"
             )
+    del config["p_frame_dropout"]  # which the reference, where it is always 0, would need for training alone
     config |= {"mask_padding": False, "decoder_no_early_stopping": False}
     return config, dict(checkpoint["state_dict"])
 

@@ -48,11 +48,13 @@ TINY_TACOTRON2 = [
     "model.postnet_embedding_dim=16",
 ]
 TINY_WAVEGLOW = [
-    "model=waveglow_small",
+    "model=waveglow",
+    "trainer=waveglow_small",
     "model.n_channels=8",
     "model.n_layers=2",
     "model.n_flows=4",
     "model.n_group=8",
+    "model.n_early_every=2",
     "model.n_early_size=2",
     "data.segment_length=2048",
 ]

@@ -67,7 +67,8 @@ def to_reference(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
     A UserError if the model has what that one cannot have.
     """
     config, default = dict(checkpoint["model_config"]), WaveGlowConfig()
-    for key in ("hop_length", "win_length"):
+    del config["encoder_layers"]
+    for key in ("hop_length", "win_length", "separable", "encoder_dim"):
         if config.pop(key) != getattr(default, key):
             raise UserError(
                 f"model.{key}={checkpoint['model_config'][key]} has no place in the reference's layout, where it is "
