@@ -30,6 +30,18 @@ def test_the_embedded_corpus():
     assert (CORPUS / "LICENSE").is_file()
 
 
+def test_the_unseen_sentences():
+    """What the voice is measured by: 40 sentences with its reading of them, none in the corpus."""
+    unseen = REPOSITORY / "demo" / "unseen"
+    clips = read_filelist(unseen / "filelist.txt", unseen)
+    sentences = (REPOSITORY / "filelists/unseen_sentences.txt").read_text(encoding="utf-8").splitlines()
+    assert [clip.text for clip in clips] == sentences
+    assert len(set(sentences)) == 40
+    assert not set(sentences) & {line.split("|")[1] for line in (CORPUS / "metadata.csv").read_text().splitlines()}
+    infos = [soundfile.info(clip.file) for clip in clips]
+    assert {(info.samplerate, info.channels, info.format) for info in infos} == {(22050, 1, "OGG")}
+
+
 def test_from_the_corpus_to_speech(tmp_path: Path):
     """prepare_dataset, prepare_mels, debug=fdr of both small models, inference."""
     root = tmp_path / "corpus"
