@@ -6,7 +6,8 @@
 
 OUT.safetensors is written as safetensors, with the config as metadata. Otherwise a checkpoint of the reference (NVIDIA
 DeepLearningExamples', NVIDIA/tacotron2's or NVIDIA/waveglow's) becomes ours, and ours becomes DeepLearningExamples';
---to says it explicitly. Weights stay bit for bit what they are. IN may be a run directory: its newest checkpoint.
+--to says it explicitly. Weights stay bit for bit what they are, unless --half rounds those of a safetensors file to
+16 bits, which halves it. IN may be a run directory: its newest checkpoint.
 
 The reference's files hold no audio config and no symbols. Its own values are assumed; --audio and --symbols set others.
 """
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from torch import Tensor
 
 from common import checkpoint as checkpoints
 from common import interchange
@@ -71,11 +74,21 @@ def with_text(checkpoint: dict[str, Any], symbols: Path | None, cleaners: str | 
     text["symbols"] = table
 
 
+def halved(weights: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
+    if layout != "safetensors":
+        raise UserError(f"--half is for safetensors, not for layout {layout}; name OUT.safetensors")
+    rounded = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
+    if large := [key for key, value in rounded.items() if not value.isfinite().all()]:
+        raise UserError(f"--half: {large[0]} holds numbers that float16 cannot; leave --half out")
+    return rounded
+
+
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="IN", type=Path, help="checkpoint of any layout, or a run directory")
     parser.add_argument("target", metavar="OUT", type=Path, help="file to write; it must not exist")
     parser.add_argument("--to", choices=LAYOUTS, help="layout of OUT, if it is not to be guessed")
+    parser.add_argument("--half", action="store_true", help="store the weights of OUT.safetensors as float16")
     parser.add_argument("--audio", nargs="+", default=[], metavar="KEY=VALUE", help="what IN was trained with")
     parser.add_argument("--symbols", type=Path, metavar="FILE", help="JSON list of IN's symbols by id")
     parser.add_argument("--cleaners", choices=sorted(CLEANERS), help="the cleaners IN was trained with")
@@ -93,6 +106,8 @@ def main(arguments: list[str] | None = None) -> None:
     model = interchange.build(checkpoint, source, TASKS.values())
     checkpoint["state_dict"] = model.state_dict()  # in the model's order, which safetensors does not keep
     layout = options.to or default_layout(source, options.target)
+    if options.half:
+        checkpoint["state_dict"] = halved(checkpoint["state_dict"], layout)
     if layout == "safetensors":
         interchange.save_safetensors(checkpoint, options.target)
     elif layout == "dle":

@@ -409,6 +409,20 @@ def test_round_trips_are_exact(name: str, tmp_path: Path):
     assert equal(model.state_dict(), ours["state_dict"])
 
 
+def test_half_the_bytes(tmp_path: Path):
+    source = golden_path("dle_tacotron2.pt")
+    convert(source, tmp_path / "whole.safetensors")
+    convert(source, tmp_path / "half.safetensors", "--half")
+    sizes = [(tmp_path / name).stat().st_size for name in ("whole.safetensors", "half.safetensors")]
+    assert sizes[1] < 0.55 * sizes[0]
+    whole, half = (load_model(tmp_path / name).state_dict() for name in ("whole.safetensors", "half.safetensors"))
+    for key, value in whole.items():
+        assert half[key].dtype == value.dtype
+        torch.testing.assert_close(half[key], value, rtol=1e-3, atol=1e-6)
+    with pytest.raises(UserError, match=r"--half is for safetensors, not for layout ours"):
+        convert(source, tmp_path / "other.pt", "--half")
+
+
 @pytest.mark.parametrize("run", ["tacotron2_run", "waveglow_run"])
 def test_a_run_goes_to_the_reference_with_its_optimizer(run: str, request: pytest.FixtureRequest, tmp_path: Path):
     """Parameters have the same numbers there, so Adam's averages belong to the same ones."""
