@@ -13,11 +13,12 @@ import torch
 from common import checkpoint as checkpoints
 from common import interchange
 from inference import load_model
+from scripts.export_onnx import WaveGlowGraph, export
 from tests.conftest import REPOSITORY, fails_with, golden, golden_path, run_script
 from train import TASKS
 from waveglow.model import WaveGlow, WaveGlowConfig
 
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 EXPORT, SPEAK = "scripts/export_onnx.py", "scripts/speak_onnx.py"
 
 
@@ -62,6 +63,25 @@ def test_waveglow_equals_pytorch(exported: Path):
     theirs = voice.audio(mel.numpy(), np.random.default_rng(3), sigma=0.7)
     ours = load_model(exported / "waveglow.pt").infer(mel, sigma=0.7, z=z)[0]
     np.testing.assert_allclose(theirs, ours.numpy(), atol=1e-3, rtol=0)
+
+
+def test_the_small_kind_of_waveglow(tmp_path: Path):
+    """Separable layers, an encoder of the mel, large groups."""
+    torch.manual_seed(0)
+    config = WaveGlowConfig(
+        n_flows=4, n_group=128, n_early_every=2, n_early_size=16, n_layers=2, n_channels=8, separable=True,
+        encoder_dim=6,
+    )  # fmt: skip
+    model = WaveGlow(config).eval()
+    for wn in model.WN:
+        torch.nn.init.normal_(wn.end.weight, std=0.1)
+    inputs = {"mel": torch.randn(2, 80, 7), "z": torch.randn(2, 128, 14)}
+    export(tmp_path / "waveglow.onnx", WaveGlowGraph(model), inputs, ["audio"], model)
+    session = onnxruntime.InferenceSession(tmp_path / "waveglow.onnx")
+    for frames in (1, 5):
+        mel, z = torch.randn(1, 80, frames), torch.randn(1, 128, 2 * frames)
+        audio = session.run(None, {"mel": mel.numpy(), "z": z.numpy()})[0]
+        np.testing.assert_allclose(audio, model.infer(mel, 1.0, z).numpy(), atol=1e-4, rtol=0)
 
 
 def test_it_speaks_without_pytorch(exported: Path, tmp_path: Path):
