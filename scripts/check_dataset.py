@@ -133,7 +133,7 @@ def unusual(rows: list[Row], config: CheckConfig) -> list[str]:
             )
         for end, seconds in (("start", sound.silence_start), ("end", sound.silence_end)):
             if seconds > LONG_SILENCE_SECONDS:
-                notes.append(f"{where}: {seconds:.2f} s of silence at the {end}; trim it, attention learns sooner")
+                notes.append(f"{where}: {seconds:.2f} s of silence at the {end}; scripts/trim_silence.py cuts it off")
         if sound.clipped > CLIPPED_SHARE:
             notes.append(f"{where}: {sound.clipped:.2%} of the samples are clipped; use a better copy if there is one")
         if sound.seconds < segment_seconds:

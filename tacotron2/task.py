@@ -94,8 +94,8 @@ class Tacotron2Task:
             f"the attention does not follow the text at step {step}: diagonality {parts['diagonality']:.2f}, it should "
             f"be {ALIGNED} by step {by_step} (trainer.align_by_step). Look at the alignments in run_dir/samples. What "
             "helps: trainer.guided_attention_weight=5; transcripts that match and silence cut off the clips' ends "
-            "(scripts/check_dataset.py); model.n_frames_per_step=2 or 3; larger batches; more clips; "
-            "init_from=CHECKPOINT of another voice with warm_start=true"
+            "(scripts/check_dataset.py, scripts/trim_silence.py); model.n_frames_per_step=2 or 3; larger batches; more "
+            "clips; init_from=CHECKPOINT of another voice with warm_start=true"
         )
 
     def report(self, model: nn.Module, data: TextMelDataset, tracker: Tracker, step: int) -> None:

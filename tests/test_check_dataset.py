@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from scripts.check_dataset import outliers
-from tests.conftest import fails_with, run_script, tone
+from tests.conftest import fails_with, run_script, tone, write_corpus
 
 CHECK = "scripts/check_dataset.py"
 RATE = 22050
@@ -105,3 +105,21 @@ def test_outliers():
     assert outliers([]) == []
     assert outliers([10, 11, 9, 10, 12, 30]) == [False] * 5 + [True]
     assert not any(outliers([3.0]))
+
+
+def test_silence_is_cut_off_the_ends(tmp_path: Path):
+    root = write_corpus(tmp_path / "corpus")
+    clips = sorted((root / "wavs").iterdir())
+    lengths = []
+    for clip in clips:
+        audio, rate = soundfile.read(clip)
+        lengths.append(len(audio))
+        quiet = 1e-4 * np.random.default_rng(0).standard_normal(rate)
+        soundfile.write(clip, np.concatenate([quiet, audio, quiet[: rate // 2]]), rate)
+    run_script("scripts/trim_silence.py", root, tmp_path / "out", "--keep", "0.05")
+    for clip, length in zip(clips, lengths, strict=True):
+        audio, rate = soundfile.read(tmp_path / "out" / "wavs" / clip.name)
+        assert abs(len(audio) - length - 2 * 0.05 * rate) < 0.1 * rate
+    assert (tmp_path / "out" / "metadata.csv").read_bytes() == (root / "metadata.csv").read_bytes()
+    assert soundfile.info(clips[0]).frames == lengths[0] + int(1.5 * 22050)  # the source is left as it is
+    fails_with(run_script("scripts/trim_silence.py", root, tmp_path / "out", expect=1), "exists already")

@@ -12,7 +12,7 @@ import pytest
 from common.config import TrainConfig, from_dict
 from common.entry import _quoted
 from inference import InferenceConfig, Synthesizer
-from scripts import average_checkpoints, benchmark, convert_checkpoint, report, speak_onnx
+from scripts import average_checkpoints, benchmark, convert_checkpoint, report, speak_onnx, trim_silence
 from scripts.check_dataset import CheckConfig
 from scripts.evaluate import EvaluateConfig
 from scripts.export_onnx import ExportConfig
@@ -62,6 +62,8 @@ def test_every_command_is_valid(command: str):
         speak_onnx.parser().parse_args(words[2:])
     elif script == "scripts/evaluate.py":
         from_dict(EvaluateConfig, composed("evaluate", *words[2:]))
+    elif script == "scripts/trim_silence.py":
+        trim_silence.parser().parse_args(words[2:])
     elif script == "scripts/report.py":
         report.parser().parse_args(words[2:])
     elif script == "scripts/average_checkpoints.py":
