@@ -50,7 +50,7 @@ class InferenceConfig:
     waveglow: str | None = None
     vocoder: str = "waveglow"
     denoiser_strength: float = 0.01
-    sigma: float = 0.9
+    sigma: float | None = None
     refine: int = 0
     batch_size: int = 1
     max_decoder_steps: int | None = None
@@ -75,7 +75,7 @@ class InferenceConfig:
             )
         check_seed(self.seed)
         for key in ("denoiser_strength", "sigma", "refine"):
-            if getattr(self, key) < 0:
+            if (getattr(self, key) or 0) < 0:
                 raise UserError(f"{key}={getattr(self, key)} must not be negative")
         if self.vocoder == "waveglow" and self.waveglow is None:
             raise UserError("no vocoder: set waveglow=CKPT, or vocoder=griffin_lim, which needs no training")
@@ -170,15 +170,15 @@ class Vocoder:
         state = _load_named(path, "waveglow")
         if differences := audio_differences(audio, state["audio_config"], "the WaveGlow's"):
             raise UserError(
-                f"waveglow={path} and these mels cannot be chained: {'; '.join(differences)}; use models of one audio "
-                "config"
+                f"waveglow={path} and the mels for it cannot be chained: {'; '.join(differences)}; use a Tacotron 2 "
+                "and a WaveGlow of one audio config"
             )
         waveglow = interchange.build(state, path, TASKS.values()).to(device)
         assert isinstance(waveglow, WaveGlow)
         return cls(waveglow, audio, precision, refine)
 
     def __call__(
-        self, mel: Tensor, seed: int = 0, sigma: float = 0.9, denoiser_strength: float = 0.01
+        self, mel: Tensor, seed: int = 0, sigma: float | None = None, denoiser_strength: float = 0.01
     ) -> tuple[Tensor, dict[str, float]]:
         """mel (n_mels, T) -> audio (T * hop_length) on the CPU, its latencies and items/s"""
         start = _now(self.device)
@@ -269,7 +269,7 @@ class Synthesizer:
         texts: Sequence[str],
         batch_size: int = 1,
         seed: int = 0,
-        sigma: float = 0.9,
+        sigma: float | None = None,
         denoiser_strength: float = 0.01,
         max_decoder_steps: int | None = None,
     ) -> Iterator[list[Utterance | None]]:
@@ -302,7 +302,7 @@ class Synthesizer:
         return unknown_characters(text, self.cleaners, self.symbols)
 
     def _speak(
-        self, ids: list[list[int]], seed: int, sigma: float, strength: float, max_steps: int | None
+        self, ids: list[list[int]], seed: int, sigma: float | None, strength: float, max_steps: int | None
     ) -> Iterator[Utterance]:
         """One batch through Tacotron 2, then each phrase through the vocoder at its own length: no phrase hears the
         padding of another."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import librosa
@@ -19,8 +20,7 @@ FRAME_MS = 5.0
 ENVELOPE_POINTS = 256  # on the mel axis
 MEL_CEPSTRA = 24  # without the 0th, the loudness
 SILENCE_DB = 40.0  # below the loudest frame: not compared
-STOI_SECONDS = 0.5  # less has no 30 frames above the silence, which the measure needs
-PESQ_SECONDS = 0.5
+SHORTEST_SECONDS = 0.5  # less has no 30 frames above the silence, which STOI needs
 
 
 class Analysis(NamedTuple):
@@ -75,9 +75,12 @@ def copy_quality(clip: np.ndarray, copy: np.ndarray) -> dict[str, float]:
     length = min(len(clip), len(copy))
     clip, copy = clip[:length], copy[:length]
     found: dict[str, Any] = {}
-    if length >= STOI_SECONDS * RATE:
-        found["stoi"] = float(stoi.stoi(clip, copy, RATE))
-    if length >= PESQ_SECONDS * RATE:
-        with contextlib.suppress(pesq.NoUtterancesError):  # nothing in the clip that it takes for speech
-            found["pesq"] = float(pesq.pesq(RATE, clip, copy, "wb"))
+    if length < SHORTEST_SECONDS * RATE or not copy.any():
+        return found
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # how it says that there is too little speech
+        with contextlib.suppress(RuntimeWarning):
+            found["stoi"] = float(stoi.stoi(clip, copy, RATE))
+    with contextlib.suppress(pesq.NoUtterancesError):  # nothing in the clip that it takes for speech
+        found["pesq"] = float(pesq.pesq(RATE, clip, copy, "wb"))
     return found

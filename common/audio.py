@@ -145,7 +145,7 @@ class GriffinLim:
             angle = 2 * math.pi * torch.rand(magnitude.shape, generator=generator)
             phases = torch.polar(torch.ones_like(angle), angle)
         else:
-            spectrum = self._stft(nn.functional.pad(start, (0, num_samples - len(start))))
+            spectrum = self._stft(nn.functional.pad(start.nan_to_num(), (0, num_samples - len(start))))
             phases = spectrum / spectrum.abs().clamp(min=TINY)
         before = torch.zeros_like(phases)
         for _ in range(self.num_iterations):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.util
 import io
+import re
 import sys
 import types
 import warnings
@@ -48,12 +50,21 @@ def _normalizer() -> Any:
     return optional("whisper_normalizer.english").EnglishTextNormalizer()
 
 
+def written(said: str) -> str:
+    """A text as Whisper's normalizer writes English. A UserError if no word is left of it."""
+    if "{" in said:
+        raise UserError(f"{said!r}: ARPAbet has no spelling that can be compared; write the words")
+    # The normalizer takes what stands in brackets for a remark, but it is read aloud.
+    result: str = _normalizer()(re.sub(r"[()\[\]<>]", " ", said))
+    if not any(map(str.isalnum, result)):
+        raise UserError(f"{said!r}: no word in it that could be compared with speech; remove it")
+    return result
+
+
 def errors(said: str, heard: str) -> Errors:
     """Word and character errors of what was heard, both written as Whisper's normalizer writes English."""
     jiwer = optional("jiwer")
-    said, heard = _normalizer()(said), _normalizer()(heard)
-    if not any(map(str.isalnum, said)):
-        raise UserError(f"{said!r}: a text without a word cannot be compared with speech; remove it")
+    said, heard = written(said), _normalizer()(heard)
     if not heard:
         return Errors(len(said.split()), len(said.split()), len(said), len(said))
     words, characters = jiwer.process_words(said, heard), jiwer.process_characters(said, heard)
@@ -83,10 +94,16 @@ class Naturalness:
     """DistillMOS (Stahl and Gamper, 2025): an estimate of the mean opinion score, 1 (bad) to 5 (excellent)."""
 
     def __init__(self) -> None:
-        # It imports torchaudio and never calls it for audio in memory.
-        sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
-        with contextlib.redirect_stdout(io.StringIO()):  # it says where its weights lie
-            self.model = optional("distillmos").ConvTransformerSQAModel().eval()
+        # It imports torchaudio and never calls it for audio in memory: an empty module will do where there is none.
+        stub = importlib.util.find_spec("torchaudio") is None
+        if stub:
+            sys.modules["torchaudio"] = types.ModuleType("torchaudio")
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # it says where its weights lie
+                self.model = optional("distillmos").ConvTransformerSQAModel().eval()
+        finally:
+            if stub:
+                del sys.modules["torchaudio"]
 
     @torch.no_grad()
     def __call__(self, audio: np.ndarray) -> float:

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,16 @@ from common.config import AudioConfig, check_seed, from_dict
 from common.entry import hydra_entry
 from common.errors import UserError, did_you_mean, make_directory
 from common.filelist import Clip, read_filelist, read_lines
-from common.judges import RATE, Listener, Naturalness, SpeakerEncoder, errors
+from common.judges import RATE, Listener, Naturalness, SpeakerEncoder, errors, optional, written
 from common.mels import audio_differences
+from common.precision import set_tf32
 from inference import Synthesizer, Vocoder
 from tacotron2.measures import reading
 from tacotron2.text import word_spans
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 VOCODERS = ("waveglow", "waveglow_refined", "griffin_lim")
+DEVICES = ("auto", "cpu", "cuda")
 RECORDINGS = "recordings"
 
 
@@ -59,7 +61,7 @@ class EvaluateConfig:
     wavs: str | None = None
     limit: int | None = None
     denoiser_strength: float = 0.01
-    sigma: float = 0.9
+    sigma: float | None = None
     refine: int = 10
     device: str = "auto"
     seed: int = 0
@@ -67,11 +69,22 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        if self.device not in DEVICES:
+            raise UserError(f"device={self.device!r} is unknown{did_you_mean(self.device, DEVICES)}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("device=cuda: no GPU is visible; use device=cpu")
+        if self.denoiser_strength < 0 or (self.sigma or 0) < 0 or self.refine < 1:
+            raise UserError(
+                f"denoiser_strength={self.denoiser_strength} and sigma={self.sigma} must not be negative, "
+                f"refine={self.refine} at least 1"
+            )
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit={self.limit} must be at least 1")
         for name in self.vocoders or []:
             if name not in VOCODERS:
                 raise UserError(f"vocoders={name!r} is unknown{did_you_mean(name, VOCODERS)}")
+        if self.vocoders is not None and len(set(self.vocoders)) < max(len(self.vocoders), 1):
+            raise UserError(f"vocoders={self.vocoders}: name one at least, and each once")
         if self.waveglow is None and any(name != "griffin_lim" for name in self.vocoders or []):
             raise UserError(f"vocoders={self.vocoders} needs waveglow=CKPT")
         if self.tacotron2 and not (self.sentences or self.recordings):
@@ -102,6 +115,7 @@ class System:
     name: str
     utterances: list[Utterance]
     copies: bool = False  # of the recordings, in step with them
+    made: bool = False  # here: its wavs are written
 
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:
@@ -177,6 +191,7 @@ class Judge:
 
     def listen(self, utterance: Utterance) -> None:
         """What can be said of an utterance alone."""
+        utterance.audio = np.nan_to_num(utterance.audio).clip(-1, 1)  # as it is heard, a diverged model's too
         audio, found = librosa.resample(utterance.audio, orig_sr=self.sample_rate, target_sr=RATE), utterance.found
         if len(audio) < RATE // 2:  # the judges need half a second
             audio = np.pad(audio, (0, RATE // 2 - len(audio)))
@@ -210,27 +225,53 @@ class Judge:
 
 def read_recordings(config: EvaluateConfig) -> System:
     """The real clips; a clip of another sample rate is resampled."""
-    clips: list[Clip] = read_filelist(str(config.recordings), config.root, follow_links=True)[: config.limit]
+    try:
+        clips: list[Clip] = read_filelist(str(config.recordings), config.root, follow_links=True)[: config.limit]
+    except UserError as error:
+        raise UserError(str(error).replace("data.root=", "root=")) from error
+    for clip in clips:
+        check_text(clip.text, clip.where)
     audio = [load_audio(clip.file, config.audio, convert=True) for clip in clips]
-    return System(RECORDINGS, [Utterance(Path(c.path).stem, a, c.text) for c, a in zip(clips, audio, strict=True)])
+    stems = [Path(clip.path).stem for clip in clips]
+    names = stems if len(set(stems)) == len(stems) else [f"{i:04d}_{stem}" for i, stem in enumerate(stems)]
+    return System(RECORDINGS, [Utterance(n, a, c.text) for n, a, c in zip(names, audio, clips, strict=True)])
 
 
-def read_wavs(config: EvaluateConfig) -> System:
-    """The files of a folder, with the lines of `sentences` as their texts, if that is all the file is for."""
-    folder = Path(str(config.wavs))
-    files = sorted(file for file in folder.glob("*") if file.suffix in AUDIO_SUFFIXES)[: config.limit]
+def read_sentences(config: EvaluateConfig) -> list[str]:
+    lines = read_lines(str(config.sentences), "sentences")
+    for number, text in lines:
+        check_text(text, f"{config.sentences}:{number}")
+    return [text for _, text in lines]
+
+
+def check_text(text: str, where: str) -> None:
+    try:
+        written(text)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def read_wavs(config: EvaluateConfig, by_text: Mapping[str | None, int]) -> System:
+    """The files of a folder, with the lines of `sentences`, if there are any, as their texts."""
+    folder = Path(str(config.wavs)).resolve()
+    files = sorted(file for file in folder.glob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
     if not files:
-        raise UserError(f"wavs={folder}: no {', '.join(AUDIO_SUFFIXES)} file is there; check the folder")
+        raise UserError(f"wavs={config.wavs}: no {', '.join(AUDIO_SUFFIXES)} file is there; check the folder")
     texts: Sequence[str | None] = [None] * len(files)
     if config.sentences:
-        texts = [*(text for _, text in read_lines(config.sentences, "sentences"))][: config.limit]
+        texts = read_sentences(config)
         if len(texts) != len(files):
             raise UserError(
-                f"wavs={folder} has {len(files)} audio files and sentences={config.sentences} {len(texts)} lines; "
+                f"wavs={config.wavs} has {len(files)} audio files and sentences={config.sentences} {len(texts)} lines; "
                 "there must be a line for each file, in the order of the files' names"
             )
+    files = files[: config.limit]
     audio = [load_audio(file, config.audio, convert=True) for file in files]
-    return System(folder.name, [Utterance(f.stem, a, t) for f, a, t in zip(files, audio, texts, strict=True)])
+    utterances = [
+        Utterance(file.name, samples, text, by_text.get(text) if text else None)
+        for file, samples, text in zip(files, audio, texts, strict=False)
+    ]
+    return System(f"wavs in {folder.name}", utterances)
 
 
 def copies(recordings: System, vocoder: Vocoder, config: EvaluateConfig) -> System:
@@ -243,7 +284,7 @@ def copies(recordings: System, vocoder: Vocoder, config: EvaluateConfig) -> Syst
         latency = sum(value for key, value in stats.items() if key.endswith("_latency"))
         copy = Utterance(clip.name, audio.numpy()[: len(clip.audio)], clip.text, i, {"latency": latency})
         utterances.append(copy)
-    return System(f"copies by {vocoder.name}", utterances, copies=True)
+    return System(f"copies by {vocoder.name}", utterances, copies=True, made=True)
 
 
 def spoken(
@@ -253,7 +294,7 @@ def spoken(
     config: EvaluateConfig,
 ) -> list[System]:
     """Texts, as (name, text, recording), through Tacotron 2 once and through each of the vocoders."""
-    systems = [System(f"tacotron2 + {vocoder.name}", []) for vocoder in vocoders]
+    systems = [System(f"tacotron2 + {vocoder.name}", [], made=True) for vocoder in vocoders]
     for name, text, clip in tqdm(texts, desc="speaking", disable=None):
         utterance = voice.speak(text, seed=config.seed, sigma=config.sigma, denoiser_strength=config.denoiser_strength)
         read = reading(utterance.alignment, word_spans(voice.ids(text), voice.symbols))
@@ -308,15 +349,10 @@ def summarize(system: System) -> dict[str, Any]:
     return result
 
 
-def systems(config: EvaluateConfig) -> Iterator[System]:
-    """Whatever the config names, the recordings first."""
-    recordings = read_recordings(config) if config.recordings else None
-    if recordings:
-        yield recordings
-    if config.wavs:
-        yield read_wavs(config)
-    wanted = config.vocoders or (VOCODERS if config.waveglow else VOCODERS[-1:])
+def load(config: EvaluateConfig) -> tuple[Synthesizer | None, list[Vocoder]]:
+    """The models that the config names, each having spoken once: what is done at a first time is not its speed."""
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    set_tf32(True)
     vocoders = [
         Vocoder.load(
             None if name == "griffin_lim" else config.waveglow,
@@ -324,23 +360,43 @@ def systems(config: EvaluateConfig) -> Iterator[System]:
             device,
             refine=config.refine if name == "waveglow_refined" else 0,
         )
-        for name in (wanted if recordings or config.tacotron2 else [])
+        for name in config.vocoders or (VOCODERS if config.waveglow else VOCODERS[-1:])
     ]
+    for vocoder in vocoders:
+        vocoder(torch.zeros(config.audio.n_mels, 8, device=vocoder.device))
+    if config.tacotron2 is None:
+        return None, vocoders
+    voice = Synthesizer.load(config.tacotron2, device=device)
+    if differences := audio_differences(config.audio, dataclasses.asdict(voice.audio), "in the checkpoint"):
+        raise UserError(f"tacotron2={config.tacotron2}: {'; '.join(differences)}; set audio=... as it was trained")
+    voice.vocoder = vocoders[0]
+    voice.speak("One.", max_decoder_steps=8)
+    return voice, vocoders
+
+
+def systems(config: EvaluateConfig) -> Iterator[System]:
+    """Whatever the config names, the recordings first. What cannot be read is said before anything is judged."""
+    for module in ("pyworld", "pesq", "pystoi", "jiwer"):
+        optional(module)
+    voice, vocoders = load(config) if config.tacotron2 or config.recordings else (None, [])
+    recordings = read_recordings(config) if config.recordings else None
+    clips = recordings.utterances if recordings else []
+    by_text = {clip.text: i for i, clip in enumerate(clips)}
+    wavs = read_wavs(config, by_text) if config.wavs else None
+    if config.sentences:
+        sentences = read_sentences(config)[: config.limit]
+        texts = [(f"{i:04d}", text, by_text.get(text)) for i, text in enumerate(sentences)]
+    else:
+        texts = [(clip.name, str(clip.text), i) for i, clip in enumerate(clips)]
+    if voice and (silent := [text for _, text, _ in texts if not voice.ids(text)]):
+        raise UserError(f"{silent[0]!r}: nothing of it is left to say after {voice.cleaners}; remove it")
+    if wavs and not recordings:
+        yield wavs
     if recordings:
+        yield from filter(None, (recordings, wavs))
         for vocoder in vocoders:
             yield copies(recordings, vocoder, config)
-    if config.tacotron2:
-        voice = Synthesizer.load(config.tacotron2, device=device)
-        if differences := audio_differences(config.audio, dataclasses.asdict(voice.audio), "in the checkpoint"):
-            raise UserError(f"tacotron2={config.tacotron2}: {'; '.join(differences)}; set audio=... as it was trained")
-        voice.vocoder = vocoders[0]
-        clips = recordings.utterances if recordings else []
-        by_text = {clip.text: i for i, clip in enumerate(clips)}
-        if config.sentences:
-            lines = [text for _, text in read_lines(config.sentences, "sentences")][: config.limit]
-            texts = [(f"{i:04d}", text, by_text.get(text)) for i, text in enumerate(lines)]
-        else:
-            texts = [(clip.name, str(clip.text), i) for i, clip in enumerate(clips)]
+    if voice:
         yield from spoken(voice, vocoders, texts, config)
 
 
@@ -351,21 +407,27 @@ def main(values: dict[str, Any]) -> None:
     if (taken := output / "evaluation.json").exists() and not config.overwrite:
         raise UserError(f"{taken} exists already; choose another output=DIR or set overwrite=true")
     make_directory(output, "output")
-    judge = Judge(config.audio)
-    judged: list[System] = []
-    for system in systems(config):
+    waiting = systems(config)
+    judge, judged, recordings = Judge(config.audio), list[System](), list[Utterance]()
+    for system in waiting:
         for utterance in tqdm(system.utterances, desc=f"judging {system.name}", disable=None):
             judge.listen(utterance)
-        judged.append(system)
-        if system.name != RECORDINGS and system.name != Path(config.wavs or "").name:
+        if system.name == RECORDINGS:
+            recordings = system.utterances
+        for utterance in tqdm(system.utterances, desc=f"comparing {system.name}", disable=None):
+            judge.compare(utterance, recordings, system.copies)
+        if system.made:
             folder = output / system.name.replace(" + ", "_").replace(" ", "_")
             make_directory(folder, "output")
             for utterance in system.utterances:
                 save_audio(folder / f"{utterance.name}.wav", utterance.audio, config.audio.sample_rate)
-    recordings = next((system.utterances for system in judged if system.name == RECORDINGS), [])
-    for system in judged:
-        for utterance in tqdm(system.utterances, desc=f"comparing {system.name}", disable=None):
-            judge.compare(utterance, recordings, system.copies)
+        judged.append(system)
+        write(output, config, judged)
+    print((output / "evaluation.md").read_text(encoding="utf-8"), end="")
+
+
+def write(output: Path, config: EvaluateConfig, judged: Sequence[System]) -> None:
+    """What is known so far: an interruption loses a system at most."""
     summary = {system.name: summarize(system) for system in judged}
     rows = {
         system.name: [
@@ -377,7 +439,6 @@ def main(values: dict[str, Any]) -> None:
     result = {"config": dataclasses.asdict(config), "summary": summary, "utterances": rows}
     (output / "evaluation.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     (output / "evaluation.md").write_text(markdown(summary) + "\n", encoding="utf-8")
-    print(markdown(summary))
 
 
 if __name__ == "__main__":

@@ -71,10 +71,12 @@ def read_log(run_dir: Path) -> list[dict[str, Any]]:
         ) from error
     for line in lines:
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             continue
-    if not any("config" in row for row in rows):
+        if isinstance(row, dict) and "time" in row:
+            rows.append(row)
+    if not any({"model", "data"} <= row.get("config", {}).keys() for row in rows):
         raise UserError(f"{run_dir}/log.jsonl: no line holds the config; was this written by train.py?")
     return rows
 
@@ -195,7 +197,7 @@ def evaluation_section(folder: Path) -> str:
         result = json.loads(path.read_text(encoding="utf-8"))
         head, *rows = table(result["summary"])
         utterances = result["utterances"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not an evaluation ({error!r}); write it with scripts/evaluate.py") from error
     lines = ["<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"]
     lines += ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
@@ -218,6 +220,7 @@ def evaluation_section(folder: Path) -> str:
 def page(run_dir: Path, evaluations: Sequence[Path]) -> str:
     rows = read_log(run_dir)
     config = next(row["config"] for row in reversed(rows) if "config" in row)
+    title = html.escape(run_dir.resolve().name)
     found = samples(run_dir)
     steps = [row["step"] for row in rows if "step" in row]
     gaps = (after["time"] - before["time"] for before, after in itertools.pairwise(rows))
@@ -234,9 +237,9 @@ def page(run_dir: Path, evaluations: Sequence[Path]) -> str:
     shown = {title: body for title, body in sections.items() if body}
     name = html.escape(str(config["model"].get("name", "")))
     return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(run_dir.name)}</title>"
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
         f"<meta name=viewport content='width=device-width'><style>{STYLE}</style>"
-        f"<h1>{html.escape(run_dir.name)}</h1><p class=dim>{name}, step {max(steps, default=0):,}, {hours:.1f} hours "
+        f"<h1>{title}</h1><p class=dim>{name}, step {max(steps, default=0):,}, {hours:.1f} hours "
         f"of training, corpus {html.escape(str(config['data']['root']))}</p><nav>"
         + "".join(f"<a href='#{title}'>{title}</a>" for title in shown)
         + "</nav>"

@@ -72,11 +72,12 @@ class Voice:
         mel = np.stack(spoken).reshape(1, -1, config["n_mel_channels"]).transpose(0, 2, 1)
         return self.postnet.run(None, {"mel": mel, "mel_lengths": np.array([mel.shape[2]])})[0], truncated
 
-    def audio(self, mel: np.ndarray, rng: np.random.Generator, sigma: float = 0.9) -> np.ndarray:
+    def audio(self, mel: np.ndarray, rng: np.random.Generator, sigma: float | None = None) -> np.ndarray:
         """mel (1, n_mels, T) -> samples (N)"""
         config = self.config["waveglow"]
         num_groups = mel.shape[2] * config["hop_length"] // config["n_group"]
-        z = sigma * rng.standard_normal((1, config["n_group"], num_groups), dtype=np.float32)
+        sigma = config["sigma"] if sigma is None else sigma
+        z = np.float32(sigma) * rng.standard_normal((1, config["n_group"], num_groups), dtype=np.float32)
         return self.waveglow.run(None, {"mel": mel, "z": z})[0][0]
 
     def speak(self, text: str, seed: int = 0, max_steps: int | None = None) -> tuple[np.ndarray, bool]:

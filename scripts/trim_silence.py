@@ -50,7 +50,9 @@ def main() -> None:
     if args.db <= 0 or args.keep < 0:
         raise UserError(f"--db {args.db} must be positive, --keep {args.keep} not negative")
     rows = read_metadata(args.source)
-    make_directory(args.target / "wavs", "OUT")
+    part = args.target.with_name(f"{args.target.name}.part")  # whole, or not there
+    shutil.rmtree(part, ignore_errors=True)
+    make_directory(part / "wavs", "OUT")
     before = after = 0.0
     for clip, path, _ in tqdm(rows, disable=None):
         try:
@@ -58,9 +60,10 @@ def main() -> None:
         except (soundfile.LibsndfileError, OSError) as error:
             raise UserError(f"{args.source / path}: {first_line(error)}; replace it or remove its row") from error
         trimmed = trim(audio, sample_rate, args.db, args.keep)
-        soundfile.write(args.target / "wavs" / f"{clip}.wav", trimmed, sample_rate, subtype="PCM_16")
+        soundfile.write(part / "wavs" / f"{clip}.wav", trimmed, sample_rate, subtype="PCM_16")
         before, after = before + len(audio) / sample_rate, after + len(trimmed) / sample_rate
-    shutil.copyfile(args.source / "metadata.csv", args.target / "metadata.csv")
+    shutil.copyfile(args.source / "metadata.csv", part / "metadata.csv")
+    part.replace(args.target)
     print(f"{args.target}: {len(rows)} clips, {after / 60:.1f} of {before / 60:.1f} minutes are left")
 
 

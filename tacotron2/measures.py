@@ -16,6 +16,7 @@ BAND = 0.1  # half the width of the diagonal, as a share of the text
 GATE_TOLERANCE = 5  # decoder steps
 RETURN = 8  # frames on words that were passed that make a return, about 0.1 s; less is a tremble between two words
 READ = 1.0  # frames of attention in all that make a symbol read; a vowel has about ten
+FOCUS = 3  # symbols to each side of the one with most attention that must have more than half of it
 
 
 def diagonality(alignment: Tensor, text_lengths: Tensor, mel_lengths: Tensor) -> Tensor:
@@ -55,19 +56,22 @@ class Reading(NamedTuple):
 def reading(alignment: Tensor, words: list[tuple[int, int]]) -> Reading:
     """alignment (T, L) of one utterance; `words` are the first symbol of each and the one after its last.
 
-    A word is read if half of its symbols get attention for READ frames in all. Where the attention is, the word that it
-    weighs most says.
+    Only frames whose attention is in one place read anything. A word is read if half of its symbols get attention for
+    READ frames in all. Where a frame is, the word with the most attention says.
     """
-    if not words:
-        return Reading(1.0, 0, 0)
-    attended = alignment.float().sum(0)  # (L) frames
+    if not words or not len(alignment):
+        return Reading(float(not words), min(len(words), 1), 0)
+    alignment = alignment.float()
+    distance = torch.arange(alignment.shape[1]) - alignment.argmax(1).unsqueeze(1)  # (T, L)
+    alignment = alignment[(alignment * (distance.abs() <= FOCUS)).sum(1) > 0.5]
+    attended = alignment.sum(0)  # (L) frames
     read = [bool((attended[first:end] >= READ).float().mean() >= 0.5) for first, end in words]
     skips = sum(not now and before for before, now in zip([True, *read], read, strict=False))
-    weight = torch.stack([alignment[:, first:end].float().sum(1) for first, end in words], 1)  # (T, words)
-    places = weight.argmax(1)[weight.max(1).values > 0.5].tolist()
+    places = torch.stack([alignment[:, first:end].sum(1) for first, end in words], 1).argmax(1).tolist()
     furthest, repeats, back = -1, 0, 0
-    for place in places:
+    for place, following in zip(places, [*places, -1][1:], strict=True):
         back = back + 1 if place < furthest else 0
         repeats += back == RETURN
-        furthest = max(furthest, place)
+        if place == following:  # not a flicker
+            furthest = max(furthest, place)
     return Reading(sum(read) / len(read), skips, repeats)

@@ -67,7 +67,8 @@ def to_reference(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
 
     A UserError if the model has what that one cannot have.
     """
-    config, default = dict(checkpoint["model_config"]), dataclasses.asdict(Tacotron2Config())
+    config = dataclasses.asdict(from_dict(Tacotron2Config, checkpoint["model_config"], "model"))
+    default = dataclasses.asdict(Tacotron2Config())
     for key in FIXED:
         if config.pop(key) != default[key]:
             raise UserError(

@@ -57,13 +57,26 @@ def test_how_a_text_was_read(places, expected):
     assert tuple(reading(alignment(*places, length=11), WORDS)) == pytest.approx(expected)
 
 
+def test_attention_that_follows_nothing_reads_nothing():
+    words = [(i, i + 4) for i in range(0, 40, 5)]
+    assert tuple(reading(torch.full((200, 40), 1 / 40), words)) == (0.0, 1, 0)
+    stuck = torch.nn.functional.one_hot(torch.full((200,), 22), 40).float()
+    assert reading(stuck, words).coverage <= 1 / 8
+    flicker = torch.nn.functional.one_hot(torch.arange(40).repeat_interleave(4), 40).float()
+    flicker[20] = torch.nn.functional.one_hot(torch.tensor(39), 40)
+    assert tuple(reading(flicker, words)) == (1.0, 0, 0)
+    assert tuple(reading(torch.zeros(0, 40), words)) == (0.0, 1, 0)
+
+
 def test_errors_of_what_was_heard():
     assert errors("The cat sat.", "the cat sat") == (0, 3, 0, 11)
     assert errors("It cost $20.", "it cost twenty dollars")[0] == 0
     assert errors("the cat sat", "the bat")[:2] == (2, 3)
     assert errors("the cat", "") == (2, 2, 7, 7)
-    with pytest.raises(UserError, match="without a word"):
-        errors("...", "a")
+    assert errors("The man (who was [very] tall) left.", "the man who was very tall left")[0] == 0
+    for text, message in (("...", r"'...': no word"), ("Hmm, um.", "no word"), ("{HH AH0} there", "ARPAbet")):
+        with pytest.raises(UserError, match=message):
+            errors(text, "a")
 
 
 def test_intervals_hold_the_figure_and_follow_the_seed():
@@ -114,7 +127,9 @@ def test_a_copy_with_noise_is_a_worse_copy():
     assert exact["pesq"] > 4.5
     assert bad["stoi"] < 0.95
     assert bad["pesq"] < 2
-    assert copy_quality(audio[:100], audio[:100]) == {}
+    assert copy_quality(audio[:100], audio[:100]) == copy_quality(audio, 0 * audio) == {}
+    short = np.concatenate([np.zeros(RATE, np.float32), audio[4000:7000], np.zeros(RATE, np.float32)])
+    assert "stoi" not in copy_quality(short, short)
 
 
 def test_the_judges_know_the_embedded_voice():
@@ -160,7 +175,7 @@ def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path
     sentences = tmp_path / "two.txt"
     sentences.write_text("".join((REPOSITORY / "filelists/unseen_sentences.txt").open().readlines()[:2]))
     result = run_script("scripts/evaluate.py", f"wavs={wavs}", f"sentences={sentences}", f"output={tmp_path / 'out'}")
-    assert "copies_by_griffin_lim" in result.stdout
+    assert "wavs in copies_by_griffin_lim" in result.stdout
     again = run_script("scripts/evaluate.py", f"wavs={wavs}", f"output={tmp_path / 'out'}", expect=1)
     fails_with(again, "exists already", "overwrite=true")
 
@@ -170,7 +185,7 @@ def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path
         assert part in page
     assert "data:audio/mpeg;base64," in page
     assert "data:image/png;base64," in page
-    assert not re.findall(r'(?:src|href)=[\'"]?(?!data:|#)', page)  # nothing is fetched
+    assert not re.findall(r'(?:src|href)=(?![\'"]?(?:data:|#))', page)  # nothing is fetched
 
 
 @pytest.mark.parametrize(
@@ -182,7 +197,12 @@ def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path
         (["wavs=demo/unseen/wavs", "sentences=filelists/demo_phrases.txt"], "40 audio files"),
         (["recordings=demo/unseen/filelist.txt", "vocoders=[hifigan]"], "vocoders='hifigan'"),
         (["recordings=demo/unseen/filelist.txt", "vocoders=[waveglow]"], "waveglow=CKPT"),
+        (["recordings=demo/unseen/filelist.txt", "vocoders=[griffin_lim,griffin_lim]"], "each once"),
+        (["recordings=demo/unseen/filelist.txt", "root=nowhere"], " root=nowhere"),
         (["recordings=demo/unseen/filelist.txt"], "does not exist"),
+        (["recordings=demo/unseen/filelist.txt", "root=demo/unseen", "waveglow=none.pt"], "none.pt"),
+        (["wavs=demo/unseen/wavs", "device=cudda"], "did you mean 'cuda'"),
+        (["wavs=demo/unseen/wavs", "refine=0"], "refine=0"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said(options, message, tmp_path: Path):

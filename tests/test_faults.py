@@ -151,11 +151,11 @@ def test_a_signal_in_validation_cuts_it_short(corpus: Path, tmp_path: Path):
     trainer = make_trainer(corpus, tmp_path / "run", "waveglow", "trainer.max_steps=2", "trainer.val_every_steps=1")
     inner, calls = trainer.task.loss, []
 
-    def loss(model, batch):
+    def loss(model, batch, step=None):
         if not model.training:
             calls.append(1)
             os.kill(os.getpid(), signal.SIGTERM)
-        return inner(model, batch)
+        return inner(model, batch, step)
 
     trainer.task.loss = loss
     trainer.num_val_batches = 5  # more than there are: the rest is cut

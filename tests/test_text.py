@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import UserError
 from scripts.measure_cleaners import disagreements, number_rows, words
-from tacotron2.text import SYMBOLS, clean_text, ids_to_text, text_to_ids, unknown_characters
+from tacotron2.text import SYMBOLS, clean_text, ids_to_text, pronunciation, text_to_ids, unknown_characters
 from tacotron2.text.cleaners import CLEANERS, english_cleaners, to_ascii
 from tacotron2.text.roman import roman_value
 from tacotron2.text.spelling import cardinal, in_pairs, ordinal
@@ -401,3 +402,29 @@ def test_no_text_breaks_it():
             for _ in range(300):
                 text = "".join(chr(generator.randrange(0x110000)) for _ in range(20))
                 assert all(0 < index < len(SYMBOLS) for index in text_to_ids(text, cleaner)), text
+
+
+def test_english_arpabet():
+    """Words that the dictionary has, possessives that follow from it, spelling for the rest; braces as ever."""
+    text = "The judge's boss's cats read Caslon's {HH AH0 L OW1} in 1851."
+    assert clean_text(text, "english_arpabet") == (
+        "{DH AH0} {JH AH1 JH IH0 Z} {B AO1 S IH0 Z} {K AE1 T S} {R EH1 D} caslon's {HH AH0 L OW1} "
+        "{IH0 N} {EY0 T IY1 N} {F IH1 F T IY0}-{W AH1 N}."
+    )
+    ids = text_to_ids("cats", "english_arpabet")
+    assert [SYMBOLS[i] for i in ids] == ["@K", "@AE1", "@T", "@S"]
+
+
+@pytest.mark.filterwarnings("ignore:dropped the character")
+@pytest.mark.parametrize("cleaners", ["english_cleaners", "english_arpabet"])
+def test_transliterated_braces_are_no_arpabet(cleaners: str):
+    assert "AH0" in clean_text("hello \uff5b{DH AH0} world", cleaners)
+    names = [SYMBOLS[i] for i in text_to_ids("a \uff5bcat", cleaners)]
+    assert names[-1] in ("t", "@T")
+
+
+def test_a_missing_dictionary_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pronunciation.importlib.util, "find_spec", lambda name: None)
+    pronunciation.dictionary.cache_clear()
+    with pytest.raises(UserError, match=r"pip install -r requirements-arpabet.txt"):
+        text_to_ids("cats", "english_arpabet")

@@ -39,13 +39,14 @@ class WaveGlowConfig:
     n_layers: int = 8
     n_channels: int = 512
     kernel_size: int = 3
+    sigma: float = 0.9  # standard deviation of the noise that it speaks from, unless told otherwise
     separable: bool = False  # a layer's convolution as one tap a channel, then a product (Zhai et al., 2020)
     encoder_dim: int = 0  # channels of a mel encoder that all flows share; 0: the reference's upsampled mel
     encoder_layers: int = 3
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            least = {"separable": 0, "encoder_dim": 0}.get(field.name, 1)
+            least = {"separable": 0, "encoder_dim": 0, "sigma": 0}.get(field.name, 1)
             if getattr(self, field.name) < least:
                 raise UserError(f"model.{field.name}={getattr(self, field.name)} must be at least {least}")
         left = self.n_group - (self.n_flows - 1) // self.n_early_every * self.n_early_size
@@ -114,7 +115,7 @@ class WeightNormConv(nn.Module):
 
 def depthwise(x: Tensor, taps: Tensor, dilation: int) -> Tensor:
     """Each channel by its own filter: x (B, G, C), taps (kernel, C) -> (B, G, C), of the same length."""
-    reach, groups = dilation * (len(taps) // 2), x.shape[1]
+    reach, groups, taps = dilation * (len(taps) // 2), x.shape[1], taps.to(x.dtype)
     padded = F.pad(x, (0, 0, reach, reach))
     y = padded[:, :groups] * taps[0]
     for k in range(1, len(taps)):
@@ -314,23 +315,26 @@ class WaveGlow(nn.Module):
                 x = x[..., config.n_early_size :]
             x, log_det_w = convinv(x)
             x_a, x_b = x.chunk(2, dim=2)
-            if self.checkpoint_activations and torch.is_grad_enabled():
-                flow_log_s, b = checkpoint(wn, x_a, mel, weights[k], use_reentrant=False, preserve_rng_state=False)
-            else:
-                flow_log_s, b = wn(x_a, mel, weights[k])
+            flow_log_s, b = self._coupling(wn, x_a, mel, weights[k])
             x = torch.cat((x_a, torch.addcmul(b, x_b, flow_log_s.exp()).to(x.dtype)), dim=2)  # eq. 4 to 7
             log_s.append(flow_log_s.transpose(1, 2))
             log_det.append(batch * x.shape[1] * log_det_w)
         spoken = None if noise is None else self._invert(mel, noise.transpose(1, 2), weights)
         return WaveGlowOutput(torch.cat((*z, x), dim=2).transpose(1, 2), log_s, log_det, spoken)
 
+    def _coupling(self, wn: WN, x: Tensor, mel: Tensor, weights: WNWeights) -> tuple[Tensor, Tensor]:
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            return checkpoint(wn, x, mel, weights, use_reentrant=False, preserve_rng_state=False)
+        return wn(x, mel, weights)
+
     @torch.no_grad()
-    def infer(self, mel: Tensor, sigma: float = 0.9, z: Tensor | None = None) -> Tensor:
+    def infer(self, mel: Tensor, sigma: float | None = None, z: Tensor | None = None) -> Tensor:
         """mel (B, n_mels, T) -> audio (B, T * hop_length): the flow run backwards on sigma * z.
 
-        z (B, n_group, G) is drawn from a normal distribution unless given.
+        sigma is the config's unless given; z (B, n_group, G) is drawn from a normal distribution unless given.
         """
         config = self.config
+        sigma = config.sigma if sigma is None else sigma
         num_samples = mel.shape[2] * config.hop_length
         if z is None:
             z = torch.randn(mel.shape[0], config.n_group, num_samples // config.n_group, device=mel.device)
@@ -353,7 +357,7 @@ class WaveGlow(nn.Module):
         rest, x = z.split((config.n_group - self.last_dim, self.last_dim), 2)
         for k, (convinv, wn) in reversed(list(enumerate(self._flows()))):
             x_a, x_b = x.chunk(2, dim=2)
-            log_s, b = wn(x_a, mel, weights[k])
+            log_s, b = self._coupling(wn, x_a, mel, weights[k])
             x = torch.cat((x_a, ((x_b - b) * (-log_s).exp()).to(x.dtype)), dim=2)
             x = convinv.inverse(x)
             if self.leaves_early(k):

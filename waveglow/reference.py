@@ -66,8 +66,9 @@ def to_reference(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
 
     A UserError if the model has what that one cannot have.
     """
-    config, default = dict(checkpoint["model_config"]), WaveGlowConfig()
-    del config["encoder_layers"]
+    default = WaveGlowConfig()
+    config = dataclasses.asdict(from_dict(WaveGlowConfig, checkpoint["model_config"], "model"))
+    del config["encoder_layers"], config["sigma"]
     for key in ("hop_length", "win_length", "separable", "encoder_dim"):
         if config.pop(key) != getattr(default, key):
             raise UserError(

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from common.config import TrainConfig, check_equal, from_dict
+from common.errors import UserError
 from common.plots import mel_figure
 from common.task import Loss, Reference
 from common.tracker import Tracker
 from waveglow import reference
 from waveglow.data import SegmentDataset, WaveGlowBatch, collate
-from waveglow.loss import spectral_loss, waveglow_loss
+from waveglow.loss import WINDOWS, spectral_loss, waveglow_loss
 from waveglow.model import WaveGlow, WaveGlowConfig
 
 REPORT_SECONDS = 3.0
@@ -40,6 +41,13 @@ class WaveGlowTask:
             win_length=(self.model_config.win_length, config.audio.win_length),
         )
 
+        shortest = max(WINDOWS) // 2 + 1
+        if config.trainer.spectral_weight and config.data.segment_length < shortest:
+            raise UserError(
+                f"data.segment_length={config.data.segment_length} must be at least {shortest} for "
+                "trainer.spectral_weight, whose longest window needs it"
+            )
+
     def build_model(self) -> WaveGlow:
         model = WaveGlow(self.model_config)
         model.checkpoint_activations = self.config.trainer.checkpoint_activations
@@ -63,7 +71,7 @@ class WaveGlowTask:
         if trainer.spectral_weight and (not model.training or step is None or step >= trainer.spectral_from_step):
             group = self.model_config.n_group
             noise = torch.randn(len(audio), group, audio.shape[1] // group, device=audio.device)
-        output = model(batch.mel, audio, None if noise is None else trainer.spectral_sigma * noise)
+        output = model(batch.mel, audio, None if noise is None else self.model_config.sigma * noise)
         loss = waveglow_loss(output)
         if trainer.spectral_weight:
             parts["likelihood"] = loss

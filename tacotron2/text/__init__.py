@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
 from common.errors import UserError, did_you_mean
-from tacotron2.text.cleaners import CLEANERS
+from tacotron2.text.cleaners import CLEANERS, PRONOUNCING
 from tacotron2.text.symbols import ARPABET, ARPABET_PREFIX, PAD, SYMBOL_TO_ID, SYMBOLS, symbol_table
 
 __all__ = [
@@ -99,8 +99,12 @@ def _tokenize(text: str, cleaners: Cleaners) -> Iterator[str]:
 
 
 def _cleaned_symbols(text: str, names: Sequence[str]) -> Iterator[str]:
-    """Those of text without braces; the braces are a cleaner's."""
-    for k, part in enumerate(re.split(r"[{}]", _clean(text, names))):
+    """Those of text without braces; what a cleaner puts in braces is ARPAbet."""
+    cleaned = _clean(text, names)
+    if not names or names[-1] not in PRONOUNCING:
+        yield from cleaned
+        return
+    for k, part in enumerate(re.split(r"[{}]", cleaned)):
         yield from _arpabet(part) if k % 2 else part
 
 

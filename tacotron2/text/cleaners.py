@@ -104,12 +104,14 @@ def english_cleaners(text: str) -> str:
 
 def english_arpabet(text: str) -> str:
     """As `english_cleaners`, then every word that the pronouncing dictionary has as ARPAbet in braces."""
-    return to_arpabet(english_cleaners(text))
+    return to_arpabet(english_cleaners(text).translate(NO_BRACES))
 
 
+NO_BRACES = str.maketrans("", "", "{}")  # what transliteration makes of "\uff5b" must not look like ARPAbet
 CLEANERS: dict[str, Callable[[str], str]] = {
     "basic_cleaners": basic_cleaners,
     "transliteration_cleaners": transliteration_cleaners,
     "english_cleaners": english_cleaners,
     "english_arpabet": english_arpabet,
 }
+PRONOUNCING = frozenset({"english_arpabet"})  # those that put ARPAbet in braces
