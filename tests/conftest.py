@@ -46,6 +46,9 @@ TINY_TACOTRON2 = [
     "model.decoder_rnn_dim=24",
     "model.prenet_dim=12",
     "model.postnet_embedding_dim=16",
+    "model.p_encoder_dropout=0.5",  # the reference's, to which these are converted
+    "model.p_postnet_dropout=0.5",
+    "trainer.ema_decay=null",
 ]
 TINY_WAVEGLOW = [
     "model=waveglow",
@@ -57,6 +60,8 @@ TINY_WAVEGLOW = [
     "model.n_early_every=2",
     "model.n_early_size=2",
     "data.segment_length=2048",
+    "trainer.ema_decay=null",
+    "trainer.spectral_weight=0.0",
 ]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
