@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from waveglow.denoiser import Denoiser
 from waveglow.model import WaveGlow
 
 INT8 = "int8"
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass
@@ -64,7 +65,7 @@ class InferenceConfig:
         choices = {
             "vocoder": ("waveglow", "griffin_lim"),
             "precision": (*PRECISIONS, INT8),
-            "device": ("auto", "cpu", "cuda"),
+            "device": DEVICES,
         }
         for key, known in choices.items():
             if getattr(self, key) not in known:
@@ -79,6 +80,15 @@ class InferenceConfig:
                 raise UserError(f"{key}={getattr(self, key)} must not be negative")
         if self.vocoder == "waveglow" and self.waveglow is None:
             raise UserError("no vocoder: set waveglow=CKPT, or vocoder=griffin_lim, which needs no training")
+
+
+def visible_device(device: str) -> str:
+    """ "cpu" or "cuda" for one of DEVICES."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: no GPU is visible; use device=cpu")
+    return device
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu", **overrides: Any) -> nn.Module:
@@ -137,11 +147,15 @@ class Utterance:
         return cls(audio, mel, alignment, any(piece.truncated for piece in pieces), stats, len(pieces))
 
 
+def total_latency(stats: Mapping[str, float]) -> float:
+    """Seconds, over the parts of the chain that were measured."""
+    return sum(value for key, value in stats.items() if key.endswith("_latency"))
+
+
 class Vocoder:
     """Mel to audio: WaveGlow with its denoiser, or without a WaveGlow Griffin-Lim.
 
-    With `refine` so many iterations of Griffin-Lim start from WaveGlow's audio: a small or young model has the phases
-    about right sooner than the magnitudes.
+    With `refine` so many iterations of Griffin-Lim start from WaveGlow's audio, which helps a small or young model.
     """
 
     def __init__(self, waveglow: WaveGlow | None, audio: AudioConfig, precision: str = "fp32", refine: int = 0) -> None:
@@ -240,10 +254,7 @@ class Synthesizer:
     ) -> Synthesizer:
         """From checkpoints or run directories; without `waveglow` Griffin-Lim is the vocoder, with it `refine` is as in
         Vocoder. `overrides` replace fields of Tacotron 2's config."""
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cuda" and not torch.cuda.is_available():
-            raise UserError("device=cuda: no GPU is visible; use device=cpu")
+        device = visible_device(device)
         state = _load_named(tacotron2, "tacotron2")
         audio: AudioConfig = from_dict(AudioConfig, state["audio_config"], "audio")
         if (symbols := state["text"]["symbols"]) is None:
@@ -324,7 +335,7 @@ class Synthesizer:
                 "tacotron2_latency": tacotron2_seconds * num_frames / total_frames,
                 **vocoder_stats,
             }
-            stats["latency"] = sum(value for key, value in stats.items() if key.endswith("_latency"))
+            stats["latency"] = total_latency(stats)
             stats["audio_seconds"] = len(audio) / self.audio.sample_rate
             stats["rtf"] = stats["latency"] / stats["audio_seconds"]
             stats["times_real_time"] = 1 / stats["rtf"]

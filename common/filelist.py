@@ -10,6 +10,8 @@ from pathlib import Path
 
 from common.errors import UserError
 
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+
 
 @dataclass(frozen=True)
 class Clip:

@@ -32,17 +32,15 @@ from common.audio import LogMel, load_audio, save_audio
 from common.config import AudioConfig, check_seed, from_dict
 from common.entry import hydra_entry
 from common.errors import UserError, did_you_mean, make_directory
-from common.filelist import Clip, read_filelist, read_lines
+from common.filelist import AUDIO_SUFFIXES, Clip, read_filelist, read_lines
 from common.judges import RATE, Listener, Naturalness, SpeakerEncoder, errors, optional, written
 from common.mels import audio_differences
 from common.precision import set_tf32
-from inference import Synthesizer, Vocoder
+from inference import DEVICES, Synthesizer, Vocoder, total_latency, visible_device
 from tacotron2.measures import reading
 from tacotron2.text import word_spans
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 VOCODERS = ("waveglow", "waveglow_refined", "griffin_lim")
-DEVICES = ("auto", "cpu", "cuda")
 RECORDINGS = "recordings"
 
 
@@ -71,8 +69,6 @@ class EvaluateConfig:
         check_seed(self.seed)
         if self.device not in DEVICES:
             raise UserError(f"device={self.device!r} is unknown{did_you_mean(self.device, DEVICES)}")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("device=cuda: no GPU is visible; use device=cpu")
         if self.denoiser_strength < 0 or (self.sigma or 0) < 0 or self.refine < 1:
             raise UserError(
                 f"denoiser_strength={self.denoiser_strength} and sigma={self.sigma} must not be negative, "
@@ -118,12 +114,21 @@ class System:
     made: bool = False  # here: its wavs are written
 
 
+def folder_name(system: str) -> str:
+    """Where the wavs of a system lie."""
+    return system.replace(" + ", "_").replace(" ", "_")
+
+
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:
     return values.mean(axis=axis)
 
 
-def _share(wrong: np.ndarray, total: np.ndarray, axis: int) -> np.ndarray:
-    return 100 * wrong.sum(axis=axis) / total.sum(axis=axis)
+def _ratio(part: np.ndarray, total: np.ndarray, axis: int) -> np.ndarray:
+    return part.sum(axis=axis) / total.sum(axis=axis)
+
+
+def _percentage(part: np.ndarray, total: np.ndarray, axis: int) -> np.ndarray:
+    return 100 * _ratio(part, total, axis)
 
 
 @dataclass(frozen=True)
@@ -135,8 +140,8 @@ class Measure:
 
 
 MEASURES = {
-    "wer": Measure("word error rate, % (Whisper tiny.en)", ("words_wrong", "words"), _share, 1),
-    "cer": Measure("character error rate, %", ("characters_wrong", "characters"), _share, 1),
+    "wer": Measure("word error rate, % (Whisper tiny.en)", ("words_wrong", "words"), _percentage, 1),
+    "cer": Measure("character error rate, %", ("characters_wrong", "characters"), _percentage, 1),
     "mos": Measure("naturalness, 1 to 5 (DistillMOS)", ("mos",)),
     "speaker": Measure("speaker similarity to the recordings, cosine (Resemblyzer)", ("speaker",)),
     "mcd": Measure("mel-cepstral distortion, dB (DTW)", ("mcd",)),
@@ -148,18 +153,8 @@ MEASURES = {
     "skips": Measure("skipped word groups an utterance", ("skips",)),
     "repeats": Measure("repeated word groups an utterance", ("repeats",)),
     "flawless": Measure("read without skip, repeat or missing end, %", ("flawless",), digits=1),
-    "rate": Measure(
-        "speaking rate, characters a second",
-        ("text_characters", "speech_seconds"),
-        digits=1,
-        statistic=lambda characters, seconds, axis: characters.sum(axis=axis) / seconds.sum(axis=axis),
-    ),
-    "rtf": Measure(
-        "RTF",
-        ("latency", "audio_seconds"),
-        digits=3,
-        statistic=lambda latency, seconds, axis: latency.sum(axis=axis) / seconds.sum(axis=axis),
-    ),
+    "rate": Measure("speaking rate, characters a second", ("text_characters", "speech_seconds"), _ratio, 1),
+    "rtf": Measure("RTF", ("latency", "audio_seconds"), _ratio, 3),
 }
 
 
@@ -281,9 +276,8 @@ def copies(recordings: System, vocoder: Vocoder, config: EvaluateConfig) -> Syst
         mel = log_mel(torch.from_numpy(clip.audio).unsqueeze(0))[0]
         torch.manual_seed(config.seed)
         audio, stats = vocoder(mel, config.seed, config.sigma, config.denoiser_strength)
-        latency = sum(value for key, value in stats.items() if key.endswith("_latency"))
-        copy = Utterance(clip.name, audio.numpy()[: len(clip.audio)], clip.text, i, {"latency": latency})
-        utterances.append(copy)
+        copied = audio.numpy()[: len(clip.audio)]
+        utterances.append(Utterance(clip.name, copied, clip.text, i, {"latency": total_latency(stats)}))
     return System(f"copies by {vocoder.name}", utterances, copies=True, made=True)
 
 
@@ -311,8 +305,8 @@ def spoken(
                 torch.manual_seed(config.seed)
                 audio, stats = vocoder(utterance.mel, config.seed, config.sigma, config.denoiser_strength)
                 stats = {"tacotron2_latency": utterance.stats["tacotron2_latency"], **stats}
-            latency = sum(value for key, value in stats.items() if key.endswith("_latency"))
-            system.utterances.append(Utterance(name, audio.numpy(), text, clip, {**found, "latency": latency}))
+            found_here = {**found, "latency": total_latency(stats)}
+            system.utterances.append(Utterance(name, audio.numpy(), text, clip, found_here))
     return systems
 
 
@@ -351,7 +345,7 @@ def summarize(system: System) -> dict[str, Any]:
 
 def load(config: EvaluateConfig) -> tuple[Synthesizer | None, list[Vocoder]]:
     """The models that the config names, each having spoken once: what is done at a first time is not its speed."""
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    device = visible_device(config.device)
     set_tf32(True)
     vocoders = [
         Vocoder.load(
@@ -390,10 +384,8 @@ def systems(config: EvaluateConfig) -> Iterator[System]:
         texts = [(clip.name, str(clip.text), i) for i, clip in enumerate(clips)]
     if voice and (silent := [text for _, text, _ in texts if not voice.ids(text)]):
         raise UserError(f"{silent[0]!r}: nothing of it is left to say after {voice.cleaners}; remove it")
-    if wavs and not recordings:
-        yield wavs
+    yield from filter(None, (recordings, wavs))
     if recordings:
-        yield from filter(None, (recordings, wavs))
         for vocoder in vocoders:
             yield copies(recordings, vocoder, config)
     if voice:
@@ -417,7 +409,7 @@ def main(values: dict[str, Any]) -> None:
         for utterance in tqdm(system.utterances, desc=f"comparing {system.name}", disable=None):
             judge.compare(utterance, recordings, system.copies)
         if system.made:
-            folder = output / system.name.replace(" + ", "_").replace(" ", "_")
+            folder = output / folder_name(system.name)
             make_directory(folder, "output")
             for utterance in system.utterances:
                 save_audio(folder / f"{utterance.name}.wav", utterance.audio, config.audio.sample_rate)

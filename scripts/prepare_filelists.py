@@ -20,9 +20,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from common.entry import fail  # noqa: E402
 from common.errors import UserError, make_directory  # noqa: E402
-from common.filelist import raise_problems, read_lines  # noqa: E402
-
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+from common.filelist import AUDIO_SUFFIXES, raise_problems, read_lines  # noqa: E402
 
 
 def read_metadata(corpus: Path) -> list[tuple[str, str, str]]:

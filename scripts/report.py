@@ -30,8 +30,8 @@ from matplotlib.figure import Figure  # noqa: E402
 
 from common.entry import fail  # noqa: E402
 from common.errors import UserError, first_line  # noqa: E402
-from common.filelist import scan_filelist  # noqa: E402
-from scripts.evaluate import RECORDINGS, table  # noqa: E402
+from common.filelist import AUDIO_SUFFIXES, scan_filelist  # noqa: E402
+from scripts.evaluate import RECORDINGS, folder_name, table  # noqa: E402
 
 SHOWN_STEPS = 6  # of all that were sampled, evenly, the last among them
 REAL_CLIPS = 3
@@ -185,7 +185,7 @@ def sounds_section(found: dict[str, dict[int, Path]], config: dict[str, Any]) ->
         clips, _ = scan_filelist(data["val_filelist"], data["root"], data["follow_links"])
     except UserError:  # the corpus lies elsewhere by now
         clips = []
-    for clip in [clip for clip in clips if clip.file.suffix in (".wav", ".flac", ".ogg", ".mp3")][:REAL_CLIPS]:
+    for clip in [clip for clip in clips if clip.file.suffix in AUDIO_SUFFIXES][:REAL_CLIPS]:
         rows.append(f"<tr><th>recording: {html.escape(clip.text)}</th><td>{player(clip.file)}</td></tr>")
     return f'<div class="scroll"><table>{"".join(rows)}</table></div>' if rows else ""
 
@@ -203,7 +203,7 @@ def evaluation_section(folder: Path) -> str:
     lines += ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
     spoken = []
     for system, said in utterances.items():
-        wavs = folder / system.replace(" + ", "_").replace(" ", "_")
+        wavs = folder / folder_name(system)
         for utterance in said[:EVALUATED]:
             wav = wavs / f"{utterance['name']}.wav"
             if system != RECORDINGS and wav.exists():

@@ -176,8 +176,9 @@ class WN(nn.Module):
             taps=list(self.taps),
         )
 
-    def forward(self, x: Tensor, mel: Tensor, weights: WNWeights) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, mel: Tensor, weights: WNWeights | None = None) -> tuple[Tensor, Tensor]:
         """x (B, G, C / 2), mel (B, G, its channels) -> log_s, b, each (B, G, C / 2) in float32"""
+        weights = weights or self.weights()
         conditions = self._conditions(mel, weights)
         x = convolve(x, *weights.start)
         skip = torch.zeros_like(x)
@@ -247,7 +248,7 @@ class InvertibleConv(nn.Module):
         return self._mix(x, self.inverse_weight())
 
     def inverse_weight(self) -> Tensor:
-        """W^-1 (C, C). That of at most some tens of channels is cheap, and never stale when computed anew."""
+        """W^-1 (C, C). That of at most some hundred channels is cheap, and never stale when computed anew."""
         return torch.linalg.inv(self.conv.weight.squeeze(2).float())
 
     @staticmethod
@@ -306,7 +307,6 @@ class WaveGlow(nn.Module):
                 f"{config.n_group}, at most {mel.shape[2] * config.hop_length}"
             )
         mel = self._condition(mel, num_samples)
-        weights = [wn.weights() for _, wn in self._flows()]
         x = audio.unflatten(1, (-1, config.n_group))  # (B, G, n_group)
         z, log_s, log_det = [], [], []
         for k, (convinv, wn) in enumerate(self._flows()):
@@ -315,14 +315,14 @@ class WaveGlow(nn.Module):
                 x = x[..., config.n_early_size :]
             x, log_det_w = convinv(x)
             x_a, x_b = x.chunk(2, dim=2)
-            flow_log_s, b = self._coupling(wn, x_a, mel, weights[k])
+            flow_log_s, b = self._coupling(wn, x_a, mel)
             x = torch.cat((x_a, torch.addcmul(b, x_b, flow_log_s.exp()).to(x.dtype)), dim=2)  # eq. 4 to 7
             log_s.append(flow_log_s.transpose(1, 2))
             log_det.append(batch * x.shape[1] * log_det_w)
-        spoken = None if noise is None else self._invert(mel, noise.transpose(1, 2), weights)
+        spoken = None if noise is None else self._invert(mel, noise.transpose(1, 2))
         return WaveGlowOutput(torch.cat((*z, x), dim=2).transpose(1, 2), log_s, log_det, spoken)
 
-    def _coupling(self, wn: WN, x: Tensor, mel: Tensor, weights: WNWeights) -> tuple[Tensor, Tensor]:
+    def _coupling(self, wn: WN, x: Tensor, mel: Tensor, weights: WNWeights | None = None) -> tuple[Tensor, Tensor]:
         if self.checkpoint_activations and torch.is_grad_enabled():
             return checkpoint(wn, x, mel, weights, use_reentrant=False, preserve_rng_state=False)
         return wn(x, mel, weights)
@@ -344,20 +344,19 @@ class WaveGlow(nn.Module):
             autocasts = torch.is_autocast_enabled("cpu")
             with torch.autocast("cpu", enabled=False):
                 return invert(self, mel, z, torch.get_autocast_dtype("cpu") if autocasts else mel.dtype)
+        if not self.packed:
+            return self._invert(mel, z)
         dtype, flows = compute_dtype(mel), self._flows()
-        if self.packed:
-            weights = packed_once(self, ("folded", dtype), lambda: [wn.weights().to(dtype) for _, wn in flows])
-        else:
-            weights = [wn.weights() for _, wn in flows]
-        return self._invert(mel, z, weights)
+        folded = packed_once(self, ("folded", dtype), lambda: [wn.weights().to(dtype) for _, wn in flows])
+        return self._invert(mel, z, folded)
 
-    def _invert(self, mel: Tensor, z: Tensor, weights: list[WNWeights]) -> Tensor:
+    def _invert(self, mel: Tensor, z: Tensor, weights: list[WNWeights] | None = None) -> Tensor:
         """By the convolutions of forward: mel (B, G, its channels), z (B, G, n_group) -> audio (B, N)"""
         config = self.config
         rest, x = z.split((config.n_group - self.last_dim, self.last_dim), 2)
         for k, (convinv, wn) in reversed(list(enumerate(self._flows()))):
             x_a, x_b = x.chunk(2, dim=2)
-            log_s, b = self._coupling(wn, x_a, mel, weights[k])
+            log_s, b = self._coupling(wn, x_a, mel, weights[k] if weights else None)
             x = torch.cat((x_a, ((x_b - b) * (-log_s).exp()).to(x.dtype)), dim=2)
             x = convinv.inverse(x)
             if self.leaves_early(k):
