@@ -149,12 +149,12 @@ class DecoderStepGraph(nn.Module):
 class PostnetGraph(nn.Module):
     def __init__(self, model: Tacotron2) -> None:
         super().__init__()
-        self.postnet = model.postnet
+        self.model = model
 
     def forward(self, mel: Tensor, mel_lengths: Tensor) -> Tensor:
         mask = lengths_to_mask(mel_lengths, mel.shape[2]).unsqueeze(1)
         mel = mel * mask
-        return mel + self.postnet(mel, mask)
+        return self.model.log_mel(mel + self.model.postnet(mel, mask)) * mask
 
 
 class WaveGlowGraph(nn.Module):

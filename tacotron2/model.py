@@ -52,6 +52,8 @@ class Tacotron2Config:
     p_decoder_dropout: float = 0.1
     p_postnet_dropout: float = 0.5
     p_frame_dropout: float = 0.0  # in training, share of the steps that see no frame before: they must go by the text
+    mel_mean: float = 0.0  # decoder and postnet work with (mel - mel_mean) / mel_std
+    mel_std: float = 1.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -60,6 +62,8 @@ class Tacotron2Config:
                 raise UserError(f"model.{field.name}={value} must be at least 1")
             if field.name.endswith("dropout") and not 0 <= value < 1:
                 raise UserError(f"model.{field.name}={value} must be from 0 to less than 1")
+        if not self.mel_std > 0:
+            raise UserError(f"model.mel_std={self.mel_std} must be more than 0")
         for name in ("encoder_kernel_size", "attention_location_kernel_size", "postnet_kernel_size"):
             if getattr(self, name) % 2 == 0:
                 raise UserError(f"model.{name}={getattr(self, name)} must be odd, to keep the length")
@@ -437,6 +441,10 @@ class Tacotron2(nn.Module):
         """text (B, L), text_lengths (B) -> memory (B, L, E)"""
         return self.encoder(self.embedding(text), text_lengths)
 
+    def log_mel(self, normalized: Tensor) -> Tensor:
+        """The natural logarithm of mels, of what the decoder and the postnet work with."""
+        return normalized * self.config.mel_std + self.config.mel_mean
+
     def forward(self, text: Tensor, text_lengths: Tensor, mel: Tensor, mel_lengths: Tensor) -> Tacotron2Output:
         """Teacher-forced: text (B, L) ids, text_lengths (B), mel (B, n_mels, T), mel_lengths (B) frames.
 
@@ -444,12 +452,13 @@ class Tacotron2(nn.Module):
         """
         r, num_frames = self.config.n_frames_per_step, mel.shape[2]
         mask = lengths_to_mask(mel_lengths, num_frames)
-        filled = F.pad(mel * mask.unsqueeze(1), (0, -num_frames % r))
+        normalized = (mel - self.config.mel_mean) / self.config.mel_std
+        filled = F.pad(normalized * mask.unsqueeze(1), (0, -num_frames % r))
         mel_out, gate, alignment = self.decoder(self.encode(text, text_lengths), text_lengths, filled)
         mel_out = mel_out[:, :, :num_frames] * mask.unsqueeze(1)
         return Tacotron2Output(
-            mel=mel_out,
-            mel_postnet=mel_out + self.postnet(mel_out, mask.unsqueeze(1)),
+            mel=self.log_mel(mel_out) * mask.unsqueeze(1),
+            mel_postnet=self.log_mel(mel_out + self.postnet(mel_out, mask.unsqueeze(1))) * mask.unsqueeze(1),
             gate=gate.repeat_interleave(r, 1)[:, :num_frames] * mask,
             alignment=alignment.repeat_interleave(r, 1)[:, :num_frames] * mask.unsqueeze(2),
         )
@@ -465,7 +474,7 @@ class Tacotron2(nn.Module):
         mask = lengths_to_mask(num_steps * r, mel.shape[2])
         mel = mel * mask.unsqueeze(1)
         return Tacotron2Speech(
-            mel_postnet=mel + self.postnet(mel, mask.unsqueeze(1)),
+            mel_postnet=self.log_mel(mel + self.postnet(mel, mask.unsqueeze(1))) * mask.unsqueeze(1),
             mel_lengths=num_steps * r,
             alignment=alignment.repeat_interleave(r, 1) * mask.unsqueeze(2),
             truncated=truncated,

@@ -16,7 +16,7 @@ from tacotron2.text import SYMBOLS
 
 # What shapes do not tell; of DeepLearningExamples' 22 constructor arguments these and the sizes are ours too.
 BEHAVIOUR = ("max_decoder_steps", "gate_threshold", "p_attention_dropout", "p_decoder_dropout")
-FIXED = ("p_encoder_dropout", "prenet_dropout", "p_postnet_dropout")  # numbers in the reference's code
+FIXED = ("p_encoder_dropout", "prenet_dropout", "p_postnet_dropout", "mel_mean", "mel_std")  # not in its constructor
 
 
 def recognizes(state_dict: Mapping[str, Tensor]) -> bool:

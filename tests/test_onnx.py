@@ -12,8 +12,10 @@ import torch
 
 from common import checkpoint as checkpoints
 from common import interchange
+from common.padding import lengths_to_mask
 from inference import load_model
-from scripts.export_onnx import WaveGlowGraph, export
+from scripts.export_onnx import PostnetGraph, WaveGlowGraph, export
+from tacotron2.model import Tacotron2, Tacotron2Config
 from tests.conftest import REPOSITORY, fails_with, golden, golden_path, run_script
 from train import TASKS
 from waveglow.model import WaveGlow, WaveGlowConfig
@@ -63,6 +65,21 @@ def test_waveglow_equals_pytorch(exported: Path):
     theirs = voice.audio(mel.numpy(), np.random.default_rng(3), sigma=0.7)
     ours = load_model(exported / "waveglow.pt").infer(mel, sigma=0.7, z=z)[0]
     np.testing.assert_allclose(theirs, ours.numpy(), atol=1e-3, rtol=0)
+
+
+def test_the_postnet_gives_mels_of_a_normalized_model(tmp_path: Path):
+    torch.manual_seed(0)
+    model = Tacotron2(Tacotron2Config(postnet_embedding_dim=8, mel_mean=-5.0, mel_std=2.0)).eval()
+    frames, lengths = torch.randn(2, 80, 7), torch.tensor([7, 5])
+    inputs, waveglow = {"mel": frames, "mel_lengths": lengths}, WaveGlow(WaveGlowConfig(n_flows=1, n_channels=8))
+    export(tmp_path / "postnet.onnx", PostnetGraph(model), inputs, ["mel_postnet"], waveglow)
+    session = onnxruntime.InferenceSession(tmp_path / "postnet.onnx")
+    found = session.run(None, {"mel": frames.numpy(), "mel_lengths": lengths.numpy()})[0]
+    inside = lengths_to_mask(lengths, 7).unsqueeze(1)
+    with torch.no_grad():
+        mel = frames * inside
+        expected = (2 * (mel + model.postnet(mel, inside)) - 5) * inside
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4, rtol=0)
 
 
 def test_the_small_kind_of_waveglow(tmp_path: Path):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.padding import lengths_to_mask
 from inference import load_model
 from tacotron2.loss import gate_target, tacotron2_loss
 from tacotron2.model import Tacotron2, Tacotron2Config
@@ -103,9 +104,9 @@ def test_golden_gradients():
         assert (parameter.grad - expected[name]).abs().max().item() <= max(1e-4 * largest, 1e-6), name
 
 
-@pytest.mark.parametrize("frames_per_step", [1, 2, 3])
-def test_padding_changes_nothing(frames_per_step: int):
-    model = model_of(dataclasses.replace(TINY, n_frames_per_step=frames_per_step)).eval()
+@pytest.mark.parametrize(("frames_per_step", "mel_mean"), [(1, 0.0), (2, -5.0), (3, 0.0)])
+def test_padding_changes_nothing(frames_per_step: int, mel_mean: float):
+    model = model_of(dataclasses.replace(TINY, n_frames_per_step=frames_per_step, mel_mean=mel_mean)).eval()
     text, text_lengths, mel, mel_lengths = ragged_batch()
     with torch.no_grad():
         together = model(text, text_lengths, mel, mel_lengths)
@@ -130,6 +131,23 @@ def test_padding_changes_nothing_free_running():
         num_frames = alone.mel_lengths[0]
         assert together.mel_lengths[i] == num_frames
         torch.testing.assert_close(together.mel_postnet[i, :, :num_frames], alone.mel_postnet[0])
+
+
+def test_normalized_mels():
+    """mel_mean and mel_std: the same model beside mels that were normalized before."""
+    plain = model_of(TINY).eval()
+    model = model_of(dataclasses.replace(TINY, mel_mean=-5.0, mel_std=2.0)).eval()
+    text, text_lengths, mel, mel_lengths = ragged_batch()
+    inside = lengths_to_mask(mel_lengths, mel.shape[2]).unsqueeze(1)
+    with torch.no_grad():
+        expected = plain(text, text_lengths, mel, mel_lengths)
+        found = model(text, text_lengths, 2 * mel - 5, mel_lengths)
+    for name in ("mel", "mel_postnet"):
+        torch.testing.assert_close(getattr(found, name), (2 * getattr(expected, name) - 5) * inside)
+    torch.testing.assert_close(found.alignment, expected.alignment)
+    expected, found = plain.infer(text, text_lengths), model.infer(text, text_lengths)
+    inside = lengths_to_mask(expected.mel_lengths, expected.mel_postnet.shape[2]).unsqueeze(1)
+    torch.testing.assert_close(found.mel_postnet, (2 * expected.mel_postnet - 5) * inside)
 
 
 def test_loss_ignores_padding():
@@ -201,3 +219,5 @@ def test_bad_sizes_are_refused():
         Tacotron2Config(n_frames_per_step=0)
     with pytest.raises(UserError, match=r"encoder_kernel_size=4.*odd"):
         Tacotron2Config(encoder_kernel_size=4)
+    with pytest.raises(UserError, match=r"mel_std=0.0 must be more than 0"):
+        Tacotron2Config(mel_std=0.0)
