@@ -17,12 +17,14 @@ from common.task import Task
 
 # Model settings that follow from audio and data, or change no weight: nothing to set to have the checkpoint's sizes.
 NO_SIZES = ("n_mel_channels", "n_symbols", "hop_length", "win_length", "max_decoder_steps")
+SCALES = ("mel_mean", "mel_std")  # no sizes either, but what the weights work with
 
 
 def initialize(model: nn.Module, task: Task, audio: AudioConfig, path: str, warm_start: bool) -> str:
     """Load the weights of the checkpoint at `path`, of any layout, and say what was taken.
 
-    Unless `warm_start`, a UserError names all that differs: symbols, audio config, sizes.
+    Unless `warm_start`, a UserError names all that differs: symbols, audio config, sizes, scale of the mels. Other
+    cleaners are said, not refused.
     """
     checkpoint = interchange.load(path, [type(task)])
     differences = audio_differences(audio, checkpoint["audio_config"], "in the checkpoint")
@@ -31,7 +33,7 @@ def initialize(model: nn.Module, task: Task, audio: AudioConfig, path: str, warm
         differences.append(_symbol_difference(ours, theirs))
     own = model.state_dict()
     taken = dict(checkpoint["state_dict"])
-    notes = []
+    notes = _other_cleaners(task.text_state(), checkpoint["text"])
     for key in task.symbol_rows:
         if ours != theirs and key in taken and own[key].shape[1:] == taken[key].shape[1:]:
             taken[key], note = _rows_by_symbol(own[key], taken[key], ours, theirs)
@@ -39,16 +41,16 @@ def initialize(model: nn.Module, task: Task, audio: AudioConfig, path: str, warm
     left = {key: tensor for key, tensor in own.items() if key not in taken or taken[key].shape != tensor.shape}
     theirs_audio = checkpoint["audio_config"]
     same = [f"audio.{key}={theirs_audio[key]}" for key, value in vars(audio).items() if value != theirs_audio[key]]
-    if left or taken.keys() - own.keys():
-        sizes = _size_differences(task, checkpoint["model_config"])
-        differences += [f"the checkpoint has {' '.join(sizes)}"] if sizes else []
-        same += sizes
+    other_sizes = bool(left or taken.keys() - own.keys())
+    if settings := _model_differences(task, checkpoint["model_config"], other_sizes):
+        differences.append(f"the checkpoint has {' '.join(settings)}")
+        same += settings
     if not warm_start:
         if differences:
             cure = f"use the same{': ' if same else ''}{' '.join(same)}, or take what fits with warm_start=true"
             raise UserError(f"init_from={path}: {'; '.join(differences)}; {cure}")
         checkpoints.load_state(model, taken, path, "take what fits with warm_start=true")
-        return f"initialized with all weights of {path}"
+        return "\n  ".join([f"initialized with all weights of {path}", *notes])
     model.load_state_dict({key: taken[key] for key in own if key not in left}, strict=False)
     notes += [
         f"not taken: {key} {tuple(tensor.shape)}, "
@@ -91,11 +93,17 @@ def _rows_by_symbol(own: Tensor, taken: Tensor, ours: list[str] | None, theirs: 
     return mapped, f"{len(pairs)} rows carried over by their symbols; new rows for {' '.join(map(repr, new)) or 'none'}"
 
 
-def _size_differences(task: Task, theirs: dict[str, Any]) -> list[str]:
-    """ "model.key=value" of the checkpoint for each of the sizes that differ: what to set to have its model."""
+def _other_cleaners(ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> list[str]:
+    if not ours or not theirs or ours["cleaners"] == theirs["cleaners"]:
+        return []
+    return [f"data.cleaners={ours['cleaners']}, the checkpoint learned to read with {theirs['cleaners']}"]
+
+
+def _model_differences(task: Task, theirs: dict[str, Any], sizes: bool) -> list[str]:
+    """ "model.key=value" of the checkpoint for each setting that differs: what to set to have its model."""
     ours = dataclasses.asdict(task.model_config)
     return [
         f"model.{key}={value}"
         for key, value in theirs.items()
-        if isinstance(value, int) and key not in NO_SIZES and ours.get(key) != value
+        if (key in SCALES or (sizes and isinstance(value, int) and key not in NO_SIZES)) and ours.get(key) != value
     ]

@@ -513,6 +513,16 @@ def test_another_size_is_refused_with_what_to_set():
         start("model.prenet_dim=20")
     with pytest.raises(UserError, match=r"audio.fmax is 7600.0, in the checkpoint 8000.0"):
         start("audio.fmax=7600")
+    with pytest.raises(UserError, match=r"the checkpoint has model.mel_mean=0.0 model.mel_std=1.0; use the same"):
+        start("model.mel_mean=-5.5", "model.mel_std=2")
+
+
+def test_other_cleaners_are_said():
+    assert (
+        "data.cleaners=english_arpabet, the checkpoint learned to read with english_cleaners"
+        in start("data.cleaners=english_arpabet")[1]
+    )
+    assert "cleaners" not in start()[1]
 
 
 CHARACTERS = " abcdefghijklmnopqrstuvwxyzäß"
