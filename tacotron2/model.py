@@ -52,6 +52,9 @@ class Tacotron2Config:
     p_decoder_dropout: float = 0.1
     p_postnet_dropout: float = 0.5
     p_frame_dropout: float = 0.0  # in training, share of the steps that see no frame before: they must go by the text
+    p_own_frames: float = (
+        0.0  # in training, share of the steps that see the model's own frame before, not the teacher's
+    )
     mel_mean: float = 0.0  # decoder and postnet work with (mel - mel_mean) / mel_std
     mel_std: float = 1.0
 
@@ -60,7 +63,7 @@ class Tacotron2Config:
             value = getattr(self, field.name)
             if field.type == "int" and value < 1:
                 raise UserError(f"model.{field.name}={value} must be at least 1")
-            if field.name.endswith("dropout") and not 0 <= value < 1:
+            if (field.name.startswith("p_") or field.name.endswith("dropout")) and not 0 <= value < 1:
                 raise UserError(f"model.{field.name}={value} must be from 0 to less than 1")
         if not self.mel_std > 0:
             raise UserError(f"model.mel_std={self.mel_std} must be more than 0")
@@ -453,8 +456,11 @@ class Tacotron2(nn.Module):
         r, num_frames = self.config.n_frames_per_step, mel.shape[2]
         mask = lengths_to_mask(mel_lengths, num_frames)
         normalized = (mel - self.config.mel_mean) / self.config.mel_std
-        filled = F.pad(normalized * mask.unsqueeze(1), (0, -num_frames % r))
-        mel_out, gate, alignment = self.decoder(self.encode(text, text_lengths), text_lengths, filled)
+        seen = F.pad(normalized * mask.unsqueeze(1), (0, -num_frames % r))
+        memory = self.encode(text, text_lengths)
+        if self.training and self.config.p_own_frames:
+            seen = self._with_own_frames(memory, text_lengths, seen)
+        mel_out, gate, alignment = self.decoder(memory, text_lengths, seen)
         mel_out = mel_out[:, :, :num_frames] * mask.unsqueeze(1)
         return Tacotron2Output(
             mel=self.log_mel(mel_out) * mask.unsqueeze(1),
@@ -462,6 +468,15 @@ class Tacotron2(nn.Module):
             gate=gate.repeat_interleave(r, 1)[:, :num_frames] * mask,
             alignment=alignment.repeat_interleave(r, 1)[:, :num_frames] * mask.unsqueeze(2),
         )
+
+    @torch.no_grad()
+    def _with_own_frames(self, memory: Tensor, lengths: Tensor, mel: Tensor) -> Tensor:
+        """mel (B, n_mels, S * r) with p_own_frames of its steps as the decoder predicts them, so that training meets
+        what synthesis does: parallel scheduled sampling (Duckworth et al., 2019, arXiv:1906.04331)."""
+        r = self.config.n_frames_per_step
+        own = self.decoder(memory, lengths, mel)[0]
+        teacher = draw_kept((len(mel), 1, mel.shape[2] // r), self.config.p_own_frames, mel.device)
+        return torch.where(teacher.repeat_interleave(r, 2), mel, own.to(mel.dtype))
 
     @torch.no_grad()
     def infer(self, text: Tensor, text_lengths: Tensor, max_decoder_steps: int | None = None) -> Tacotron2Speech:

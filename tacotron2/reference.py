@@ -75,7 +75,8 @@ def to_reference(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
                 f"model.{key}={checkpoint['model_config'][key]} has no place in the reference's layout, where it is "
                 f"always {default[key]}; convert to safetensors instead, or speak with it here"
             )
-    del config["p_frame_dropout"]  # which the reference, where it is always 0, would need for training alone
+    for key in ("p_frame_dropout", "p_own_frames"):  # of training alone, and not in the reference
+        del config[key]
     config |= {"mask_padding": False, "decoder_no_early_stopping": False}
     return config, dict(checkpoint["state_dict"])
 

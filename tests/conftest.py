@@ -36,7 +36,8 @@ SENTENCES = [
 ]
 
 TINY_TACOTRON2 = [
-    "model=tacotron2_small",
+    "model=tacotron2",  # with the reference's dropout, to whose layout these are converted
+    "trainer=tacotron2_small",
     "model.symbols_embedding_dim=16",
     "model.encoder_embedding_dim=16",
     "model.attention_rnn_dim=24",
@@ -46,8 +47,10 @@ TINY_TACOTRON2 = [
     "model.decoder_rnn_dim=24",
     "model.prenet_dim=12",
     "model.postnet_embedding_dim=16",
-    "model.p_encoder_dropout=0.5",  # the reference's, to which these are converted
-    "model.p_postnet_dropout=0.5",
+    "model.n_frames_per_step=3",
+    "model.max_decoder_steps=400",
+    "model.p_frame_dropout=0.15",
+    "model.p_own_frames=0.5",
     "trainer.ema_decay=null",
 ]
 TINY_WAVEGLOW = [

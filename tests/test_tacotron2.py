@@ -65,6 +65,12 @@ def model_of(config: Tacotron2Config) -> Tacotron2:
     return model
 
 
+def model_like(model: Tacotron2, config: Tacotron2Config) -> Tacotron2:
+    other = Tacotron2(config)
+    other.load_state_dict(model.state_dict())
+    return other
+
+
 def test_parameter_count():
     with torch.device("meta"):
         model = Tacotron2(Tacotron2Config())
@@ -148,6 +154,24 @@ def test_normalized_mels():
     expected, found = plain.infer(text, text_lengths), model.infer(text, text_lengths)
     inside = lengths_to_mask(expected.mel_lengths, expected.mel_postnet.shape[2]).unsqueeze(1)
     torch.testing.assert_close(found.mel_postnet, (2 * expected.mel_postnet - 5) * inside)
+
+
+def test_own_frames_in_place_of_the_teachers():
+    model = model_of(dataclasses.replace(TINY, n_frames_per_step=2, p_own_frames=0.25)).train()
+    torch.manual_seed(0)
+    text, lengths, mel = torch.randint(1, 148, (8, 9)), torch.full((8,), 9), torch.randn(8, 20, 100)
+    memory = model.encode(text, lengths)
+    own = model.decoder(memory, lengths, mel)[0]
+    mixed = model._with_own_frames(memory, lengths, mel)
+    assert not mixed.requires_grad
+    from_teacher, from_model = ((mixed == frames).unflatten(2, (50, 2)).all(3).all(1) for frames in (mel, own))
+    assert (from_teacher ^ from_model).all()  # whole steps
+    assert 0.15 < from_model.float().mean() < 0.35
+    mel_lengths = torch.full((8,), 100)
+    teacher_forced = dataclasses.replace(model.config, p_own_frames=0.0)
+    batch = (text, lengths, mel, mel_lengths)
+    assert not torch.equal(model(*batch).mel, model_like(model, teacher_forced).train()(*batch).mel)
+    assert torch.equal(model.eval()(*batch).mel, model_like(model, teacher_forced).eval()(*batch).mel)
 
 
 def test_loss_ignores_padding():
