@@ -25,10 +25,10 @@ lint: $(DEV)
 install: $(INSTALLED)
 	@echo "installed; now: source $(VENV)/bin/activate"
 
-$(INSTALLED): requirements.txt
+$(INSTALLED): requirements.txt requirements-arpabet.txt
 	@$(PYTHON) --version >/dev/null 2>&1 || { echo "error: $(PYTHON) was not found; install Python 3.11, or name yours: make PYTHON=python3 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -r requirements-arpabet.txt
 	@touch $@
 
 $(DEV): $(INSTALLED) requirements-dev.txt requirements-onnx.txt requirements-arpabet.txt requirements-eval.txt

@@ -96,6 +96,7 @@ class TrainerConfig:
     keep_last: int = 2  # checkpoints kept beside the best one
     guided_attention_weight: float = 0.0  # Tacotron 2: draw the attention to the diagonal; 5 aligns little data soon
     guided_attention_steps: int | None = None  # that weight falls to 0 over so many steps; none: it stays
+    mel_delta_weight: float = 0.0  # Tacotron 2: of the differences between neighbouring mel bands; 3 brings harmonics
     spectral_weight: float = 0.0  # WaveGlow: of the distance between what it speaks and the clip, beside the likelihood
     spectral_from_step: int = 0  # until then by the likelihood alone, which is faster and brings it near
     checkpoint_activations: bool = False  # WaveGlow: compute activations twice instead of keeping them; saves memory
@@ -121,7 +122,7 @@ class TrainerConfig:
                 f"trainer.weight_decay={self.weight_decay} must not be negative, anneal_factors={self.anneal_factors} "
                 "must be positive"
             )
-        for key in ("guided_attention_weight", "spectral_weight", "spectral_from_step"):
+        for key in ("guided_attention_weight", "mel_delta_weight", "spectral_weight", "spectral_from_step"):
             if not getattr(self, key) >= 0:
                 raise UserError(f"trainer.{key}={getattr(self, key)} must not be negative")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

@@ -32,6 +32,18 @@ def guided_attention_loss(alignment: Tensor, text_lengths: Tensor, mel_lengths: 
     return ((alignment * penalty).sum(2) * mask).sum() / mask.sum()
 
 
+def mel_delta_loss(output: Tacotron2Output, mel: Tensor, mel_lengths: Tensor) -> Tensor:
+    """MSE of the differences between neighbouring bands, before and after the postnet: a mean over the frames that
+    exist, a scalar. It weighs the harmonics of the voice, which the MSE of the bands learns last.
+
+    mel (B, n_mels, T), mel_lengths (B)
+    """
+    mask = lengths_to_mask(mel_lengths, mel.shape[2]).unsqueeze(1)
+    errors = ((prediction.float() - mel).diff(dim=1) for prediction in (output.mel, output.mel_postnet))
+    count = mask.sum() * (mel.shape[1] - 1)
+    return torch.stack([(error.square() * mask).sum() / count for error in errors]).sum()
+
+
 def tacotron2_loss(
     output: Tacotron2Output, mel: Tensor, mel_lengths: Tensor, frames_per_step: int = 1
 ) -> dict[str, Tensor]:

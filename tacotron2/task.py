@@ -16,7 +16,7 @@ from common.task import Loss, Reference
 from common.tracker import Tracker
 from tacotron2 import reference
 from tacotron2.data import Tacotron2Batch, TextMelDataset, collate
-from tacotron2.loss import guided_attention_loss, tacotron2_loss
+from tacotron2.loss import guided_attention_loss, mel_delta_loss, tacotron2_loss
 from tacotron2.measures import diagonality, gate_accuracy
 from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.text import symbol_table, text_to_ids
@@ -37,7 +37,8 @@ class Tacotron2Task:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.part_names = ("loss", "mel", "mel_postnet", "gate", "diagonality", "gate_accuracy")
+        delta = ("mel_delta",) if config.trainer.mel_delta_weight else ()
+        self.part_names = ("loss", "mel", "mel_postnet", *delta, "gate", "diagonality", "gate_accuracy")
         if config.trainer.checkpoint_activations:
             raise UserError("trainer.checkpoint_activations=true is for model=waveglow; leave it out")
         self.symbols = symbol_table(config.data.characters)
@@ -73,6 +74,9 @@ class Tacotron2Task:
         if model.training and (weight := self._guided_attention_weight(step)):
             guide = guided_attention_loss(output.alignment, batch.text_lengths, batch.mel_lengths)
             parts["loss"] = parts["loss"] + weight * guide
+        if delta_weight := self.config.trainer.mel_delta_weight:
+            parts["mel_delta"] = mel_delta_loss(output, batch.mel, batch.mel_lengths)
+            parts["loss"] = parts["loss"] + delta_weight * parts["mel_delta"]
         with torch.no_grad():
             parts["diagonality"] = diagonality(output.alignment, batch.text_lengths, batch.mel_lengths)
             parts["gate_accuracy"] = gate_accuracy(output.gate, batch.mel_lengths, frames_per_step, threshold)

@@ -17,8 +17,9 @@ from common.dropout import TanhDropout, draw_kept, dropout
 from common.errors import UserError
 from common.window import Window
 from inference import load_model
-from tacotron2.loss import guided_attention_loss
+from tacotron2.loss import guided_attention_loss, mel_delta_loss
 from tacotron2.measures import GATE_TOLERANCE, diagonality, gate_accuracy
+from tacotron2.model import Tacotron2Output
 from tests.conftest import TINY_WAVEGLOW, fails_with, run_script, train_command
 from tests.test_train import assert_same_run, losses, make_trainer, read_log
 
@@ -190,6 +191,15 @@ def test_guided_attention_of_known_alignments():
     assert guided_attention_loss(shifted, torch.tensor([20]), lengths) == pytest.approx(expected, rel=1e-4)
     padded = torch.cat((alignment, torch.full((1, 5, 10), 0.1)), 1)
     assert guided_attention_loss(padded, lengths, lengths) == 0
+
+
+def test_mel_delta_of_known_mels():
+    mel, lengths = torch.randn(2, 6, 9), torch.tensor([9, 4])
+    ripple = torch.tensor([1.0, -1, 1, -1, 1, -1]).view(6, 1).expand(2, 6, 9).clone()
+    ripple[1, :, 4:] = torch.randn(6, 5)  # beyond the end
+    louder, rippled = Tacotron2Output(mel + 3, mel + 3, *[mel] * 2), Tacotron2Output(mel + 3, mel + ripple, *[mel] * 2)
+    assert mel_delta_loss(louder, mel, lengths) == pytest.approx(0, abs=1e-6)
+    assert mel_delta_loss(rippled, mel, lengths) == pytest.approx(4)
 
 
 def test_guided_attention_is_of_training_alone(corpus: Path, tmp_path: Path):
