@@ -204,7 +204,13 @@ def test_mel_delta_of_known_mels():
 
 def test_guided_attention_is_of_training_alone(corpus: Path, tmp_path: Path):
     plain, guided = (
-        make_trainer(corpus, tmp_path / name, "tacotron2", f"trainer.guided_attention_weight={weight}")
+        make_trainer(
+            corpus,
+            tmp_path / name,
+            "tacotron2",
+            f"trainer.guided_attention_weight={weight}",
+            "trainer.guided_attention_steps=null",
+        )
         for name, weight in (("plain", 0), ("guided", 5))
     )
     batch = plain.task.collate([plain.train_data[(0, 0)]])
