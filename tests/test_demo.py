@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import librosa
 import soundfile
 
 from common.filelist import read_filelist
+from common.judges import RATE, Listener, errors
 from tests.conftest import REPOSITORY, run_script
 
 CORPUS = REPOSITORY / "demo" / "corpus"
@@ -64,3 +66,20 @@ def test_from_the_corpus_to_speech(tmp_path: Path):
     )  # fmt: skip
     names = {path.name for path in (tmp_path / "speech").iterdir()}
     assert {"0000.wav", "0000.png", "0001.wav", "0001.png", "0002.wav", "0002.png", "log.jsonl"} == names
+
+
+def test_the_embedded_voice_is_understood(tmp_path: Path):
+    voice = REPOSITORY / "demo" / "voice"
+    assert sum(path.stat().st_size for path in voice.glob("*.safetensors")) < 15e6
+    sentences = (REPOSITORY / "filelists/demo_phrases.txt").read_text(encoding="utf-8").splitlines()
+    run_script(
+        "inference.py", f"tacotron2={voice / 'tacotron2.safetensors'}", f"waveglow={voice / 'waveglow.safetensors'}",
+        "refine=10", f"input={REPOSITORY / 'filelists/demo_phrases.txt'}", f"output={tmp_path / 'speech'}",
+    )  # fmt: skip
+    listener = Listener()
+    heard = []
+    for i, sentence in enumerate(sentences):
+        audio, rate = soundfile.read(tmp_path / "speech" / f"{i:04d}.wav", dtype="float32")
+        said = listener(librosa.resample(audio, orig_sr=rate, target_sr=RATE))
+        heard.append(errors(sentence, said))
+    assert sum(error.words_wrong for error in heard) <= 0.3 * sum(error.words for error in heard)
