@@ -38,11 +38,11 @@ show bash scripts/prepare_dataset.sh $corpus
 show bash scripts/prepare_mels.sh $corpus
 show python train.py experiment=demo model=tacotron2_small run_dir=$runs/tacotron2 trainer.max_minutes=4
 show python train.py experiment=demo model=waveglow_small run_dir=$runs/waveglow trainer.max_minutes=2
-# Young models do not stop by themselves: 150 steps are 5 seconds.
+# Young models do not stop by themselves: 215 steps are 5 seconds.
 show python inference.py tacotron2=$runs/tacotron2 waveglow=$runs/waveglow input=filelists/demo_phrases.txt \
-    output=$runs/speech max_decoder_steps=150 overwrite=true
+    output=$runs/speech max_decoder_steps=215 overwrite=true
 show python inference.py tacotron2=$runs/tacotron2 vocoder=griffin_lim input=filelists/demo_phrases.txt \
-    output=$runs/speech_griffin_lim max_decoder_steps=150 overwrite=true
+    output=$runs/speech_griffin_lim max_decoder_steps=215 overwrite=true
 
 cat <<TEXT
 
