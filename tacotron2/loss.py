@@ -38,10 +38,14 @@ def mel_delta_loss(output: Tacotron2Output, mel: Tensor, mel_lengths: Tensor) ->
 
     mel (B, n_mels, T), mel_lengths (B)
     """
-    mask = lengths_to_mask(mel_lengths, mel.shape[2]).unsqueeze(1)
-    errors = ((prediction.float() - mel).diff(dim=1) for prediction in (output.mel, output.mel_postnet))
-    count = mask.sum() * (mel.shape[1] - 1)
-    return torch.stack([(error.square() * mask).sum() / count for error in errors]).sum()
+    mask, delta = lengths_to_mask(mel_lengths, mel.shape[2]), mel.diff(dim=1)
+    before, after = (_masked_mse(bands.float().diff(dim=1), delta, mask) for bands in (output.mel, output.mel_postnet))
+    return before + after
+
+
+def _masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """prediction and target (B, bands, T), mask (B, T): a mean over the frames that exist"""
+    return ((prediction - target) ** 2 * mask.unsqueeze(1)).sum() / (mask.sum() * target.shape[1])
 
 
 def tacotron2_loss(
@@ -52,16 +56,11 @@ def tacotron2_loss(
     mel (B, n_mels, T), mel_lengths (B). The reference averages over padding too; without padding the two are equal.
     """
     mask = lengths_to_mask(mel_lengths, mel.shape[2])  # (B, T)
-    num_frames = mask.sum()
-
-    def masked_mse(prediction: Tensor) -> Tensor:
-        return ((prediction.float() - mel) ** 2 * mask.unsqueeze(1)).sum() / (num_frames * mel.shape[1])
-
     target = gate_target(mel_lengths, mel.shape[2], frames_per_step)
     cross_entropy = F.binary_cross_entropy_with_logits(output.gate.float(), target, reduction="none")
     parts = {
-        "mel": masked_mse(output.mel),
-        "mel_postnet": masked_mse(output.mel_postnet),
-        "gate": (cross_entropy * mask).sum() / num_frames,
+        "mel": _masked_mse(output.mel.float(), mel, mask),
+        "mel_postnet": _masked_mse(output.mel_postnet.float(), mel, mask),
+        "gate": (cross_entropy * mask).sum() / mask.sum(),
     }
     return {"loss": parts["mel"] + parts["mel_postnet"] + parts["gate"], **parts}

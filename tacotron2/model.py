@@ -455,16 +455,17 @@ class Tacotron2(nn.Module):
         """
         r, num_frames = self.config.n_frames_per_step, mel.shape[2]
         mask = lengths_to_mask(mel_lengths, num_frames)
+        inside = mask.unsqueeze(1)
         normalized = (mel - self.config.mel_mean) / self.config.mel_std
-        seen = F.pad(normalized * mask.unsqueeze(1), (0, -num_frames % r))
+        seen = F.pad(normalized * inside, (0, -num_frames % r))
         memory = self.encode(text, text_lengths)
         if self.training and self.config.p_own_frames:
             seen = self._with_own_frames(memory, text_lengths, seen)
         mel_out, gate, alignment = self.decoder(memory, text_lengths, seen)
-        mel_out = mel_out[:, :, :num_frames] * mask.unsqueeze(1)
+        mel_out = mel_out[:, :, :num_frames] * inside
         return Tacotron2Output(
-            mel=self.log_mel(mel_out) * mask.unsqueeze(1),
-            mel_postnet=self.log_mel(mel_out + self.postnet(mel_out, mask.unsqueeze(1))) * mask.unsqueeze(1),
+            mel=self.log_mel(mel_out) * inside,
+            mel_postnet=self.log_mel(mel_out + self.postnet(mel_out, inside)) * inside,
             gate=gate.repeat_interleave(r, 1)[:, :num_frames] * mask,
             alignment=alignment.repeat_interleave(r, 1)[:, :num_frames] * mask.unsqueeze(2),
         )
