@@ -52,9 +52,7 @@ class Tacotron2Config:
     p_decoder_dropout: float = 0.1
     p_postnet_dropout: float = 0.5
     p_frame_dropout: float = 0.0  # in training, share of the steps that see no frame before: they must go by the text
-    p_own_frames: float = (
-        0.0  # in training, share of the steps that see the model's own frame before, not the teacher's
-    )
+    p_own_frames: float = 0.0  # in training, share of the steps whose frame before is the model's own
     mel_mean: float = 0.0  # decoder and postnet work with (mel - mel_mean) / mel_std
     mel_std: float = 1.0
 
@@ -448,19 +446,24 @@ class Tacotron2(nn.Module):
         """The natural logarithm of mels, of what the decoder and the postnet work with."""
         return normalized * self.config.mel_std + self.config.mel_mean
 
-    def forward(self, text: Tensor, text_lengths: Tensor, mel: Tensor, mel_lengths: Tensor) -> Tacotron2Output:
-        """Teacher-forced: text (B, L) ids, text_lengths (B), mel (B, n_mels, T), mel_lengths (B) frames.
+    def forward(
+        self, text: Tensor, text_lengths: Tensor, mel: Tensor, mel_lengths: Tensor, p_own_frames: float | None = None
+    ) -> Tacotron2Output:
+        """Teacher-forced: text (B, L) ids, text_lengths (B), mel (B, n_mels, T), mel_lengths (B) frames; p_own_frames
+        of the steps before are the decoder's own (None: the config's share in training, else none).
 
         T need not be a multiple of n_frames_per_step: the last step is filled up with zeros and cut off again.
         """
+        if p_own_frames is None:
+            p_own_frames = self.config.p_own_frames if self.training else 0.0
         r, num_frames = self.config.n_frames_per_step, mel.shape[2]
         mask = lengths_to_mask(mel_lengths, num_frames)
         inside = mask.unsqueeze(1)
         normalized = (mel - self.config.mel_mean) / self.config.mel_std
         seen = F.pad(normalized * inside, (0, -num_frames % r))
         memory = self.encode(text, text_lengths)
-        if self.training and self.config.p_own_frames:
-            seen = self._with_own_frames(memory, text_lengths, seen)
+        if p_own_frames:
+            seen = self._with_own_frames(memory, text_lengths, seen, p_own_frames)
         mel_out, gate, alignment = self.decoder(memory, text_lengths, seen)
         mel_out = mel_out[:, :, :num_frames] * inside
         return Tacotron2Output(
@@ -471,12 +474,12 @@ class Tacotron2(nn.Module):
         )
 
     @torch.no_grad()
-    def _with_own_frames(self, memory: Tensor, lengths: Tensor, mel: Tensor) -> Tensor:
-        """mel (B, n_mels, S * r) with p_own_frames of its steps as the decoder predicts them, so that training meets
+    def _with_own_frames(self, memory: Tensor, lengths: Tensor, mel: Tensor, share: float) -> Tensor:
+        """mel (B, n_mels, S * r) with this share of its steps as the decoder predicts them, so that training meets
         what synthesis does: parallel scheduled sampling (Duckworth et al., 2019, arXiv:1906.04331)."""
         r = self.config.n_frames_per_step
         own = self.decoder(memory, lengths, mel)[0]
-        teacher = draw_kept((len(mel), 1, mel.shape[2] // r), self.config.p_own_frames, mel.device)
+        teacher = draw_kept((len(mel), 1, mel.shape[2] // r), share, mel.device)
         return torch.where(teacher.repeat_interleave(r, 2), mel, own.to(mel.dtype))
 
     @torch.no_grad()

@@ -9,11 +9,14 @@ import pytest
 import soundfile
 import torch
 
-from common.config import AudioConfig
+from common.config import AudioConfig, DataConfig
 from common.errors import UserError
+from common.mels import MelDirectory
 from inference import MAX_SYMBOLS, Synthesizer, load_model, split_long
+from scripts.predict_mels import predict
+from tacotron2.data import TextMelDataset, collate
 from tacotron2.model import Tacotron2
-from tests.conftest import fails_with, run_script
+from tests.conftest import TINY_WAVEGLOW, fails_with, run_script, train_command
 from waveglow.model import WaveGlow
 
 # In the file's order 2, 4, 1, 3 words; the reference would speak the longest first.
@@ -189,3 +192,31 @@ def test_int8_speaks_nearly_the_same(tacotron2_run: Path):
     assert voices[1].tacotron2.decoder.int8
     assert not torch.equal(exact.mel, rough.mel)
     assert (exact.mel - rough.mel).abs().mean() < 0.05 * exact.mel.std()
+
+
+# ---- mels for WaveGlow to train on ----
+
+
+def test_predicted_mels_are_the_models_beside_the_recordings(corpus: Path, tacotron2_run: Path, tmp_path: Path):
+    voice = Synthesizer.load(tacotron2_run, device="cpu", prenet_dropout=0.0, p_own_frames=0.0)
+    data = DataConfig(root=str(corpus), mel_dir=str(corpus / "mels"))
+    dataset = TextMelDataset(str(corpus / "filelists" / "train.txt"), data, voice.audio, voice.symbols)
+    mels = MelDirectory(tmp_path)
+    mels.reset(voice.audio)
+    predict(voice, dataset, mels, batch_size=3)
+    assert MelDirectory(tmp_path).check(dataset.clips, voice.audio) == dataset.lengths
+    for index, clip in enumerate(dataset.clips):
+        with torch.no_grad():
+            expected = voice.tacotron2(*collate([dataset[(index, 0)]])).mel_postnet[0]
+        torch.testing.assert_close(torch.from_numpy(mels.load(clip)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_waveglow_trains_on_predicted_mels(corpus: Path, tacotron2_run: Path, tmp_path: Path):
+    output = tmp_path / "predicted"
+    command = ("scripts/predict_mels.py", f"tacotron2={tacotron2_run}", f"data.root={corpus}", f"output={output}")
+    assert "8 mels" in run_script(*command, "batch_size=3", "device=cpu").stdout
+    fails_with(run_script(*command, expect=1), str(output), "exists already")
+    fails_with(run_script(*command, "batch_size=0", expect=1), "batch_size=0", "at least 1")
+    run_dir, options = tmp_path / "run", (f"data.mel_dir={output}", "trainer.max_steps=2")
+    run_script(*train_command(corpus, run_dir, TINY_WAVEGLOW, *options))
+    assert (run_dir / "checkpoints" / "step_00000002.pt").is_file()

@@ -16,6 +16,7 @@ from scripts import average_checkpoints, benchmark, convert_checkpoint, report, 
 from scripts.check_dataset import CheckConfig
 from scripts.evaluate import EvaluateConfig
 from scripts.export_onnx import ExportConfig
+from scripts.predict_mels import PredictConfig
 from tests.conftest import REPOSITORY, TINY_TACOTRON2, TINY_WAVEGLOW, golden_path, write_corpus
 from tests.test_config import composed
 from train import build_task
@@ -56,6 +57,8 @@ def test_every_command_is_valid(command: str):
         from_dict(InferenceConfig, composed("inference", *words[2:]))
     elif script == "scripts/check_dataset.py":
         from_dict(CheckConfig, composed("check_dataset", *words[2:]))
+    elif script == "scripts/predict_mels.py":
+        from_dict(PredictConfig, composed("predict_mels", *words[2:]))
     elif script == "scripts/export_onnx.py":
         from_dict(ExportConfig, composed("export_onnx", *words[2:]))
     elif script == "scripts/speak_onnx.py":

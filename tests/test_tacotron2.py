@@ -162,7 +162,7 @@ def test_own_frames_in_place_of_the_teachers():
     text, lengths, mel = torch.randint(1, 148, (8, 9)), torch.full((8,), 9), torch.randn(8, 20, 100)
     memory = model.encode(text, lengths)
     own = model.decoder(memory, lengths, mel)[0]
-    mixed = model._with_own_frames(memory, lengths, mel)
+    mixed = model._with_own_frames(memory, lengths, mel, 0.25)
     assert not mixed.requires_grad
     from_teacher, from_model = ((mixed == frames).unflatten(2, (50, 2)).all(3).all(1) for frames in (mel, own))
     assert (from_teacher ^ from_model).all()  # whole steps
