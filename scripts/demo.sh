@@ -28,11 +28,11 @@ show() {
     "$@"
 }
 
-# Refined by Griffin-Lim it speaks better than through WaveGlow or Griffin-Lim alone: demo/voice/README.md.
-show python inference.py tacotron2=demo/voice/tacotron2.safetensors waveglow=demo/voice/waveglow.safetensors refine=10 \
+# WaveGlow alone is the more natural of the vocoders that were measured with it: demo/voice/README.md.
+show python inference.py tacotron2=demo/voice/tacotron2.safetensors waveglow=demo/voice/waveglow.safetensors \
     input=filelists/demo_phrases.txt output=$runs/voice overwrite=true
 echo
-echo "Listen to $runs/voice/0000.wav: WaveGlow's audio refined by 10 iterations of Griffin-Lim, the better vocoder here."
+echo "Listen to $runs/voice/0000.wav, spoken by WaveGlow, which sounds more natural here than Griffin-Lim."
 
 show bash scripts/prepare_dataset.sh $corpus
 show bash scripts/prepare_mels.sh $corpus

@@ -74,7 +74,7 @@ def test_the_embedded_voice_is_understood(tmp_path: Path):
     sentences = (REPOSITORY / "filelists/demo_phrases.txt").read_text(encoding="utf-8").splitlines()
     run_script(
         "inference.py", f"tacotron2={voice / 'tacotron2.safetensors'}", f"waveglow={voice / 'waveglow.safetensors'}",
-        "refine=10", f"input={REPOSITORY / 'filelists/demo_phrases.txt'}", f"output={tmp_path / 'speech'}",
+        f"input={REPOSITORY / 'filelists/demo_phrases.txt'}", f"output={tmp_path / 'speech'}",
     )  # fmt: skip
     listener = Listener()
     heard = []
