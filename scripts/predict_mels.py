@@ -60,8 +60,6 @@ def predict(voice: Synthesizer, dataset: TextMelDataset, mels: MelDirectory, bat
         output = voice.tacotron2(text, text_lengths, mel, lengths, p_own_frames=share).mel_postnet.cpu()
         for predicted, index in zip(output, rows, strict=True):
             clip, num_frames = dataset.clips[index], dataset.lengths[index]
-            if clip.file.suffix in MEL_SUFFIXES:
-                raise UserError(f"{clip.where}: {clip.path} is a mel; WaveGlow needs a filelist of audio files")
             stat = clip.file.stat()
             mels.save(mels.path, clip.path, predicted[:, :num_frames].numpy())
             mels.add(Entry(clip.path, num_frames, stat.st_size, stat.st_mtime_ns))
@@ -77,6 +75,8 @@ def main(values: dict[str, Any]) -> None:
     data = dataclasses.replace(config.data, cleaners=voice.cleaners)
     lists = dict.fromkeys((data.train_filelist, data.val_filelist))
     datasets = [TextMelDataset(filelist, data, voice.audio, voice.symbols) for filelist in lists]
+    if mel := next((clip for dataset in datasets for clip in dataset.clips if clip.file.suffix in MEL_SUFFIXES), None):
+        raise UserError(f"{mel.where}: {mel.path} is a mel; WaveGlow needs a filelist of audio files")
     part = output.with_name(f"{output.name}.part")  # whole, or not there
     shutil.rmtree(part, ignore_errors=True)
     make_directory(part, "output")
