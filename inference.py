@@ -35,6 +35,7 @@ from tacotron2.model import Tacotron2
 from tacotron2.text import SYMBOLS, text_to_ids, unknown_characters
 from train import TASKS
 from waveglow.denoiser import Denoiser
+from waveglow.match import MelMatch
 from waveglow.model import WaveGlow
 
 INT8 = "int8"
@@ -52,7 +53,8 @@ class InferenceConfig:
     vocoder: str = "waveglow"
     denoiser_strength: float = 0.01
     sigma: float | None = None
-    refine: int = 0
+    match_mel: int | None = None
+    sharpen: float = 1.0
     batch_size: int = 1
     max_decoder_steps: int | None = None
     precision: str = "fp32"
@@ -75,7 +77,7 @@ class InferenceConfig:
                 f"batch_size={self.batch_size} and max_decoder_steps={self.max_decoder_steps} must be at least 1"
             )
         check_seed(self.seed)
-        for key in ("denoiser_strength", "sigma", "refine"):
+        for key in ("denoiser_strength", "sigma", "match_mel", "sharpen"):
             if (getattr(self, key) or 0) < 0:
                 raise UserError(f"{key}={getattr(self, key)} must not be negative")
         if self.vocoder == "waveglow" and self.waveglow is None:
@@ -153,21 +155,23 @@ def total_latency(stats: Mapping[str, float]) -> float:
 
 
 class Vocoder:
-    """Mel to audio: WaveGlow with its denoiser, or without a WaveGlow Griffin-Lim.
+    """Mel to audio: WaveGlow with its denoiser and `match_mel` passes of MelMatch (None: the model's own number), or
+    without a WaveGlow Griffin-Lim."""
 
-    With `refine` so many iterations of Griffin-Lim start from WaveGlow's audio, which helps a small or young model.
-    """
-
-    def __init__(self, waveglow: WaveGlow | None, audio: AudioConfig, precision: str = "fp32", refine: int = 0) -> None:
-        self.waveglow, self.audio, self.refine = waveglow, audio, refine
+    def __init__(
+        self, waveglow: WaveGlow | None, audio: AudioConfig, precision: str = "fp32", match_mel: int | None = None
+    ) -> None:
+        self.waveglow, self.audio = waveglow, audio
+        self.match_mel = waveglow.config.match_mel if waveglow and match_mel is None else match_mel or 0
         self.precision = "fp32" if precision == INT8 else precision  # int8 is for Tacotron 2's decoder
         self.device = next(waveglow.parameters()).device if waveglow else torch.device("cpu")
         self.denoiser = Denoiser(waveglow) if waveglow else None
-        self.griffin_lim = GriffinLim(audio, refine) if waveglow else GriffinLim(audio)
+        self.mel_match = MelMatch(audio).to(self.device)
+        self.griffin_lim = GriffinLim(audio)
 
     @property
     def name(self) -> str:
-        return "griffin_lim" if self.waveglow is None else "waveglow_refined" if self.refine else "waveglow"
+        return "griffin_lim" if self.waveglow is None else "waveglow_matched" if self.match_mel else "waveglow"
 
     @classmethod
     def load(
@@ -176,7 +180,7 @@ class Vocoder:
         audio: AudioConfig,
         device: str = "cpu",
         precision: str = "fp32",
-        refine: int = 0,
+        match_mel: int | None = None,
     ) -> Vocoder:
         """From a checkpoint or run directory whose audio config must be `audio`; None: Griffin-Lim."""
         if path is None:
@@ -189,7 +193,7 @@ class Vocoder:
             )
         waveglow = interchange.build(state, path, TASKS.values()).to(device)
         assert isinstance(waveglow, WaveGlow)
-        return cls(waveglow, audio, precision, refine)
+        return cls(waveglow, audio, precision, match_mel)
 
     def __call__(
         self, mel: Tensor, seed: int = 0, sigma: float | None = None, denoiser_strength: float = 0.01
@@ -208,12 +212,12 @@ class Vocoder:
         if denoiser_strength:
             audio = self.denoiser(audio, denoiser_strength)
         stats["denoiser_latency"] = _now(self.device) - start
-        audio = audio[0].cpu()
-        if self.refine:
+        audio = audio[0]
+        if self.match_mel:
             start = _now(self.device)
-            audio = self.griffin_lim(mel, seed, audio)
-            stats["refine_latency"] = _now(self.device) - start
-        return audio, stats
+            audio = self.mel_match(mel.to(self.device), audio, self.match_mel)
+            stats["match_latency"] = _now(self.device) - start
+        return audio.cpu(), stats
 
 
 def _now(device: torch.device) -> float:
@@ -249,11 +253,13 @@ class Synthesizer:
         waveglow: str | Path | None = None,
         device: str = "auto",
         precision: str = "fp32",
-        refine: int = 0,
+        match_mel: int | None = None,
+        sharpen: float = 1.0,
         **overrides: Any,
     ) -> Synthesizer:
-        """From checkpoints or run directories; without `waveglow` Griffin-Lim is the vocoder, with it `refine` is as in
-        Vocoder. `overrides` replace fields of Tacotron 2's config."""
+        """From checkpoints or run directories; without `waveglow` Griffin-Lim is the vocoder, with it `match_mel` is as
+        in Vocoder. `sharpen` is the share of the sharpening that was measured for this Tacotron 2. `overrides` replace
+        fields of its config."""
         device = visible_device(device)
         state = _load_named(tacotron2, "tacotron2")
         audio: AudioConfig = from_dict(AudioConfig, state["audio_config"], "audio")
@@ -263,9 +269,10 @@ class Synthesizer:
                 "the file does not name them; convert it first: python scripts/convert_checkpoint.py IN OUT "
                 "--symbols FILE"
             )
-        vocoder = Vocoder.load(waveglow, audio, device, precision, refine)
+        vocoder = Vocoder.load(waveglow, audio, device, precision, match_mel)
         model = interchange.build(state, tacotron2, TASKS.values(), **overrides).to(device)
         assert isinstance(model, Tacotron2)
+        model.sharpening.strength = sharpen
         return cls(model, vocoder, state["text"]["cleaners"], symbols, precision)
 
     def speak(self, text: str, **options: Any) -> Utterance:
@@ -360,7 +367,9 @@ def main(values: dict[str, Any]) -> None:
         raise UserError(f"{taken[0]} exists already; choose another output=DIR or set overwrite=true")
     set_tf32(config.tf32)
     waveglow = config.waveglow if config.vocoder == "waveglow" else None
-    synthesizer = Synthesizer.load(config.tacotron2, waveglow, config.device, config.precision, config.refine)
+    synthesizer = Synthesizer.load(
+        config.tacotron2, waveglow, config.device, config.precision, config.match_mel, config.sharpen
+    )
     make_directory(output, "output")
     log = JsonLines(output / "log.jsonl")
     log.write(config=dataclasses.asdict(config))

@@ -118,10 +118,10 @@ class LogMel(nn.Module):
 
 
 class GriffinLim:
-    """log-mel (n_mels, T) -> audio (T * hop_length), a vocoder that needs no training, or a finish for one that does.
+    """log-mel (n_mels, T) -> audio (T * hop_length), a vocoder that needs no training.
 
     The linear magnitudes come from the filterbank's pseudo-inverse; the phases from the fast Griffin-Lim algorithm
-    (Perraudin et al., 2013, algorithm 2), from noise or from audio that has the right ones nearly.
+    (Perraudin et al., 2013, algorithm 2), from noise.
     """
 
     def __init__(self, config: AudioConfig, num_iterations: int = 60) -> None:
@@ -131,8 +131,7 @@ class GriffinLim:
         self.window = torch.hann_window(config.win_length)
 
     @torch.no_grad()
-    def __call__(self, mel: Tensor, seed: int = 0, start: Tensor | None = None) -> Tensor:
-        """mel (n_mels, T), start (T * hop_length)"""
+    def __call__(self, mel: Tensor, seed: int = 0) -> Tensor:
         config, num_frames = self.config, mel.shape[1]
         # A young or diverged model may predict anything; e^10 is far above what audio in [-1, 1] can have.
         log_mel = mel.detach().float().cpu().nan_to_num().clamp(max=10.0)
@@ -140,13 +139,9 @@ class GriffinLim:
         silence = max(1, 1 + config.n_fft // config.hop_length - num_frames)
         magnitude = nn.functional.pad((self.inverse @ log_mel.exp()).clamp(min=0.0), (0, silence))
         num_samples = (magnitude.shape[1] - 1) * config.hop_length
-        if start is None:
-            generator = torch.Generator().manual_seed(seed)
-            angle = 2 * math.pi * torch.rand(magnitude.shape, generator=generator)
-            phases = torch.polar(torch.ones_like(angle), angle)
-        else:
-            spectrum = self._stft(nn.functional.pad(start.nan_to_num(), (0, num_samples - len(start))))
-            phases = spectrum / spectrum.abs().clamp(min=TINY)
+        generator = torch.Generator().manual_seed(seed)
+        angle = 2 * math.pi * torch.rand(magnitude.shape, generator=generator)
+        phases = torch.polar(torch.ones_like(angle), angle)
         before = torch.zeros_like(phases)
         for _ in range(self.num_iterations):
             spectrum = self._stft(self._istft(magnitude * phases, num_samples))

@@ -21,7 +21,7 @@ import torch
 from common.errors import UserError, first_line
 
 FAMILY = "tacotron2-waveglow/"
-FORMAT = FAMILY + "2"  # 2: WaveGlow's parameters in the reference's order, which numbers them in the optimizer
+FORMAT = FAMILY + "3"  # 2: WaveGlow's parameters in the reference's order; 3: Tacotron 2 with its sharpening
 FILE_NAME = "step_{:08d}.pt"
 BEST = "best.pt"
 _FILE_PATTERN = re.compile(r"step_(\d{8,})\.pt")

@@ -16,8 +16,8 @@ from common.mels import audio_differences
 from common.task import Task
 
 # Model settings that follow from audio and data, or change no weight: nothing to set to have the checkpoint's sizes.
-NO_SIZES = ("n_mel_channels", "n_symbols", "hop_length", "win_length", "max_decoder_steps")
-SCALES = ("mel_mean", "mel_std")  # no sizes either, but what the weights work with
+NO_SIZES = ("n_mel_channels", "n_symbols", "hop_length", "win_length", "max_decoder_steps", "match_mel")
+SCALES = ("mel_mean", "mel_std", "lapped")  # no sizes either, but what the weights work with
 
 
 def initialize(model: nn.Module, task: Task, audio: AudioConfig, path: str, warm_start: bool) -> str:

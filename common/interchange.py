@@ -126,6 +126,9 @@ def lost_in_reference(checkpoint: dict[str, Any], task: type[Task]) -> list[str]
     back = task.reference.from_reference(state_dict, config)
     audio, text = checkpoint["audio_config"], checkpoint["text"] or {}
     lost = [f"audio.{key}={value}" for key, value in audio.items() if back["audio_config"][key] != value]
+    weights = checkpoint["state_dict"]
+    dropped = [key for key in weights.keys() - state_dict if not torch.equal(weights[key], back["state_dict"][key])]
+    lost += sorted({f"its {key.split('.')[0]}" for key in dropped})
     for key, value in text.items():
         if value != back["text"][key]:
             lost.append(f"{key} {value}" if key == "cleaners" else "its symbols")

@@ -83,6 +83,10 @@ class Task(Protocol):
         """What is going wrong at `step`, by the means of the loss's parts, and what to try; empty if all is well."""
         ...
 
+    def calibrate(self, model: nn.Module, data: Any) -> None:
+        """Measure what synthesis corrects, if it does: `model` in eval mode on the validation set `data`."""
+        ...
+
     def report(self, model: nn.Module, data: Any, tracker: Tracker, step: int) -> None:
         """Pictures and sounds, with `model` in eval mode: of the validation set `data`, and of fixed sentences."""
         ...

@@ -402,6 +402,7 @@ class Trainer:
             means = window.summary(self.device)
             self.peers.at("the report")
             if self.ranks.is_main:
+                self.task.calibrate(self.model, self.val_data)
                 self.task.report(self.model, self.val_data, self.tracker, self.progress.step)
                 forget_packed(self.model)  # the weights change, and memory is for training
         self.model.train()

@@ -28,7 +28,7 @@ show() {
     "$@"
 }
 
-# WaveGlow alone is the more natural of the vocoders that were measured with it: demo/voice/README.md.
+# WaveGlow is the more natural of the vocoders that were measured with it: demo/voice/README.md.
 show python inference.py tacotron2=demo/voice/tacotron2.safetensors waveglow=demo/voice/waveglow.safetensors \
     input=filelists/demo_phrases.txt output=$runs/voice overwrite=true
 echo

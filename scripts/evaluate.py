@@ -40,7 +40,7 @@ from inference import DEVICES, Synthesizer, Vocoder, total_latency, visible_devi
 from tacotron2.measures import reading
 from tacotron2.text import word_spans
 
-VOCODERS = ("waveglow", "waveglow_refined", "griffin_lim")
+VOCODERS = ("waveglow", "waveglow_matched", "griffin_lim")
 RECORDINGS = "recordings"
 
 
@@ -60,7 +60,8 @@ class EvaluateConfig:
     limit: int | None = None
     denoiser_strength: float = 0.01
     sigma: float | None = None
-    refine: int = 10
+    match_mel: int = 3
+    sharpen: float = 1.0
     device: str = "auto"
     seed: int = 0
     overwrite: bool = False
@@ -69,11 +70,11 @@ class EvaluateConfig:
         check_seed(self.seed)
         if self.device not in DEVICES:
             raise UserError(f"device={self.device!r} is unknown{did_you_mean(self.device, DEVICES)}")
-        if self.denoiser_strength < 0 or (self.sigma or 0) < 0 or self.refine < 1:
-            raise UserError(
-                f"denoiser_strength={self.denoiser_strength} and sigma={self.sigma} must not be negative, "
-                f"refine={self.refine} at least 1"
-            )
+        for key in ("denoiser_strength", "sigma", "sharpen"):
+            if (getattr(self, key) or 0) < 0:
+                raise UserError(f"{key}={getattr(self, key)} must not be negative")
+        if self.match_mel < 1:
+            raise UserError(f"match_mel={self.match_mel} must be at least 1; vocoders=[waveglow] is without")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit={self.limit} must be at least 1")
         for name in self.vocoders or []:
@@ -352,7 +353,7 @@ def load(config: EvaluateConfig) -> tuple[Synthesizer | None, list[Vocoder]]:
             None if name == "griffin_lim" else config.waveglow,
             config.audio,
             device,
-            refine=config.refine if name == "waveglow_refined" else 0,
+            match_mel=config.match_mel if name == "waveglow_matched" else 0,
         )
         for name in config.vocoders or (VOCODERS if config.waveglow else VOCODERS[-1:])
     ]
@@ -360,7 +361,7 @@ def load(config: EvaluateConfig) -> tuple[Synthesizer | None, list[Vocoder]]:
         vocoder(torch.zeros(config.audio.n_mels, 8, device=vocoder.device))
     if config.tacotron2 is None:
         return None, vocoders
-    voice = Synthesizer.load(config.tacotron2, device=device)
+    voice = Synthesizer.load(config.tacotron2, device=device, sharpen=config.sharpen)
     if differences := audio_differences(config.audio, dataclasses.asdict(voice.audio), "in the checkpoint"):
         raise UserError(f"tacotron2={config.tacotron2}: {'; '.join(differences)}; set audio=... as it was trained")
     voice.vocoder = vocoders[0]

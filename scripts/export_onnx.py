@@ -154,7 +154,7 @@ class PostnetGraph(nn.Module):
     def forward(self, mel: Tensor, mel_lengths: Tensor) -> Tensor:
         mask = lengths_to_mask(mel_lengths, mel.shape[2]).unsqueeze(1)
         mel = mel * mask
-        return self.model.log_mel(mel + self.model.postnet(mel, mask)) * mask
+        return self.model.sharpening(self.model.log_mel(mel + self.model.postnet(mel, mask))) * mask
 
 
 class WaveGlowGraph(nn.Module):

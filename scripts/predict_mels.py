@@ -57,7 +57,8 @@ def predict(voice: Synthesizer, dataset: TextMelDataset, mels: MelDirectory, bat
         batch = collate([dataset[(index, 0)] for index in rows])
         text, text_lengths, mel, lengths = (tensor.to(voice.device) for tensor in batch)
         share = voice.tacotron2.config.p_own_frames
-        output = voice.tacotron2(text, text_lengths, mel, lengths, p_own_frames=share).mel_postnet.cpu()
+        output = voice.tacotron2(text, text_lengths, mel, lengths, p_own_frames=share).mel_postnet
+        output = voice.tacotron2.sharpening(output).cpu()
         for predicted, index in zip(output, rows, strict=True):
             clip, num_frames = dataset.clips[index], dataset.lengths[index]
             stat = clip.file.stat()

@@ -2,8 +2,8 @@
 
     python scripts/speak_onnx.py ONNX_DIR phrases.txt OUTPUT_DIR
 
-One non-blank line makes one wav, as with inference.py, but without its denoiser. `Voice` is meant to be read, and
-copied into other programs.
+One non-blank line makes one wav, as with inference.py, but without its denoiser and match_mel. `Voice` is meant to be
+read, and copied into other programs.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from common.padding import fill, lengths_to_mask
 from common.precision import compute_dtype
 from tacotron2.free_running import FreeRunning, step_weights
 from tacotron2.loops import CHUNK, CLIPS, AttentionLoop, LSTMLoop, bidirectional, by_sigmoids
+from tacotron2.sharpening import Sharpening
 from tacotron2.steps import at_least_float32
 
 
@@ -84,7 +85,7 @@ class Tacotron2Output(NamedTuple):
 class Tacotron2Speech(NamedTuple):
     """What free-running decoding gives; frames beyond an utterance's length are 0."""
 
-    mel_postnet: Tensor  # (B, n_mels, T)
+    mel_postnet: Tensor  # (B, n_mels, T) sharpened
     mel_lengths: Tensor  # (B) frames, the stop frame included
     alignment: Tensor  # (B, T, L)
     truncated: Tensor  # (B) True where max_decoder_steps came before the gate opened
@@ -437,6 +438,7 @@ class Tacotron2(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.postnet = Postnet(config)
+        self.sharpening = Sharpening(config.n_mel_channels)
 
     def encode(self, text: Tensor, text_lengths: Tensor) -> Tensor:
         """text (B, L), text_lengths (B) -> memory (B, L, E)"""
@@ -493,7 +495,7 @@ class Tacotron2(nn.Module):
         mask = lengths_to_mask(num_steps * r, mel.shape[2])
         mel = mel * mask.unsqueeze(1)
         return Tacotron2Speech(
-            mel_postnet=self.log_mel(mel + self.postnet(mel, mask.unsqueeze(1))) * mask.unsqueeze(1),
+            mel_postnet=self.sharpening(self.log_mel(mel + self.postnet(mel, mask.unsqueeze(1)))) * mask.unsqueeze(1),
             mel_lengths=num_steps * r,
             alignment=alignment.repeat_interleave(r, 1) * mask.unsqueeze(2),
             truncated=truncated,

@@ -53,6 +53,8 @@ def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -
     for key in state_dict:  # PyTorch counts batches since 0.4.1; nothing here depends on the number
         if key.endswith(".running_mean"):
             weights.setdefault(key.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
+    weights.setdefault("sharpening.mean", torch.zeros(n_mels))  # theirs speak mels as they are predicted
+    weights.setdefault("sharpening.gain", torch.ones(n_mels))
     standard = sizes["n_symbols"] == len(SYMBOLS)
     return {
         "model_config": dataclasses.asdict(from_dict(Tacotron2Config, sizes | behaviour, "config")),
@@ -78,7 +80,7 @@ def to_reference(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
     for key in ("p_frame_dropout", "p_own_frames"):  # of training alone, and not in the reference
         del config[key]
     config |= {"mask_padding": False, "decoder_no_early_stopping": False}
-    return config, dict(checkpoint["state_dict"])
+    return config, {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith("sharpening.")}
 
 
 def _count(state_dict: Mapping[str, Tensor], part: str) -> int:

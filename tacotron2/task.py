@@ -22,6 +22,7 @@ from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.text import symbol_table, text_to_ids
 
 ALIGNED = 0.6  # diagonality of a model that has learned to read
+CALIBRATION_CLIPS = 32
 MAX_FRAMES_PER_SYMBOL = 12  # about twice what speech needs
 
 
@@ -101,6 +102,16 @@ class Tacotron2Task:
             "(scripts/check_dataset.py, scripts/trim_silence.py); model.n_frames_per_step=2 or 3; larger batches; more "
             "clips; init_from=CHECKPOINT of another voice with warm_start=true"
         )
+
+    def calibrate(self, model: nn.Module, data: TextMelDataset) -> None:
+        """How much smoother than recordings the mels are that the model predicts for speech it was not trained on."""
+        assert isinstance(model, Tacotron2)
+        device, predicted, recorded = model.embedding.weight.device, [], []
+        for index in range(min(len(data), CALIBRATION_CLIPS)):
+            batch = Tacotron2Batch(*(tensor.to(device) for tensor in collate([data[(index, 0)]])))
+            predicted.append(model(*batch).mel_postnet[0].float())
+            recorded.append(batch.mel[0].float())
+        model.sharpening.measure(torch.cat(predicted, 1), torch.cat(recorded, 1))
 
     def report(self, model: nn.Module, data: TextMelDataset, tracker: Tracker, step: int) -> None:
         """The first clip of `data` with the teacher, the fixed sentences without."""

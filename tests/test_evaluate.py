@@ -160,8 +160,8 @@ def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path
     )  # fmt: skip
     found = json.loads((output / "evaluation.json").read_text())["summary"]
     assert list(found) == [
-        "recordings", "copies by waveglow", "copies by waveglow_refined", "copies by griffin_lim",
-        "tacotron2 + waveglow", "tacotron2 + waveglow_refined", "tacotron2 + griffin_lim",
+        "recordings", "copies by waveglow", "copies by waveglow_matched", "copies by griffin_lim",
+        "tacotron2 + waveglow", "tacotron2 + waveglow_matched", "tacotron2 + griffin_lim",
     ]  # fmt: skip
     assert found["recordings"]["wer"]["mean"] < 15 < found["tacotron2 + griffin_lim"]["wer"]["mean"]
     assert found["copies by griffin_lim"]["stoi"]["mean"] > 0.9 > found["copies by waveglow"]["stoi"]["mean"]
@@ -202,7 +202,7 @@ def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path
         (["recordings=demo/unseen/filelist.txt"], "does not exist"),
         (["recordings=demo/unseen/filelist.txt", "root=demo/unseen", "waveglow=none.pt"], "none.pt"),
         (["wavs=demo/unseen/wavs", "device=cudda"], "did you mean 'cuda'"),
-        (["wavs=demo/unseen/wavs", "refine=0"], "refine=0"),
+        (["wavs=demo/unseen/wavs", "match_mel=0"], "match_mel=0"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said(options, message, tmp_path: Path):

@@ -72,6 +72,23 @@ def test_seed_fixes_the_audio(tacotron2_run: Path, waveglow_run: Path, phrases: 
     assert not np.array_equal(a, c)
 
 
+def test_what_comes_after_the_models_can_be_left_out(tacotron2_run: Path, waveglow_run: Path):
+    """Sharpening and the match of the mel: each changes what is heard, and 0 is without."""
+    options = {"sigma": 0.5, "max_decoder_steps": 20}
+    spoken = [
+        Synthesizer.load(
+            tacotron2_run, waveglow_run, device="cpu", prenet_dropout=0.0, match_mel=match_mel, sharpen=sharpen
+        ).speak("Hello there.", **options)
+        for match_mel, sharpen in ((None, 1.0), (2, 1.0), (None, 0.0))
+    ]
+    plain, matched, smooth = spoken
+    assert torch.equal(plain.mel, matched.mel)
+    assert not torch.equal(plain.audio, matched.audio)
+    assert not torch.equal(plain.mel, smooth.mel)
+    assert matched.stats["latency"] > matched.stats["match_latency"] > 0
+    assert "match_latency" not in plain.stats
+
+
 def test_griffin_lim_needs_no_waveglow(tacotron2_run: Path, phrases: Path, tmp_path: Path):
     run_script(
         "inference.py", f"tacotron2={tacotron2_run}", "vocoder=griffin_lim", f"input={phrases}",
@@ -110,6 +127,8 @@ def test_mistakes(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_pa
     (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
     fails_with(speak(tacotron2_run, waveglow_run, tmp_path / "latin.txt", out, expect=1), "latin.txt:2", "UTF-8")
     fails_with(speak(tacotron2_run, waveglow_run, phrases, out, "vocoder=vocoder", expect=1), "vocoder")
+    for option in ("match_mel=-1", "sharpen=-0.5", "sigma=-1"):
+        fails_with(speak(tacotron2_run, waveglow_run, phrases, out, option, expect=1), option, "must not be negative")
     assert not out.exists()  # nothing is left of a command that failed
     out.mkdir()
     (out / "0002.wav").write_text("mine")
@@ -208,6 +227,7 @@ def test_predicted_mels_are_the_models_beside_the_recordings(corpus: Path, tacot
     for index, clip in enumerate(dataset.clips):
         with torch.no_grad():
             expected = voice.tacotron2(*collate([dataset[(index, 0)]])).mel_postnet[0]
+            expected = voice.tacotron2.sharpening(expected)
         torch.testing.assert_close(torch.from_numpy(mels.load(clip)), expected, rtol=1e-4, atol=1e-4)
 
 

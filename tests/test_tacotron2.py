@@ -11,6 +11,7 @@ from common.padding import lengths_to_mask
 from inference import load_model
 from tacotron2.loss import gate_target, tacotron2_loss
 from tacotron2.model import Tacotron2, Tacotron2Config
+from tacotron2.sharpening import MAX_GAIN, Sharpening
 from tests.conftest import golden, golden_path
 
 NO_DROPOUT = {
@@ -154,6 +155,39 @@ def test_normalized_mels():
     expected, found = plain.infer(text, text_lengths), model.infer(text, text_lengths)
     inside = lengths_to_mask(expected.mel_lengths, expected.mel_postnet.shape[2]).unsqueeze(1)
     torch.testing.assert_close(found.mel_postnet, (2 * expected.mel_postnet - 5) * inside)
+
+
+def test_sharpening_gives_back_the_variance():
+    """What was measured on mels that lack detail is given back to others that lack it; of itself it does nothing."""
+    torch.manual_seed(0)
+    sharpening = Sharpening(16)
+    recorded, others = 2 * torch.randn(16, 4000) - 5, 2 * torch.randn(16, 4000) - 5
+    share = torch.linspace(1, 0.4, 16).unsqueeze(1)  # of each coefficient's deviation that a model has
+
+    def smoothed(mel: Tensor) -> Tensor:
+        return sharpening.basis.T @ (share * (sharpening.basis @ (mel + 5))) - 5
+
+    assert torch.equal(sharpening(others), others)
+    sharpening.measure(smoothed(recorded), recorded)
+    torch.testing.assert_close(sharpening.gain, 1 / share[:, 0], rtol=0.05, atol=0)
+    torch.testing.assert_close(sharpening(smoothed(others)), others, rtol=0, atol=0.5)
+    assert (smoothed(others) - others).abs().max() > 3
+    torch.testing.assert_close(sharpening(others[None])[0], sharpening(others))
+    sharpening.strength = 0.0
+    assert torch.equal(sharpening(others), others)
+    sharpening.measure(torch.full((16, 5), -5.0), recorded)  # a model that has learned nothing
+    assert sharpening.gain.max() == MAX_GAIN
+
+
+def test_speech_is_sharpened():
+    model = model_of(TINY).eval()
+    text, text_lengths, _, _ = ragged_batch()
+    plain = model.infer(text, text_lengths)
+    model.sharpening.gain.uniform_(1, 2)
+    sharp = model.infer(text, text_lengths)
+    inside = lengths_to_mask(plain.mel_lengths, plain.mel_postnet.shape[2]).unsqueeze(1)
+    assert not torch.equal(sharp.mel_postnet, plain.mel_postnet)
+    torch.testing.assert_close(sharp.mel_postnet, model.sharpening(plain.mel_postnet) * inside)
 
 
 def test_own_frames_in_place_of_the_teachers():

@@ -277,6 +277,8 @@ def test_what_a_run_leaves(tacotron2_run: Path, waveglow_run: Path):
         "sentence_0_alignment_00000004.png",
         "sentence_1_00000004.wav",
     } <= samples
+    gain = checkpoints.load(tacotron2_run / "checkpoints/best.pt")["state_dict"]["sharpening.gain"]
+    assert gain.min() >= 1 < gain.max()  # measured in validation
     assert (waveglow_run / "samples/copy_synthesis_00000004.wav").stat().st_size > 1000
 
 

@@ -4,17 +4,21 @@ import dataclasses
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.config import TrainConfig, from_dict
+from common.audio import LogMel, load_audio
+from common.config import AudioConfig, TrainConfig, from_dict
 from common.errors import UserError
 from inference import load_model
-from tests.conftest import golden, golden_path
+from tests.conftest import GOLDEN, golden, golden_path
 from tests.test_config import composed
 from train import build_task
 from waveglow.denoiser import Denoiser
 from waveglow.gate import Gate
+from waveglow.lapped import LappedTransform
 from waveglow.loss import spectral_loss, waveglow_loss
+from waveglow.match import MelMatch
 from waveglow.model import WaveGlow, WaveGlowConfig, WaveGlowOutput
 
 TINY = WaveGlowConfig(n_mel_channels=20, n_flows=6, n_early_every=2, n_layers=2, n_channels=8)
@@ -22,7 +26,7 @@ TINY = WaveGlowConfig(n_mel_channels=20, n_flows=6, n_early_every=2, n_layers=2,
 
 SMALL = WaveGlowConfig(
     n_mel_channels=20, n_group=32, n_flows=4, n_early_every=2, n_early_size=4, n_layers=3, n_channels=8, separable=True,
-    encoder_dim=6,
+    encoder_dim=6, lapped=True,
 )  # fmt: skip
 
 
@@ -99,6 +103,51 @@ def test_log_determinants_are_those_of_the_jacobian():
     output = model(mel, audio)
     total = sum(s.sum() for s in output.log_s) + sum(output.log_det)
     torch.testing.assert_close(total.float(), torch.linalg.slogdet(jacobian)[1].float())
+
+
+def test_the_lapped_transform_turns_and_turns_back():
+    """It is orthogonal, a tone is few coefficients of it, and a single coefficient fades in and out."""
+    transform = LappedTransform(32).double()
+    x = torch.randn(2, 9, 32).double()
+    y = transform(x)
+    torch.testing.assert_close(transform.inverse(y), x)
+    torch.testing.assert_close(y.square().sum((1, 2)), x.square().sum((1, 2)))
+    torch.testing.assert_close(transform.inverse(transform(x[:, :1])), x[:, :1])  # one group overlaps with nothing
+    tone = torch.sin(torch.pi / 32 * 7.5 * torch.arange(9 * 32).double()).view(1, 9, 32)
+    energy = transform(tone)[0, 2:-2].square().mean(0)
+    assert energy.argmax().item() == 7
+    assert energy.topk(4).values.sum() > 0.98 * energy.sum()
+    one = torch.zeros(1, 4, 32).double()
+    one[0, 1, 5] = 1
+    wave = transform.inverse(one).flatten()
+    assert wave[:16].abs().max() < 1e-9 > wave[80:].abs().max()
+    assert wave[16:18].abs().max() < 0.05 > wave[78:80].abs().max()  # no jump where it begins and ends
+    assert wave.diff().abs().max() < 0.2  # nor at a seam
+
+
+def test_matching_the_mel():
+    """Speech whose level wavers by frames and bands has its mel given back."""
+    config = AudioConfig()
+    audio = torch.from_numpy(load_audio(GOLDEN / "LJ001-0002.flac", config))
+    mel = LogMel(config)(audio[None])[0]
+    num_frames = len(audio) // 256
+    mel, audio = mel[:, :num_frames], audio[: num_frames * 256]
+    torch.manual_seed(0)
+    spectrum = torch.stft(audio, 1024, 256, window=torch.hann_window(1024), return_complex=True)
+    gain = 0.5 * torch.randn(27, spectrum.shape[1]).repeat_interleave(19, 0)
+    worse = torch.istft(spectrum * gain.exp(), 1024, 256, window=torch.hann_window(1024), length=len(audio))
+    match = MelMatch(config)
+
+    def distance(found: Tensor) -> float:
+        assert found.shape == audio.shape
+        return (LogMel(config)(found[None])[0, :, :num_frames] - mel).abs().mean().item()
+
+    errors = [distance(match(mel, worse, times)) for times in range(4)]
+    assert errors[3] < errors[2] < errors[1] < errors[0]
+    assert errors[3] < errors[0] / 3
+    assert distance(match(mel, audio, 3)) < 0.02
+    for frames in (1, 2, 5):
+        assert match(torch.full((80, frames), 3.0), torch.randn(frames * 256), 2).isfinite().all()
 
 
 def test_inverse_follows_the_weights():

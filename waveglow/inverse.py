@@ -114,4 +114,4 @@ def invert(model: WaveGlow, mel: Tensor, z: Tensor, dtype: torch.dtype) -> Tenso
         if model.leaves_early(k):
             rest, early = rest.split((rest.shape[2] - config.n_early_size, config.n_early_size), 2)
             x = torch.cat((early, x), dim=2)
-    return x.flatten(1)
+    return model.samples(x)

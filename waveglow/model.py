@@ -23,6 +23,7 @@ from common.packed import packed_once
 from common.precision import compute_dtype
 from waveglow.gate import Gate
 from waveglow.inverse import invert
+from waveglow.lapped import LappedTransform
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,12 @@ class WaveGlowConfig:
     separable: bool = False  # a layer's convolution as one tap a channel, then a product (Zhai et al., 2020)
     encoder_dim: int = 0  # channels of a mel encoder that all flows share; 0: the reference's upsampled mel
     encoder_layers: int = 3
+    lapped: bool = False  # groups as overlapping cosines: no seams between them (waveglow/lapped.py)
+    match_mel: int = 0  # how often its audio is filtered towards the mel (waveglow/match.py), unless told otherwise
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            least = {"separable": 0, "encoder_dim": 0, "sigma": 0}.get(field.name, 1)
+            least = {"separable": 0, "encoder_dim": 0, "sigma": 0, "lapped": 0, "match_mel": 0}.get(field.name, 1)
             if getattr(self, field.name) < least:
                 raise UserError(f"model.{field.name}={getattr(self, field.name)} must be at least {least}")
         left = self.n_group - (self.n_flows - 1) // self.n_early_every * self.n_early_size
@@ -276,6 +279,8 @@ class WaveGlow(nn.Module):
         dims = [config.n_group - config.n_early_size * sum(early[: k + 1]) for k in range(config.n_flows)]
         # WN before convinv: the order of the reference's parameters, as in WN
         self.WN = nn.ModuleList(WN(config, dim // 2) for dim in dims)
+        if config.lapped:
+            self.transform = LappedTransform(config.n_group)
         self.last_dim = dims[-1]  # channels of the last flow
         self.convinv = nn.ModuleList(InvertibleConv(dim) for dim in dims)
 
@@ -308,6 +313,8 @@ class WaveGlow(nn.Module):
             )
         mel = self._condition(mel, num_samples)
         x = audio.unflatten(1, (-1, config.n_group))  # (B, G, n_group)
+        if config.lapped:
+            x = self.transform(x)
         z, log_s, log_det = [], [], []
         for k, (convinv, wn) in enumerate(self._flows()):
             if self.leaves_early(k):
@@ -362,4 +369,8 @@ class WaveGlow(nn.Module):
             if self.leaves_early(k):
                 rest, early = rest.split((rest.shape[2] - config.n_early_size, config.n_early_size), 2)
                 x = torch.cat((early, x), dim=2)
-        return x.flatten(1)
+        return self.samples(x)
+
+    def samples(self, x: Tensor) -> Tensor:
+        """What the first flow sees, (B, G, n_group), as audio (B, N)"""
+        return (self.transform.inverse(x) if self.config.lapped else x).flatten(1)

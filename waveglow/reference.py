@@ -68,8 +68,8 @@ def to_reference(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
     """
     default = WaveGlowConfig()
     config = dataclasses.asdict(from_dict(WaveGlowConfig, checkpoint["model_config"], "model"))
-    del config["encoder_layers"], config["sigma"]
-    for key in ("hop_length", "win_length", "separable", "encoder_dim"):
+    del config["encoder_layers"], config["sigma"], config["match_mel"]
+    for key in ("hop_length", "win_length", "separable", "encoder_dim", "lapped"):
         if config.pop(key) != getattr(default, key):
             raise UserError(
                 f"model.{key}={checkpoint['model_config'][key]} has no place in the reference's layout, where it is "

@@ -83,6 +83,9 @@ class WaveGlowTask:
     def advice(self, step: int, parts: Mapping[str, float]) -> str:
         return ""
 
+    def calibrate(self, model: nn.Module, data: SegmentDataset) -> None:
+        pass
+
     def report(self, model: nn.Module, data: SegmentDataset, tracker: Tracker, step: int) -> None:
         """Copy-synthesis of the start of the first clip of `data`: its mel, the model's audio, the original."""
         assert isinstance(model, WaveGlow)
