@@ -13,11 +13,10 @@ from common import interchange
 from common.config import AudioConfig
 from common.errors import UserError
 from common.mels import audio_differences
-from common.task import Task
+from common.task import MEANINGS, Task
 
 # Model settings that follow from audio and data, or change no weight: nothing to set to have the checkpoint's sizes.
 NO_SIZES = ("n_mel_channels", "n_symbols", "hop_length", "win_length", "max_decoder_steps", "match_mel")
-SCALES = ("mel_mean", "mel_std", "lapped")  # no sizes either, but what the weights work with
 
 
 def initialize(model: nn.Module, task: Task, audio: AudioConfig, path: str, warm_start: bool) -> str:
@@ -105,5 +104,5 @@ def _model_differences(task: Task, theirs: dict[str, Any], sizes: bool) -> list[
     return [
         f"model.{key}={value}"
         for key, value in theirs.items()
-        if (key in SCALES or (sizes and isinstance(value, int) and key not in NO_SIZES)) and ours.get(key) != value
+        if (key in MEANINGS or (sizes and isinstance(value, int) and key not in NO_SIZES)) and ours.get(key) != value
     ]

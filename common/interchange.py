@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from common import checkpoint as checkpoints
 from common import unpickle
-from common.checkpoint import FORMAT
+from common.checkpoint import FAMILY, FORMAT
 from common.config import from_dict
 from common.errors import UserError, first_line
 from common.task import Task
@@ -128,6 +128,9 @@ def lost_in_reference(checkpoint: dict[str, Any], task: type[Task]) -> list[str]
     lost = [f"audio.{key}={value}" for key, value in audio.items() if back["audio_config"][key] != value]
     weights = checkpoint["state_dict"]
     dropped = [key for key in weights.keys() - state_dict if not torch.equal(weights[key], back["state_dict"][key])]
+    settings = checkpoint["model_config"]
+    spoken = [key for key in ("sigma", "match_mel") if settings.get(key) != back["model_config"].get(key)]
+    lost += [f"model.{key}={settings[key]}" for key in spoken]
     lost += sorted({f"its {key.split('.')[0]}" for key in dropped})
     for key, value in text.items():
         if value != back["text"][key]:
@@ -149,9 +152,10 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             state_dict = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
-        if metadata.get("format") != FORMAT:
-            return state_dict
-        description = {key: json.loads(metadata[key]) for key in DESCRIPTION}
+        found = metadata.get("format", "")
+        description = {key: json.loads(metadata[key]) for key in DESCRIPTION} if found == FORMAT else {}
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"checkpoint {path}: not a readable safetensors file ({first_line(error)})") from error
-    return {"format": FORMAT, **description, "state_dict": state_dict}
+    if found.startswith(FAMILY) and found != FORMAT:
+        raise UserError(f"checkpoint {path}: not a checkpoint of this version (format {found!r}, not {FORMAT!r})")
+    return {"format": FORMAT, **description, "state_dict": state_dict} if description else state_dict

@@ -17,7 +17,7 @@ from common.config import TrainConfig
 from common.distributed import Ranks
 from common.errors import UserError
 from common.mels import audio_differences
-from common.task import Task
+from common.task import MEANINGS, Task
 
 
 @dataclasses.dataclass
@@ -93,6 +93,9 @@ class TrainingState:
             raise UserError(f"{run_dir}: {'; '.join(differences)}; choose another run_dir")
         if state["text"] != self.task.text_state():
             raise UserError(f"{run_dir}: other symbols or cleaners than data's; choose another run_dir")
+        ours, theirs = dataclasses.asdict(self.task.model_config), state["model_config"]
+        if other := [f"model.{key}={theirs[key]}" for key in MEANINGS if key in ours and theirs[key] != ours[key]]:
+            raise UserError(f"{run_dir} was trained with {' '.join(other)}; use the same, or another run_dir")
         if "optimizer" not in state:
             raise UserError(
                 f"checkpoint {path} holds weights alone; start from it with init_from={path} and a new run_dir"

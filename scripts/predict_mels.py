@@ -36,6 +36,7 @@ class PredictConfig:
     data: DataConfig
     tacotron2: str
     output: str
+    sharpen: float = 1.0
     batch_size: int = 16
     device: str = "auto"
     seed: int = 0
@@ -43,6 +44,8 @@ class PredictConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError(f"batch_size={self.batch_size} must be at least 1")
+        if self.sharpen < 0:
+            raise UserError(f"sharpen={self.sharpen} must not be negative")
         if self.device not in DEVICES:
             raise UserError(f"device={self.device!r} is unknown{did_you_mean(self.device, DEVICES)}")
         check_seed(self.seed)
@@ -72,7 +75,7 @@ def main(values: dict[str, Any]) -> None:
     output = Path(config.output)
     if output.exists():
         raise UserError(f"output={output} exists already; choose another or remove it")
-    voice = Synthesizer.load(config.tacotron2, device=config.device)
+    voice = Synthesizer.load(config.tacotron2, device=config.device, sharpen=config.sharpen)
     data = dataclasses.replace(config.data, cleaners=voice.cleaners)
     lists = dict.fromkeys((data.train_filelist, data.val_filelist))
     datasets = [TextMelDataset(filelist, data, voice.audio, voice.symbols) for filelist in lists]

@@ -45,5 +45,6 @@ class Sharpening(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         with torch.autocast(mel.device.type, enabled=False):
-            more = self.basis.T @ (self.strength * (self.gain - 1).unsqueeze(1) * self.basis)
-            return mel + more @ (mel.float() - self.mean.unsqueeze(1))
+            basis, gain = self.basis.float(), self.gain.float()
+            more = basis.T @ (self.strength * (gain - 1).unsqueeze(1) * basis)
+            return mel + (more @ (mel.float() - self.mean.float().unsqueeze(1))).to(mel.dtype)

@@ -22,7 +22,7 @@ from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.text import symbol_table, text_to_ids
 
 ALIGNED = 0.6  # diagonality of a model that has learned to read
-CALIBRATION_CLIPS = 32
+CALIBRATION_CLIPS, CALIBRATION_BATCH = 32, 16
 MAX_FRAMES_PER_SYMBOL = 12  # about twice what speech needs
 
 
@@ -107,10 +107,14 @@ class Tacotron2Task:
         """How much smoother than recordings the mels are that the model predicts for speech it was not trained on."""
         assert isinstance(model, Tacotron2)
         device, predicted, recorded = model.embedding.weight.device, [], []
-        for index in range(min(len(data), CALIBRATION_CLIPS)):
-            batch = Tacotron2Batch(*(tensor.to(device) for tensor in collate([data[(index, 0)]])))
-            predicted.append(model(*batch).mel_postnet[0].float())
-            recorded.append(batch.mel[0].float())
+        clips = range(min(len(data), CALIBRATION_CLIPS))
+        for start in clips[::CALIBRATION_BATCH]:
+            items = [data[(index, 0)] for index in clips[start : start + CALIBRATION_BATCH]]
+            batch = Tacotron2Batch(*(tensor.to(device) for tensor in collate(items)))
+            mels = zip(model(*batch).mel_postnet, batch.mel, batch.mel_lengths.tolist(), strict=True)
+            for ours, theirs, num_frames in mels:
+                predicted.append(ours[:, :num_frames])
+                recorded.append(theirs[:, :num_frames])
         model.sharpening.measure(torch.cat(predicted, 1), torch.cat(recorded, 1))
 
     def report(self, model: nn.Module, data: TextMelDataset, tracker: Tracker, step: int) -> None:

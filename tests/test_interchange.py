@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from common import checkpoint as checkpoints
@@ -528,6 +529,16 @@ def test_another_size_is_refused_with_what_to_set(waveglow_run: Path):
     task = build_task(config := from_dict(TrainConfig, values))
     with pytest.raises(UserError, match=r"the checkpoint has model.lapped=False; use the same"):
         initialize(task.build_model(), task, config.audio, str(waveglow_run), False)
+
+
+def test_files_of_another_version_are_refused(waveglow_run: Path, tmp_path: Path):
+    convert(waveglow_run, tmp_path / "x.safetensors")
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for found in (checkpoints.FAMILY + "2", checkpoints.FAMILY + "99"):
+        safetensors.torch.save_file(tensors, tmp_path / "y.safetensors", metadata | {"format": found})
+        with pytest.raises(UserError, match=rf"y.safetensors: not a checkpoint of this version \(format '{found}'"):
+            load_model(tmp_path / "y.safetensors")
 
 
 def test_other_cleaners_are_said():

@@ -175,6 +175,10 @@ def test_sharpening_gives_back_the_variance():
     torch.testing.assert_close(sharpening(others[None])[0], sharpening(others))
     sharpening.strength = 0.0
     assert torch.equal(sharpening(others), others)
+    sharpening.strength = 1.0
+    half = sharpening.bfloat16()(others.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), sharpening.float()(others), rtol=0.05, atol=0.1)
     sharpening.measure(torch.full((16, 5), -5.0), recorded)  # a model that has learned nothing
     assert sharpening.gain.max() == MAX_GAIN
 

@@ -23,7 +23,7 @@ from common.packed import packed_once
 from common.precision import compute_dtype
 from waveglow.gate import Gate
 from waveglow.inverse import invert
-from waveglow.lapped import LappedTransform
+from waveglow.lapped import analyze, synthesize
 
 
 @dataclass(frozen=True)
@@ -279,8 +279,6 @@ class WaveGlow(nn.Module):
         dims = [config.n_group - config.n_early_size * sum(early[: k + 1]) for k in range(config.n_flows)]
         # WN before convinv: the order of the reference's parameters, as in WN
         self.WN = nn.ModuleList(WN(config, dim // 2) for dim in dims)
-        if config.lapped:
-            self.transform = LappedTransform(config.n_group)
         self.last_dim = dims[-1]  # channels of the last flow
         self.convinv = nn.ModuleList(InvertibleConv(dim) for dim in dims)
 
@@ -314,7 +312,7 @@ class WaveGlow(nn.Module):
         mel = self._condition(mel, num_samples)
         x = audio.unflatten(1, (-1, config.n_group))  # (B, G, n_group)
         if config.lapped:
-            x = self.transform(x)
+            x = analyze(x)
         z, log_s, log_det = [], [], []
         for k, (convinv, wn) in enumerate(self._flows()):
             if self.leaves_early(k):
@@ -373,4 +371,4 @@ class WaveGlow(nn.Module):
 
     def samples(self, x: Tensor) -> Tensor:
         """What the first flow sees, (B, G, n_group), as audio (B, N)"""
-        return (self.transform.inverse(x) if self.config.lapped else x).flatten(1)
+        return (synthesize(x) if self.config.lapped else x).flatten(1)
