@@ -15,6 +15,13 @@ from torch import Tensor, nn
 MAX_GAIN = 3.0
 
 
+def cosines(n: int, device: torch.device | None = None) -> Tensor:
+    """The orthonormal discrete cosine transform of type II, (n, n): cepstrum = cosines(n_mels) @ mel"""
+    k = torch.arange(n, dtype=torch.float64, device=device)
+    basis = math.sqrt(2 / n) * torch.cos(math.pi / n * k.unsqueeze(1) * (k + 0.5))
+    return torch.where(k.unsqueeze(1) > 0, basis, math.sqrt(1 / n)).float()
+
+
 class Sharpening(nn.Module):
     """mel (..., n_mels, T) -> the same, sharpened; unchanged until `measure` was called.
 
@@ -23,7 +30,6 @@ class Sharpening(nn.Module):
 
     mean: Tensor  # (n_mels) of the predicted mels
     gain: Tensor  # (n_mels) of the cepstrum's coefficients, 1 or more
-    basis: Tensor  # (n_mels, n_mels) orthonormal DCT-II: cepstrum = basis @ mel
 
     strength = 1.0  # 0: off
 
@@ -31,20 +37,17 @@ class Sharpening(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(n_mels))
         self.register_buffer("gain", torch.ones(n_mels))
-        k, m = torch.arange(n_mels, dtype=torch.float64).unsqueeze(1), torch.arange(n_mels, dtype=torch.float64)
-        basis = math.sqrt(2 / n_mels) * torch.cos(math.pi / n_mels * k * (m + 0.5))
-        basis[0] /= math.sqrt(2)
-        self.register_buffer("basis", basis.float(), persistent=False)
 
     @torch.no_grad()
     def measure(self, predicted: Tensor, recorded: Tensor) -> None:
         """From mels of the same speech, both (n_mels, N) frames of many utterances."""
-        lack = (self.basis @ recorded.float()).std(1) / (self.basis @ predicted.float()).std(1).clamp(min=1e-5)
+        basis = cosines(len(self.gain), self.gain.device)
+        lack = (basis @ recorded.float()).std(1) / (basis @ predicted.float()).std(1).clamp(min=1e-5)
         self.gain.copy_(lack.nan_to_num(1.0).clamp(1.0, MAX_GAIN))
         self.mean.copy_(predicted.float().mean(1).nan_to_num())
 
     def forward(self, mel: Tensor) -> Tensor:
         with torch.autocast(mel.device.type, enabled=False):
-            basis, gain = self.basis.float(), self.gain.float()
+            basis, gain = cosines(len(self.gain), mel.device), self.gain.float()
             more = basis.T @ (self.strength * (gain - 1).unsqueeze(1) * basis)
             return mel + (more @ (mel.float() - self.mean.float().unsqueeze(1))).to(mel.dtype)

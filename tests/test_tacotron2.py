@@ -11,7 +11,7 @@ from common.padding import lengths_to_mask
 from inference import load_model
 from tacotron2.loss import gate_target, tacotron2_loss
 from tacotron2.model import Tacotron2, Tacotron2Config
-from tacotron2.sharpening import MAX_GAIN, Sharpening
+from tacotron2.sharpening import MAX_GAIN, Sharpening, cosines
 from tests.conftest import golden, golden_path
 
 NO_DROPOUT = {
@@ -160,12 +160,13 @@ def test_normalized_mels():
 def test_sharpening_gives_back_the_variance():
     """What was measured on mels that lack detail is given back to others that lack it; of itself it does nothing."""
     torch.manual_seed(0)
-    sharpening = Sharpening(16)
+    sharpening, basis = Sharpening(16), cosines(16)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(16))
     recorded, others = 2 * torch.randn(16, 4000) - 5, 2 * torch.randn(16, 4000) - 5
     share = torch.linspace(1, 0.4, 16).unsqueeze(1)  # of each coefficient's deviation that a model has
 
     def smoothed(mel: Tensor) -> Tensor:
-        return sharpening.basis.T @ (share * (sharpening.basis @ (mel + 5))) - 5
+        return basis.T @ (share * (basis @ (mel + 5))) - 5
 
     assert torch.equal(sharpening(others), others)
     sharpening.measure(smoothed(recorded), recorded)
