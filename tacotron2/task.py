@@ -22,7 +22,7 @@ from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.text import symbol_table, text_to_ids
 
 ALIGNED = 0.6  # diagonality of a model that has learned to read
-CALIBRATION_CLIPS, CALIBRATION_BATCH = 32, 16
+CALIBRATION_CLIPS, CALIBRATION_BATCH = 32, 16  # of the validation set, a few minutes of speech
 MAX_FRAMES_PER_SYMBOL = 12  # about twice what speech needs
 
 

@@ -444,6 +444,16 @@ def test_a_run_goes_to_the_reference_with_its_optimizer(run: str, request: pytes
     assert written["random_rng_states_all"].shape[0] == written["cuda_rng_state_all"].shape[0] == 1
 
 
+def test_how_a_waveglow_speaks_is_said_to_be_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    state = interchange.load(golden_path("dle_waveglow.pt"), TASKS.values())
+    for name, settings in (("a", {}), ("b", {"match_mel": 3, "sigma": 0.6})):
+        checkpoints.save(tmp_path / f"{name}.pt", state | {"model_config": state["model_config"] | settings})
+        convert(tmp_path / f"{name}.pt", tmp_path / f"{name}_theirs.pt")
+        warned = capsys.readouterr().out
+        for key in ("sigma=0.6", "match_mel=3"):
+            assert (f"warning: that layout has no place for model.{key}\n" in warned) == bool(settings)
+
+
 def test_what_the_reference_cannot_have_is_refused(tmp_path: Path):
     state = interchange.load(golden_path("dle_tacotron2.pt"), TASKS.values())
     state["model_config"]["prenet_dropout"] = 0.25
