@@ -20,22 +20,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common import interchange
 from common.audio import GriffinLim, save_audio
+from common.checkpoint import formats as interchange
 from common.config import AudioConfig, check_seed, from_dict
+from common.data.filelist import read_lines
+from common.data.mels import audio_differences
 from common.entry import hydra_entry
 from common.errors import UserError, did_you_mean, make_directory
-from common.filelist import read_lines
-from common.mels import audio_differences
-from common.padding import pad_last
-from common.plots import alignment_figure
-from common.precision import PRECISIONS, autocast, set_tf32
-from common.tracker import JsonLines
+from common.ops.padding import pad_last
+from common.ops.precision import PRECISIONS, autocast, set_tf32
+from common.tracking.plots import alignment_figure
+from common.tracking.tracker import JsonLines
 from tacotron2.model import Tacotron2
 from tacotron2.text import SYMBOLS, text_to_ids, unknown_characters
 from train import TASKS
 from waveglow.denoiser import Denoiser
-from waveglow.match import MelMatch
+from waveglow.mel_match import MelMatch
 from waveglow.model import WaveGlow
 
 INT8 = "int8"

@@ -12,14 +12,14 @@ import sys
 from contextlib import nullcontext
 from typing import Any
 
-from common import distributed
 from common.config import TrainConfig, from_dict
+from common.distributed import ranks as distributed
+from common.distributed.heartbeat import Peers
+from common.distributed.run_lock import run_lock
 from common.entry import hydra_entry
 from common.errors import UserError, did_you_mean
-from common.peers import Peers
-from common.run_lock import run_lock
-from common.task import Task
-from common.trainer import Trainer
+from common.training.task import Task
+from common.training.trainer import Trainer
 from tacotron2.task import Tacotron2Task
 from waveglow.task import WaveGlowTask
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import UserError, did_you_mean
-from common.precision import PRECISIONS
+from common.ops.precision import PRECISIONS
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import checkpoint as checkpoints
-from common import interchange
+from common.checkpoint import files as checkpoints
+from common.checkpoint import formats as interchange
 from common.entry import fail
 from common.errors import UserError, check_new_file
 from train import TASKS

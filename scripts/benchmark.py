@@ -31,10 +31,10 @@ import torch
 
 from common.entry import fail
 from common.errors import UserError
-from common.precision import set_tf32
+from common.ops.precision import set_tf32
 from inference import INT8
-from scripts.benchmark_cases import MEASURES, RATE
-from scripts.benchmark_peers import installed
+from scripts.benchmarks.cases import MEASURES, RATE
+from scripts.benchmarks.peers import installed
 
 PERCENTILES = (50, 90, 95, 99)
 SIZES = ("batch", "characters", "frames", "samples")

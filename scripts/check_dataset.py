@@ -28,10 +28,10 @@ from tqdm import tqdm
 
 from common.audio import load_audio
 from common.config import AudioConfig, DataConfig, from_dict
+from common.data.filelist import Clip, scan_filelist
+from common.data.mels import MEL_SUFFIXES
 from common.entry import fail, hydra_entry
 from common.errors import UserError, make_directory
-from common.filelist import Clip, scan_filelist
-from common.mels import MEL_SUFFIXES
 from tacotron2.text import clean_text, symbol_table, text_to_ids, unknown_characters
 
 FRAME_SECONDS = 0.01

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from torch import Tensor
 
-from common import checkpoint as checkpoints
-from common import interchange
+from common.checkpoint import files as checkpoints
+from common.checkpoint import formats as interchange
 from common.config import AudioConfig, from_dict
 from common.entry import fail
 from common.errors import UserError, check_new_file

@@ -27,15 +27,15 @@ import scipy.stats
 import torch
 from tqdm import tqdm
 
-from common.acoustics import Analysis, analyse, copy_quality, distance
 from common.audio import LogMel, load_audio, save_audio
 from common.config import AudioConfig, check_seed, from_dict
+from common.data.filelist import AUDIO_SUFFIXES, Clip, read_filelist, read_lines
+from common.data.mels import audio_differences
 from common.entry import hydra_entry
 from common.errors import UserError, did_you_mean, make_directory
-from common.filelist import AUDIO_SUFFIXES, Clip, read_filelist, read_lines
-from common.judges import RATE, Listener, Naturalness, SpeakerEncoder, errors, optional, written
-from common.mels import audio_differences
-from common.precision import set_tf32
+from common.ops.precision import set_tf32
+from evaluation.acoustics import Analysis, analyse, copy_quality, distance
+from evaluation.judges import RATE, Listener, Naturalness, SpeakerEncoder, errors, optional, written
 from inference import DEVICES, Synthesizer, Vocoder, total_latency, visible_device
 from tacotron2.measures import reading
 from tacotron2.text import word_spans

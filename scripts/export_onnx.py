@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from common.config import from_dict
 from common.entry import hydra_entry
 from common.errors import UserError, make_directory
-from common.padding import lengths_to_mask
+from common.ops.padding import lengths_to_mask
 from inference import Synthesizer
 from tacotron2.model import AttentionState, Memory, Tacotron2
 from waveglow.model import InvertibleConv, WaveGlow, WeightNormConv

@@ -22,9 +22,9 @@ import torch
 from tqdm import tqdm
 
 from common.config import DataConfig, check_seed, from_dict
+from common.data.mels import MEL_SUFFIXES, Entry, MelDirectory
 from common.entry import hydra_entry
 from common.errors import UserError, did_you_mean, make_directory
-from common.mels import MEL_SUFFIXES, Entry, MelDirectory
 from inference import DEVICES, Synthesizer
 from tacotron2.data import TextMelDataset, collate
 

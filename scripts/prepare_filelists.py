@@ -18,9 +18,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
+from common.data.filelist import AUDIO_SUFFIXES, raise_problems, read_lines  # noqa: E402
 from common.entry import fail  # noqa: E402
 from common.errors import UserError, make_directory  # noqa: E402
-from common.filelist import AUDIO_SUFFIXES, raise_problems, read_lines  # noqa: E402
 
 
 def read_metadata(corpus: Path) -> list[tuple[str, str, str]]:

@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from common.audio import LogMel, load_audio
 from common.config import AudioConfig, DataConfig, from_dict
+from common.data.filelist import Clip, raise_problems, read_filelist
+from common.data.mels import MEL_SUFFIXES, Entry, MelDirectory, audio_differences
 from common.entry import hydra_entry
 from common.errors import UserError, make_directory
-from common.filelist import Clip, raise_problems, read_filelist
-from common.mels import MEL_SUFFIXES, Entry, MelDirectory, audio_differences
 
 
 @dataclass

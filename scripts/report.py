@@ -28,9 +28,9 @@ import soundfile  # noqa: E402
 from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
+from common.data.filelist import AUDIO_SUFFIXES, scan_filelist  # noqa: E402
 from common.entry import fail  # noqa: E402
 from common.errors import UserError, first_line  # noqa: E402
-from common.filelist import AUDIO_SUFFIXES, scan_filelist  # noqa: E402
 from scripts.evaluate import RECORDINGS, folder_name, table  # noqa: E402
 
 SHOWN_STEPS = 6  # of all that were sampled, evenly, the last among them

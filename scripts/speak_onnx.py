@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import soundfile
 
+from common.data.filelist import read_lines
 from common.entry import fail
 from common.errors import UserError, make_directory
-from common.filelist import read_lines
 from tacotron2.text import text_to_ids, unknown_characters
 
 

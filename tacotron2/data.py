@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from common.config import AudioConfig, DataConfig
-from common.filelist import raise_problems, read_filelist
-from common.mels import MelDirectory
-from common.padding import pad_last
-from common.task import Draw
+from common.data.filelist import raise_problems, read_filelist
+from common.data.mels import MelDirectory
+from common.ops.padding import pad_last
+from common.training.task import Draw
 from tacotron2.text import SYMBOLS, text_to_ids
 
 

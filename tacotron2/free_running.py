@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.dropout import draw_kept
-from common.graphs import graphed
-from common.packed import Int8Linear, PackedLinear, packed_once
-from tacotron2.loops import by_sigmoids
-from tacotron2.steps import at_least_float32, ops_for
+from common.ops.dropout import draw_kept
+from common.ops.graphs import graphed
+from common.ops.packed import Int8Linear, PackedLinear, packed_once
+from tacotron2.step_torch import at_least_float32, ops_for
+from tacotron2.teacher_forcing import by_sigmoids
 
 if TYPE_CHECKING:
     from tacotron2.model import Decoder, Memory

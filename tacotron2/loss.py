@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.padding import lengths_to_mask
+from common.ops.padding import lengths_to_mask
 from tacotron2.model import Tacotron2Output
 
 GUIDE_WIDTH = 0.2  # g, as a share of the text

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from common.padding import lengths_to_mask
+from common.ops.padding import lengths_to_mask
 
 BAND = 0.1  # half the width of the diagonal, as a share of the text
 GATE_TOLERANCE = 5  # decoder steps

@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.dropout import TanhDropout, draw_kept, dropout
 from common.errors import UserError
-from common.padding import fill, lengths_to_mask
-from common.precision import compute_dtype
+from common.ops.dropout import TanhDropout, draw_kept, dropout
+from common.ops.padding import fill, lengths_to_mask
+from common.ops.precision import compute_dtype
 from tacotron2.free_running import FreeRunning, step_weights
-from tacotron2.loops import CHUNK, CLIPS, AttentionLoop, LSTMLoop, bidirectional, by_sigmoids
-from tacotron2.sharpening import Sharpening
-from tacotron2.steps import at_least_float32
+from tacotron2.postfilter import Sharpening
+from tacotron2.step_torch import at_least_float32
+from tacotron2.teacher_forcing import CHUNK, CLIPS, AttentionLoop, LSTMLoop, bidirectional, by_sigmoids
 
 
 @dataclass(frozen=True)

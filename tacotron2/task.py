@@ -11,9 +11,9 @@ from torch import nn
 from common.audio import GriffinLim
 from common.config import TrainConfig, check_equal, from_dict
 from common.errors import UserError
-from common.plots import alignment_figure, mel_figure
-from common.task import Loss, Reference
-from common.tracker import Tracker
+from common.tracking.plots import alignment_figure, mel_figure
+from common.tracking.tracker import Tracker
+from common.training.task import Loss, Reference
 from tacotron2 import reference
 from tacotron2.data import Tacotron2Batch, TextMelDataset, collate
 from tacotron2.loss import guided_attention_loss, mel_delta_loss, tacotron2_loss

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from common.config import AudioConfig, DataConfig, TrainConfig, TrainerConfig, from_dict
 from common.entry import CONF, _quoted
 from common.errors import UserError
-from common.schedule import learning_rate
+from common.training.schedule import learning_rate
 from inference import InferenceConfig
 from tacotron2.model import Tacotron2Config
 from tests.conftest import REPOSITORY, fails_with, run_script

@@ -11,11 +11,11 @@ import soundfile
 import torch
 
 from common.audio import LogMel, load_audio
-from common.batching import BatchPlan, BatchSize, RankSampler
 from common.config import AudioConfig, DataConfig
+from common.data.batching import BatchPlan, BatchSize, RankSampler
+from common.data.filelist import read_filelist, read_lines
+from common.data.mels import MelDirectory
 from common.errors import UserError
-from common.filelist import read_filelist, read_lines
-from common.mels import MelDirectory
 from tacotron2.data import TextMelDataset, collate
 from tests.conftest import REPOSITORY, SENTENCES, fails_with, prepare, run_script, tone, write_corpus
 from waveglow.data import SegmentDataset

@@ -10,8 +10,8 @@ from pathlib import Path
 import librosa
 import soundfile
 
-from common.filelist import read_filelist
-from common.judges import RATE, Listener, errors
+from common.data.filelist import read_filelist
+from evaluation.judges import RATE, Listener, errors
 from tests.conftest import REPOSITORY, run_script
 
 CORPUS = REPOSITORY / "demo" / "corpus"

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from common import checkpoint as checkpoints
-from common.averaging import MovingAverage
-from common.batching import BatchPlan, BatchSize, RankSampler
-from common.dropout import TanhDropout, draw_kept, dropout
+from common.checkpoint import files as checkpoints
+from common.data.batching import BatchPlan, BatchSize, RankSampler
 from common.errors import UserError
-from common.window import Window
+from common.ops.dropout import TanhDropout, draw_kept, dropout
+from common.training.ema import MovingAverage
+from common.training.meter import Window
 from inference import load_model
 from tacotron2.loss import guided_attention_loss, mel_delta_loss
 from tacotron2.measures import GATE_TOLERANCE, diagonality, gate_accuracy
@@ -97,7 +97,7 @@ def test_memory_runs_out_before_the_first_step_with_the_cure(corpus: Path, tmp_p
     command = train_command(corpus, tmp_path, TINY_WAVEGLOW, "data.segment_length=8000000")
     code = f"""
 import resource, runpy, sys, torch
-from common import trainer
+from common.training import trainer
 before = trainer.Trainer._dry_run
 def limited(self):
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

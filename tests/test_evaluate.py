@@ -10,10 +10,10 @@ import pytest
 import soundfile
 import torch
 
-from common import judges
-from common.acoustics import analyse, copy_quality, distance
 from common.errors import UserError
-from common.judges import RATE, Listener, Naturalness, SpeakerEncoder, errors
+from evaluation import judges
+from evaluation.acoustics import analyse, copy_quality, distance
+from evaluation.judges import RATE, Listener, Naturalness, SpeakerEncoder, errors
 from scripts.evaluate import System, Utterance, interval, markdown, summarize, table
 from tacotron2.measures import reading
 from tacotron2.text import text_to_ids, word_spans

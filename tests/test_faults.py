@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common import checkpoint as checkpoints
-from common.run_lock import run_lock
+from common.checkpoint import files as checkpoints
+from common.distributed.run_lock import run_lock
 from tests.conftest import REPOSITORY, TINY_TACOTRON2, TINY_WAVEGLOW, fails_with, run_script, train_command
 from tests.test_train import assert_same_run, load_state_is_finite, losses, make_trainer, read_log
 

@@ -10,8 +10,8 @@ import soundfile
 import torch
 
 from common.config import AudioConfig, DataConfig
+from common.data.mels import MelDirectory
 from common.errors import UserError
-from common.mels import MelDirectory
 from inference import MAX_SYMBOLS, Synthesizer, load_model, split_long
 from scripts.predict_mels import predict
 from tacotron2.data import TextMelDataset, collate

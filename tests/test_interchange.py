@@ -19,11 +19,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from common import checkpoint as checkpoints
-from common import interchange, unpickle
+from common.checkpoint import files as checkpoints
+from common.checkpoint import formats as interchange
+from common.checkpoint import unpickle
+from common.checkpoint.initialize import initialize
 from common.config import TrainConfig, from_dict
 from common.errors import UserError
-from common.initialize import initialize
 from inference import Synthesizer, load_model
 from scripts import convert_checkpoint
 from tacotron2.model import Tacotron2

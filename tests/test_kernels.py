@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from common import graphs
+from common.ops import graphs
 from tacotron2 import free_running, loops, steps
 from tacotron2.model import Tacotron2
 from tests.test_loops import outputs_and_gradients
 from tests.test_tacotron2 import TINY, model_of, ragged_batch
 from waveglow import gate
 
-kernels = pytest.importorskip("tacotron2.kernels", exc_type=ImportError)
-gate_kernels = pytest.importorskip("waveglow.kernels", exc_type=ImportError)
+kernels = pytest.importorskip("tacotron2.step_triton", exc_type=ImportError)
+gate_kernels = pytest.importorskip("waveglow.gate_triton", exc_type=ImportError)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROOT = Path(__file__).resolve().parent.parent
@@ -191,8 +191,8 @@ COMPILE = """
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from tacotron2 import kernels
-from waveglow import kernels as gate_kernels
+from tacotron2 import step_triton as kernels
+from waveglow import gate_triton as gate_kernels
 
 GATES = ("_activate", "_activate_backward")
 types = {CELLS}

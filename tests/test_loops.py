@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tacotron2.loops import AttentionLoop, LSTMLoop, bidirectional
 from tacotron2.loss import tacotron2_loss
 from tacotron2.model import Tacotron2
+from tacotron2.teacher_forcing import AttentionLoop, LSTMLoop, bidirectional
 from tests.test_tacotron2 import TINY, golden_inputs, golden_model, model_of, ragged_batch
 from tests.test_train import losses, make_trainer
 

@@ -10,9 +10,9 @@ import pytest
 import soundfile
 import torch
 
-from common import checkpoint as checkpoints
-from common import interchange
-from common.padding import lengths_to_mask
+from common.checkpoint import files as checkpoints
+from common.checkpoint import formats as interchange
+from common.ops.padding import lengths_to_mask
 from inference import load_model
 from scripts.export_onnx import PostnetGraph, WaveGlowGraph, export
 from tacotron2.model import Tacotron2, Tacotron2Config

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.padding import lengths_to_mask
+from common.ops.padding import lengths_to_mask
 from inference import load_model
 from tacotron2.loss import gate_target, tacotron2_loss
 from tacotron2.model import Tacotron2, Tacotron2Config
-from tacotron2.sharpening import MAX_GAIN, Sharpening, cosines
+from tacotron2.postfilter import MAX_GAIN, Sharpening, cosines
 from tests.conftest import golden, golden_path
 
 NO_DROPOUT = {

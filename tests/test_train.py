@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from common import checkpoint as checkpoints
-from common.batching import BatchSize
+from common.checkpoint import files as checkpoints
 from common.config import TrainConfig, from_dict
-from common.distributed import Ranks
+from common.data.batching import BatchSize
+from common.distributed.ranks import Ranks
 from common.errors import UserError
-from common.trainer import MAX_BAD_STEPS, Trainer
+from common.training.trainer import MAX_BAD_STEPS, Trainer
 from inference import load_model
 from tests.conftest import (
     REPOSITORY,
@@ -314,8 +314,8 @@ def test_items_per_second_count_data_and_steps_but_not_validation(
 ):
     """Each clip takes 1 s to load, each step 3 s, each report 100 s: 4 steps of 7 clips are 19 s."""
     clock = Clock()
-    monkeypatch.setattr("common.trainer.time", clock)
-    monkeypatch.setattr("common.window.time", clock)
+    monkeypatch.setattr("common.training.trainer.time", clock)
+    monkeypatch.setattr("common.training.meter.time", clock)
     options = ("trainer.max_steps=4", "trainer.log_every_steps=4", "trainer.val_every_steps=2")
     trainer = make_trainer(corpus, tmp_path, model, *options, "trainer.dry_run=false")
     monkeypatch.setattr(trainer.task, "report", clock.slow(trainer.task.report, 100.0))
@@ -523,7 +523,7 @@ def test_a_full_disk_while_writing(tmp_path: Path):
     code = f"""
 import resource, signal, sys, torch
 from pathlib import Path
-from common import checkpoint
+from common.checkpoint import files as checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:

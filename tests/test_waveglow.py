@@ -16,9 +16,9 @@ from tests.test_config import composed
 from train import build_task
 from waveglow.denoiser import Denoiser
 from waveglow.gate import Gate
-from waveglow.lapped import analyze, synthesize
 from waveglow.loss import spectral_loss, waveglow_loss
-from waveglow.match import MelMatch
+from waveglow.mdct import analyze, synthesize
+from waveglow.mel_match import MelMatch
 from waveglow.model import WaveGlow, WaveGlowConfig, WaveGlowOutput
 
 TINY = WaveGlowConfig(n_mel_channels=20, n_flows=6, n_early_every=2, n_layers=2, n_channels=8)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from common.audio import load_audio
 from common.config import AudioConfig, DataConfig
+from common.data.filelist import read_filelist
+from common.data.mels import MEL_SUFFIXES, MelDirectory
 from common.errors import UserError
-from common.filelist import read_filelist
-from common.mels import MEL_SUFFIXES, MelDirectory
-from common.task import Draw
+from common.training.task import Draw
 
 
 class WaveGlowBatch(NamedTuple):

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from common.autograd import to_overwrite
-from common.triton import runs_kernels
+from common.ops.autograd import to_overwrite
+from common.ops.triton import runs_kernels
 
 
 def activate(x: Tensor, condition: Tensor, out: Tensor) -> None:
@@ -37,7 +37,7 @@ def _ops(x: Tensor) -> ModuleType:
     """The module with both for the device of x."""
     if not runs_kernels(x):
         return sys.modules[__name__]
-    from waveglow import kernels
+    from waveglow import gate_triton as kernels
 
     return kernels
 

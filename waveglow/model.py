@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
-from common.packed import packed_once
-from common.precision import compute_dtype
+from common.ops.packed import packed_once
+from common.ops.precision import compute_dtype
 from waveglow.gate import Gate
-from waveglow.inverse import invert
-from waveglow.lapped import analyze, synthesize
+from waveglow.inverse_cpu import invert
+from waveglow.mdct import analyze, synthesize
 
 
 @dataclass(frozen=True)

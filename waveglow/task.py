@@ -10,9 +10,9 @@ from torch import nn
 
 from common.config import TrainConfig, check_equal, from_dict
 from common.errors import UserError
-from common.plots import mel_figure
-from common.task import Loss, Reference
-from common.tracker import Tracker
+from common.tracking.plots import mel_figure
+from common.tracking.tracker import Tracker
+from common.training.task import Loss, Reference
 from waveglow import reference
 from waveglow.data import SegmentDataset, WaveGlowBatch, collate
 from waveglow.loss import WINDOWS, spectral_loss, waveglow_loss

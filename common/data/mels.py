@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from common.config import AudioConfig
+from common.data.filelist import Clip, raise_problems
 from common.errors import UserError
-from common.filelist import Clip, raise_problems
 
 AUDIO_FILE, MANIFEST_FILE = "audio.json", "manifest.jsonl"
 MEL_SUFFIXES = (".npy", ".pt")

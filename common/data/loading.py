@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from common.batching import RankSampler
+from common.data.batching import RankSampler
+from common.distributed.preemption import SIGNALS
 from common.errors import UserError, first_line
-from common.preemption import SIGNALS
 
 PREFETCHED = 4  # batches that each loader process has ready
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from common.config import TrainConfig
-from common.filelist import Clip
-from common.tracker import Tracker
+from common.data.filelist import Clip
+from common.tracking.tracker import Tracker
 
 MEANINGS = ("mel_mean", "mel_std", "lapped")  # model settings that no weight shows, but that all of them go by
 Draw = tuple[int, int]  # (index of a clip, epoch): with the run's seed all that chance in a data set may depend on

@@ -14,7 +14,7 @@ import librosa
 import numpy as np
 import scipy.fft
 
-from common.judges import RATE, optional
+from evaluation.judges import RATE, optional
 
 FRAME_MS = 5.0
 ENVELOPE_POINTS = 256  # on the mel axis

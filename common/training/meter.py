@@ -9,8 +9,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from common import distributed
-from common.task import Loss
+from common.distributed import ranks as distributed
+from common.training.task import Loss
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from common import distributed
-from common.distributed import Ranks
+from common.distributed import ranks as distributed
+from common.distributed.ranks import Ranks
 from common.errors import UserError
 
 BEAT_SECONDS = 1.0

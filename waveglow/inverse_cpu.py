@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from common.packed import PackedLinear, packed_once
+from common.ops.packed import PackedLinear, packed_once
 
 if TYPE_CHECKING:
     from waveglow.model import WN, WaveGlow, WaveGlowConfig

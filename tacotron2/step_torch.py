@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.triton import runs_kernels
+from common.ops.triton import runs_kernels
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
@@ -29,7 +29,7 @@ def ops_for(x: Tensor, w_location: Tensor | None = None) -> ModuleType:
     is_small = w_location is None or 2 * w_location.shape[2] * w_location.shape[0] <= MAX_TILE
     if not is_small or not runs_kernels(x):
         return sys.modules[__name__]
-    from tacotron2 import kernels
+    from tacotron2 import step_triton as kernels
 
     return kernels
 

@@ -17,12 +17,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from common import checkpoint as checkpoints
-from common import unpickle
-from common.checkpoint import FAMILY, FORMAT
+from common.checkpoint import files as checkpoints
+from common.checkpoint import unpickle
+from common.checkpoint.files import FAMILY, FORMAT
 from common.config import from_dict
 from common.errors import UserError, first_line
-from common.task import Task
+from common.training.task import Task
 
 SAFETENSORS = ".safetensors"
 DESCRIPTION = ("model_name", "model_config", "audio_config", "text")  # what a checkpoint says beside its weights

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from common.audio import LogMel, load_audio
 from common.config import AudioConfig
-from common.packed import PackedLinear, forget_packed
-from common.precision import autocast
+from common.ops.packed import PackedLinear, forget_packed
+from common.ops.precision import autocast
 from inference import INT8, Synthesizer, Vocoder
-from scripts.benchmark_peers import PEERS
+from scripts.benchmarks.peers import PEERS
 from tacotron2.loss import tacotron2_loss
 from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.text import SYMBOLS

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from common import checkpoint as checkpoints
-from common.averaging import MovingAverage
-from common.batching import Done
+from common.checkpoint import files as checkpoints
 from common.config import TrainConfig
-from common.distributed import Ranks
+from common.data.batching import Done
+from common.data.mels import audio_differences
+from common.distributed.ranks import Ranks
 from common.errors import UserError
-from common.mels import audio_differences
-from common.task import MEANINGS, Task
+from common.training.ema import MovingAverage
+from common.training.task import MEANINGS, Task
 
 
 @dataclasses.dataclass

@@ -17,25 +17,25 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from common import checkpoint as checkpoints
-from common import distributed
-from common.averaging import MovingAverage
-from common.batching import BatchPlan, BatchSize, RankSampler
+from common.checkpoint import files as checkpoints
+from common.checkpoint.initialize import initialize
 from common.config import TrainConfig
-from common.distributed import Ranks
+from common.data.batching import BatchPlan, BatchSize, RankSampler
+from common.data.loading import close_loader, grouped, loader_errors, make_loader
+from common.distributed import ranks as distributed
+from common.distributed.heartbeat import Peers
+from common.distributed.preemption import MARKER, SIGNALS, TIME_IS_UP, StopFlag, write_marker
+from common.distributed.ranks import Ranks
 from common.errors import UserError, make_directory
-from common.initialize import initialize
-from common.loading import close_loader, grouped, loader_errors, make_loader
-from common.memory import memory_errors
-from common.packed import forget_packed
-from common.peers import Peers
-from common.precision import autocast, set_tf32
-from common.preemption import MARKER, SIGNALS, TIME_IS_UP, StopFlag, write_marker
-from common.schedule import learning_rate
-from common.state import Progress, TrainingState
-from common.task import Task
-from common.tracker import Tracker
-from common.window import Window, timed
+from common.ops.packed import forget_packed
+from common.ops.precision import autocast, set_tf32
+from common.tracking.tracker import Tracker
+from common.training.ema import MovingAverage
+from common.training.memory import memory_errors
+from common.training.meter import Window, timed
+from common.training.schedule import learning_rate
+from common.training.state import Progress, TrainingState
+from common.training.task import Task
 
 MAX_NAMED = 8  # clips that a diagnosis names before it counts
 MAX_BAD_STEPS = 20  # in a row, after the loss scaler has had its chances

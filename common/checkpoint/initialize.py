@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common import checkpoint as checkpoints
-from common import interchange
+from common.checkpoint import files as checkpoints
+from common.checkpoint import formats as interchange
 from common.config import AudioConfig
+from common.data.mels import audio_differences
 from common.errors import UserError
-from common.mels import audio_differences
-from common.task import MEANINGS, Task
+from common.training.task import MEANINGS, Task
 
 # Model settings that follow from audio and data, or change no weight: nothing to set to have the checkpoint's sizes.
 NO_SIZES = ("n_mel_channels", "n_symbols", "hop_length", "win_length", "max_decoder_steps", "match_mel")

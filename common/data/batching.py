@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.task import Draw
+from common.training.task import Draw
 
 POOL_BATCHES = 16  # clips are sorted by length within this many batches: little padding, still a random order
 

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from common.autograd import to_overwrite
-from common.graphs import graphed
-from common.packed import PackedLinear
-from common.padding import fill, lengths_to_mask
-from common.precision import compute_dtype
-from tacotron2.steps import at_least_float32, ops_for
+from common.ops.autograd import to_overwrite
+from common.ops.graphs import graphed
+from common.ops.packed import PackedLinear
+from common.ops.padding import fill, lengths_to_mask
+from common.ops.precision import compute_dtype
+from tacotron2.step_torch import at_least_float32, ops_for
 
 # Steps of a chunk, and the numbers to a multiple of which steps and characters, and clips, are filled up, so that few
 # shapes occur. On other devices all steps are one chunk.
