@@ -3,49 +3,91 @@
     python train.py model=tacotron2 data=ljspeech data.root=DIR run_dir=runs/t2
     torchrun --nproc-per-node 8 train.py model=waveglow data=ljspeech data.root=DIR run_dir=runs/wg
 
-A run directory that holds checkpoints is continued. All options: python train.py --cfg job
+A run directory that holds checkpoints is continued. All options: python train.py model=tacotron2 --cfg job
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from common.config import TrainConfig, from_dict
-from common.distributed import ranks as distributed
-from common.distributed.heartbeat import Peers
+import torch
+
+from common.checkpoint.checkpoint import Progress
+from common.config import TrainConfig
+from common.data.dataset import RunData
+from common.distributed.heartbeat import Heartbeat
+from common.distributed.ranks import Ranks, start_ranks, stop_ranks
 from common.distributed.run_lock import run_lock
 from common.entry import hydra_entry
 from common.errors import UserError, did_you_mean
+from common.ops.precision import set_tf32
+from common.schema import from_dict
+from common.tracking.tracker import Tracker
+from common.training.ema import MovingAverage
+from common.training.resume import open_run_dir, resume_or_initialize
+from common.training.state import TrainingState
+from common.training.step import OptimizerStep
 from common.training.task import Task
 from common.training.trainer import Trainer
-from tacotron2.task import Tacotron2Task
-from waveglow.task import WaveGlowTask
+from tacotron2.task import tacotron2_task
+from waveglow.task import waveglow_task
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Tacotron2Task, WaveGlowTask)}
+TASKS: dict[str, Callable[[TrainConfig], Task]] = {"tacotron2": tacotron2_task, "waveglow": waveglow_task}
 
 
 def build_task(config: TrainConfig) -> Task:
-    """The task that `model.name` selects, with the rest of `model` as its model's config."""
+    """The task that `model.name` selects."""
     name = config.model.get("name")
     if name not in TASKS:
         raise UserError(f"model.name={name!r} is unknown{did_you_mean(str(name), TASKS)}")
     return TASKS[name](config)
 
 
+def build_trainer(config: TrainConfig, ranks: Ranks, heartbeat: Heartbeat) -> Trainer:
+    """All parts of a run. Forward pass, loss and backward pass are in OptimizerStep, common/training/step.py."""
+    options, device = config.trainer, ranks.device
+    set_tf32(options.tf32)
+    task = build_task(config)
+    data = RunData(task.datasets(), task.collate, config, ranks)
+    heartbeat.at("its start, after the data")
+    torch.manual_seed(config.seed)  # the same initial weights on all ranks
+    model = task.build_model().to(device)
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+    )
+    state = TrainingState(
+        model=model,
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(device.type, enabled=options.precision == "fp16"),
+        average=MovingAverage(model, options.ema_decay),
+        generator=torch.Generator(device).manual_seed(config.seed + ranks.rank),  # each rank its own dropout
+        progress=Progress(data=data.identity),
+    )
+    run_dir = open_run_dir(config, ranks)
+    note = resume_or_initialize(state, task, config, ranks)
+    tracker = Tracker(run_dir, config.audio.sample_rate, state.progress.step, ranks.is_main, options.progress)
+    if note:
+        tracker.message(note)
+    heartbeat.at("its start, after the weights")
+    step = OptimizerStep(task.objective, state, options, ranks)
+    return Trainer(task, config, data, state, step, tracker, ranks, heartbeat)
+
+
 @hydra_entry("train")
 def main(values: dict[str, Any]) -> None:
-    config: TrainConfig = from_dict(TrainConfig, values)
-    task = build_task(config)
+    config = from_dict(TrainConfig, values)
     minutes = config.trainer.timeout_minutes
-    ranks = distributed.start(config.trainer.device, minutes)
+    ranks = start_ranks(config.trainer.device, minutes)
     try:
-        with run_lock(config.run_dir) if ranks.is_main else nullcontext(), Peers(ranks, minutes) as peers:
-            stopped_by = Trainer(task, config, ranks, peers).fit()
+        lock = run_lock(config.run_dir) if ranks.is_main else nullcontext()
+        with lock, Heartbeat(ranks, minutes) as heartbeat:
+            stopped_by = build_trainer(config, ranks, heartbeat).fit()
     finally:
-        distributed.stop()
-    if stopped_by:  # a status that says so, so that a scheduler starts the run again
+        stop_ranks()
+    if stopped_by:  # a status that tells a scheduler to start the run again
         sys.exit(128 + stopped_by)
 
 

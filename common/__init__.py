@@ -1,1 +1,1 @@
-"""What both models share; nothing here knows a model."""
+"""What both models share. Nothing here knows a model, or an option of one."""

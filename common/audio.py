@@ -1,4 +1,4 @@
-"""Audio files, log-mel spectrograms and Griffin-Lim, all built from AudioConfig.
+"""Audio files, the STFT, log-mel spectrograms and Griffin-Lim, all defined by AudioConfig.
 
 Shapes: B batch, N samples, T frames. Samples are float32 in [-1, 1].
 """
@@ -18,15 +18,15 @@ from common.config import AudioConfig
 from common.errors import UserError
 
 MOMENTUM = 0.99  # alpha of the fast Griffin-Lim algorithm
-TINY = 1e-12  # a magnitude that has no phase
+TINY = 1e-12  # a magnitude too small to have a phase
 
 
 def load_audio(
     path: str | Path, config: AudioConfig, convert: bool = False, start: int = 0, num_samples: int = -1
 ) -> np.ndarray:
-    """Samples (N) of a mono clip of any format libsndfile reads; `start` and `num_samples` select a part of it.
+    """Samples (N) of a mono clip in any format that libsndfile reads; `start` and `num_samples` select a part.
 
-    A clip of another rate or with several channels is refused, or with `convert` resampled and mixed down.
+    A clip with another sample rate or several channels is refused, or with `convert` resampled and mixed down.
     """
     try:
         if start == 0 and num_samples < 0:
@@ -50,14 +50,16 @@ def load_audio(
     except (soundfile.LibsndfileError, OSError) as error:
         raise UserError(f"{path}: not a readable audio file ({error}); replace it or remove its row") from error
     if audio.size == 0:
-        raise UserError(f"{path}: no samples after {start}; the clip is empty or truncated: replace it or its row")
+        raise UserError(
+            f"{path}: no samples after {start}; the clip is empty or truncated: replace it or remove its row"
+        )
     if not np.isfinite(audio).all():
-        raise UserError(f"{path}: holds samples that are not finite numbers; replace it or remove its row")
+        raise UserError(f"{path}: holds samples that are NaN or infinite; replace it or remove its row")
     return audio
 
 
 def _refuse_truncated_wav(path: Path) -> None:
-    """A UserError if a wav's data is shorter than its header says; libsndfile reads it without a word."""
+    """A UserError if a wav holds fewer samples than its header says; libsndfile reads it without an error."""
     with open(path, "rb") as file:
         if file.read(12)[:4] != b"RIFF":
             return
@@ -65,9 +67,9 @@ def _refuse_truncated_wav(path: Path) -> None:
             size = int.from_bytes(header[4:], "little")
             if header[:4] == b"data":
                 present = path.stat().st_size - file.tell()
-                if present < size < 0xFFFFFF00:  # about the largest number stands for "not known" in streams
+                if present < size < 0xFFFFFF00:  # streams write about the largest number for "unknown"
                     raise UserError(
-                        f"{path}: truncated, {present} of {size} bytes of samples are there; copy the clip again or "
+                        f"{path}: truncated, it holds {present} of {size} bytes of samples; copy the clip again or "
                         "remove its row"
                     )
                 return
@@ -75,7 +77,7 @@ def _refuse_truncated_wav(path: Path) -> None:
 
 
 def save_audio(path: str | Path, audio: Tensor | np.ndarray, sample_rate: int) -> None:
-    """Write samples (N) as a 16-bit wav; what lies beyond [-1, 1] is clipped."""
+    """Write samples (N) as a 16-bit wav; samples outside [-1, 1] are clipped."""
     samples = audio.detach().float().cpu().numpy() if isinstance(audio, Tensor) else audio
     soundfile.write(str(path), np.clip(samples, -1.0, 1.0), sample_rate, subtype="PCM_16", format="WAV")
 
@@ -87,23 +89,41 @@ def mel_filterbank(config: AudioConfig) -> np.ndarray:
     )
 
 
+class STFT(nn.Module):
+    """The short-time Fourier transform with a periodic Hann window, centred frames and reflection at the ends."""
+
+    window: Tensor
+
+    def __init__(self, n_fft: int, hop_length: int, win_length: int | None = None) -> None:
+        super().__init__()
+        self.n_fft, self.hop_length = n_fft, hop_length
+        margin = n_fft - (win_length or n_fft)  # a shorter window is centred in the frame
+        window = nn.functional.pad(torch.hann_window(win_length or n_fft), (margin // 2, margin - margin // 2))
+        self.register_buffer("window", window, persistent=False)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """(..., N) -> complex (..., 1 + n_fft // 2, 1 + N // hop_length)"""
+        return torch.stft(audio, self.n_fft, self.hop_length, window=self.window, return_complex=True)
+
+    def inverse(self, spectrum: Tensor, num_samples: int) -> Tensor:
+        """complex (..., 1 + n_fft // 2, T) -> (..., num_samples)"""
+        return torch.istft(spectrum, self.n_fft, self.hop_length, window=self.window, length=num_samples)
+
+
 class LogMel(nn.Module):
     """audio (B, N) -> log-mel (B, n_mels, 1 + N // hop_length): log(max(filterbank @ |STFT|, log_floor))."""
 
-    window: Tensor
     filterbank: Tensor
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
         self.config = config
-        margin = config.n_fft - config.win_length  # a shorter window is centred in the frame
-        window = nn.functional.pad(torch.hann_window(config.win_length), (margin // 2, margin - margin // 2))
-        self.register_buffer("window", window, persistent=False)
+        self.stft = STFT(config.n_fft, config.hop_length, config.win_length)
         self.register_buffer("filterbank", torch.from_numpy(mel_filterbank(config)), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
         config = self.config
-        # Reflect padding is undefined for clips of at most n_fft / 2 samples: they get silence at the end instead.
+        # Reflection is undefined for clips of at most n_fft / 2 samples: silence is added at their end instead.
         num_frames = 1 + audio.shape[-1] // config.hop_length
         missing = config.n_fft // 2 + 1 - audio.shape[-1]
         if missing > 0:
@@ -111,52 +131,40 @@ class LogMel(nn.Module):
         # Written out because torch.stft and the modulus of complex numbers take three times as long.
         padded = nn.functional.pad(audio, (config.n_fft // 2, config.n_fft // 2), mode="reflect")
         frames = padded.unfold(1, config.n_fft, config.hop_length)[:, :num_frames]  # (B, T, n_fft)
-        spectrum = torch.fft.rfft(frames * self.window)
+        spectrum = torch.fft.rfft(frames * self.stft.window)
         magnitude = (spectrum.real.square() + spectrum.imag.square()).sqrt()
         mel = torch.matmul(magnitude, self.filterbank.T)  # (B, T, n_mels)
         return mel.clamp(min=config.log_floor).log().transpose(1, 2).contiguous()
 
 
 class GriffinLim:
-    """log-mel (n_mels, T) -> audio (T * hop_length), a vocoder that needs no training.
+    """log-mel (n_mels, T) -> audio (T * hop_length): a vocoder that needs no training.
 
-    The linear magnitudes come from the filterbank's pseudo-inverse; the phases from the fast Griffin-Lim algorithm
-    (Perraudin et al., 2013, algorithm 2), from noise.
+    The magnitudes come from the pseudo-inverse of the filterbank. The phases start from noise and follow the fast
+    Griffin-Lim algorithm (Perraudin et al., 2013, algorithm 2).
     """
 
     def __init__(self, config: AudioConfig, num_iterations: int = 60) -> None:
         self.config = config
         self.num_iterations = num_iterations
-        self.inverse = torch.from_numpy(np.linalg.pinv(mel_filterbank(config)))  # (1 + n_fft // 2, n_mels)
-        self.window = torch.hann_window(config.win_length)
+        self.inverse_filterbank = torch.from_numpy(np.linalg.pinv(mel_filterbank(config)))  # (1 + n_fft // 2, n_mels)
+        self.stft = STFT(config.n_fft, config.hop_length, config.win_length)
 
     @torch.no_grad()
     def __call__(self, mel: Tensor, seed: int = 0) -> Tensor:
         config, num_frames = self.config, mel.shape[1]
-        # A young or diverged model may predict anything; e^10 is far above what audio in [-1, 1] can have.
+        # A young or diverged model may predict any number; e^10 is far above the magnitudes of audio in [-1, 1].
         log_mel = mel.detach().float().cpu().nan_to_num().clamp(max=10.0)
-        # n frames span (n - 1) * hop_length samples and must be as long as a window: silence makes up for the rest.
+        # n frames span (n - 1) * hop_length samples, which must be at least a window: silence is added to reach it.
         silence = max(1, 1 + config.n_fft // config.hop_length - num_frames)
-        magnitude = nn.functional.pad((self.inverse @ log_mel.exp()).clamp(min=0.0), (0, silence))
+        magnitude = nn.functional.pad((self.inverse_filterbank @ log_mel.exp()).clamp(min=0.0), (0, silence))
         num_samples = (magnitude.shape[1] - 1) * config.hop_length
         generator = torch.Generator().manual_seed(seed)
         angle = 2 * math.pi * torch.rand(magnitude.shape, generator=generator)
         phases = torch.polar(torch.ones_like(angle), angle)
         before = torch.zeros_like(phases)
         for _ in range(self.num_iterations):
-            spectrum = self._stft(self._istft(magnitude * phases, num_samples))
+            spectrum = self.stft(self.stft.inverse(magnitude * phases, num_samples))
             ahead = spectrum + MOMENTUM * (spectrum - before)
             phases, before = ahead / ahead.abs().clamp(min=TINY), spectrum
-        return self._istft(magnitude * phases, num_samples)[: num_frames * config.hop_length]
-
-    def _stft(self, audio: Tensor) -> Tensor:
-        config = self.config
-        return torch.stft(
-            audio, config.n_fft, config.hop_length, config.win_length, self.window, return_complex=True
-        )  # fmt: skip
-
-    def _istft(self, spectrum: Tensor, num_samples: int) -> Tensor:
-        config = self.config
-        return torch.istft(
-            spectrum, config.n_fft, config.hop_length, config.win_length, self.window, length=num_samples
-        )  # fmt: skip
+        return self.stft.inverse(magnitude * phases, num_samples)[: num_frames * config.hop_length]

@@ -1,4 +1,4 @@
-"""What every entry script does around its job: compose the Hydra config, and show errors without a traceback."""
+"""What every command does around its job: compose the options from conf/, and show errors without a traceback."""
 
 from __future__ import annotations
 
@@ -9,69 +9,162 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import hydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError, did_you_mean
+from common.schema import REQUIRED, missing
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 FLAGS = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-p", "--package", "--resolve", "--info")
 CONF = Path(__file__).resolve().parent.parent / "conf"
+# Hydra writes no log files and changes no directory: run_dir and output are ours to manage.
+QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.run.dir=.")
+Job = Callable[[dict[str, Any]], None]
 
 
-def hydra_entry(config_name: str) -> Callable[[Callable[[dict[str, Any]], None]], Callable[[], None]]:
-    """Decorator: call the function with the composed config of conf/<config_name>.yaml as plain containers.
+def hydra_entry(config_name: str) -> Callable[[Job], Callable[[], None]]:
+    """Decorator: call the function with the options of conf/<config_name>.yaml and the command line as plain
+    containers.
 
-    What the user can mend ends the process with status 1 and one message on standard error.
+    A mistake of the user ends the process with status 1 and one message on standard error.
     """
 
-    def decorate(function: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+    def decorate(function: Job) -> Callable[[], None]:
         @functools.wraps(function)
         def main() -> None:
-            mistakes: list[str] = []  # raised through Hydra they would be printed twice
-
-            def job(config: DictConfig) -> None:
-                try:
-                    function(_plain(config))
-                except UserError as error:
-                    mistakes.append(
-                        str(error).rsplit("common.errors.UserError: ", 1)[-1]
-                    )  # a loader adds its traceback
-
             warnings.showwarning = _show_warning
-            if unknown := [a for a in sys.argv[1:] if a.startswith("-") and a.split("=")[0] not in FLAGS]:
-                script = Path(sys.argv[0]).name
-                fail(
-                    f"unknown option {unknown[0]}: options are KEY=VALUE, python {script} ... --cfg job shows them "
-                    'all; README.md, "Coming from the reference", has the new names of its flags'
-                )
-            sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
-            # Hydra would print its own report and leave; with this it raises, and we can say it in our words.
-            os.environ["HYDRA_FULL_ERROR"] = "1"
+            warnings.filterwarnings("ignore", message="torch.quantize_per_")  # will be renamed; for precision=int8
+            command = Command(config_name, sys.argv[1:])
+            sys.argv[1:] = [*QUIET, *command.arguments]
             try:
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
-            except (HydraException, OmegaConfBaseException) as error:
-                fail(_explain(str(error), config_name))
+                _run(command, function)
             except KeyboardInterrupt:
                 fail("interrupted", status=130)
             except RuntimeError as error:
-                # A process of a distributed run whose peer has ended; the peer says why.
+                # In a distributed run another rank has ended, and says why.
                 if int(os.environ.get("WORLD_SIZE", "1")) > 1 and re.search(r"Connection (closed|reset)", str(error)):
                     fail("another process of this run has ended; see its message")
                 raise
-            if mistakes:
-                fail(mistakes[0])
 
         return main
 
     return decorate
 
 
+def _run(command: Command, function: Job) -> None:
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    mistakes: list[str] = []  # Hydra would print an exception a second time
+
+    def job(config: DictConfig) -> None:
+        try:
+            function(command.with_present_names(_plain(config)))
+        except UserError as error:
+            message = str(error).rsplit("common.errors.UserError: ", 1)[-1]  # a loader process adds its traceback
+            mistakes.append(message)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise its errors instead of printing them
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=command.config_name)(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(command.explain(str(error)))
+    if mistakes:
+        fail(mistakes[0])
+
+
+class Command:
+    """The command line: KEY=VALUE arguments and a few flags."""
+
+    def __init__(self, config_name: str, arguments: list[str]) -> None:
+        self.config_name = config_name
+        script = Path(sys.argv[0]).name
+        if unknown := [a for a in arguments if a.startswith("-") and a.split("=")[0] not in FLAGS]:
+            fail(
+                f"unknown option {unknown[0]}: options are KEY=VALUE, python {script} ... --cfg job shows them all; "
+                'README.md, "Coming from the reference", has the new names of its flags'
+            )
+        self.help = f"See all keys and their values with: python {script} ... --cfg job"
+        known = self.known_keys()
+        self.renamed = {old: new for old, new in _yaml("renamed.yaml").items() if new in known}
+        self.arguments = [self._with_present_name(_quoted(argument)) for argument in arguments]
+
+    def known_keys(self) -> list[str]:
+        """The keys of the command's YAML file and of the groups in its defaults list."""
+        primary = _yaml(f"{self.config_name}.yaml")
+        keys = [key for key in primary if key != "defaults"]
+        groups = [name for entry in primary.get("defaults", []) if isinstance(entry, dict) for name in entry]
+        for group in (name.removeprefix("optional ") for name in groups):
+            keys.append(group)
+            for file in sorted((CONF / group).glob("*.yaml")):
+                names = [f"{group}.{name}" for name in _yaml(f"{group}/{file.name}") if name != "defaults"]
+                keys += [name for name in names if name not in keys]
+        return keys
+
+    def explain(self, message: str) -> str:
+        """Hydra's message in our words; for an unknown key it would suggest to append it, which is refused later."""
+        if not (unknown := re.match(r"Could not override '([^']+)'", message)):
+            return f"config: {message.strip()}\n{self.help}"
+        key = unknown[1]
+        value = next((a.split("=", 1)[1] for a in self.arguments if a.lstrip("+~").startswith(f"{key}=")), "?")
+        group, _, name = key.partition(".")
+        files = sorted((CONF / group).glob("*.yaml"))
+        owners = [file.stem for file in files if name in _yaml(f"{group}/{file.name}")]
+        if owners:
+            chosen = [a for a in self.arguments if a.split("=")[0] in ("model", group)]
+            return (
+                f"config key '{key}' (value {value}) is not an option of {' '.join(chosen) or 'this choice'}; only "
+                f"{group}={', '.join(owners)} have it"
+            )
+        return f"unknown config key '{key}' (value {value}){did_you_mean(key, self.known_keys())}"
+
+    def _with_present_name(self, argument: str) -> str:
+        key, equals, value = argument.partition("=")
+        new = self.renamed.get(key.lstrip("+"))
+        if not equals or new is None:
+            return argument
+        _note_renamed(key, new)
+        return f"{new}={value}"
+
+    def with_present_names(self, values: dict[str, Any]) -> dict[str, Any]:
+        """`values` with old keys, from a YAML file of the user's, moved to their present names."""
+        given = {argument.split("=")[0] for argument in self.arguments}
+        for old, new in self.renamed.items():
+            place, name = _find(values, old)
+            if name in place:
+                value = place.pop(name)
+                _note_renamed(old, new)
+                place, name = _find(values, new)
+                if new not in given:  # the command line wins
+                    place[name] = value
+        return values
+
+
+def _yaml(name: str) -> dict[str, Any]:
+    """A file of conf/, its interpolations unresolved."""
+    from omegaconf import OmegaConf
+
+    values: Any = OmegaConf.to_container(OmegaConf.load(CONF / name))
+    return values
+
+
+def _find(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The dictionary that holds a dotted key, and the last part of the key."""
+    *groups, name = key.split(".")
+    for group in groups:
+        values = values.get(group, {})
+    return values, name
+
+
+def _note_renamed(old: str, new: str) -> None:
+    print(f"note: {old} is now called {new}; the old name will be an error in version 0.3", file=sys.stderr)
+
+
 def _quoted(argument: str) -> str:
-    """KEY=VALUE as Hydra takes it: paths may hold spaces, commas, brackets and the like, and start with ~."""
+    """KEY=VALUE in Hydra's syntax: a path may contain spaces, commas and brackets, and may start with ~."""
     key, equals, value = argument.partition("=")
     if not equals or not re.fullmatch(r"[+~\w./@-]+", key) or value[:1] in ("[", "{", "'", '"') or "${" in value:
         return argument
@@ -83,58 +176,35 @@ def _quoted(argument: str) -> str:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """A warning as a line for the user, without the place in our code."""
+    """A warning as one line, without its place in the code."""
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
-    """Containers without interpolations; a UserError names every key that still needs a value."""
-    missing: list[str] = []
+    """Containers without interpolations; a UserError names all keys that still need a value."""
+    from omegaconf import OmegaConf
+
+    required: list[str] = []
 
     def visit(node: Any, key: str) -> None:
         if isinstance(node, dict):
             for name, value in node.items():
                 visit(value, f"{key}.{name}" if key else str(name))
-        elif node == "???":
-            missing.append(key)
+        elif node == REQUIRED:
+            required.append(key)
 
     visit(OmegaConf.to_container(config, resolve=False), "")
-    if missing:
-        raise UserError("\n".join(f"config key '{key}' has no value: set it with {key}=VALUE" for key in missing))
+    if required:
+        raise UserError("\n".join(map(missing, required)))
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
 
-def _explain(message: str, config_name: str) -> str:
-    """Hydra's message in our words: to an unknown key it would suggest to append it, which is refused later."""
-    if unknown := re.match(r"Could not override '([^']+)'", message):
-        key = unknown[1]
-        value = next((a.split("=", 1)[1] for a in sys.argv if a.lstrip("+~").startswith(f"{key}=")), "?")
-        return f"unknown config key '{key}' (value {value}){did_you_mean(key, _known_keys(config_name))}"
-    script = Path(sys.argv[0]).name
-    return f"config: {message.strip()}\nSee all keys and their values with: python {script} ... --cfg job"
-
-
-def _known_keys(config_name: str) -> list[str]:
-    """The keys of conf/<config_name>.yaml and of the groups in its defaults list."""
-    primary = OmegaConf.load(CONF / f"{config_name}.yaml")
-    assert isinstance(primary, DictConfig)
-    keys = [str(key) for key in primary if key not in ("defaults", "hydra")]
-    for entry in primary.defaults:
-        names = [str(name).removeprefix("optional ") for name in entry] if isinstance(entry, DictConfig) else []
-        for group in (name for name in names if not name.startswith("override ")):
-            keys.append(group)
-            for file in sorted((CONF / group).glob("*.yaml")):
-                names = [str(name) for name in OmegaConf.load(file) if name != "defaults"]
-                keys += [f"{group}.{name}" for name in names if f"{group}.{name}" not in keys]
-    return keys
-
-
 def fail(message: str, status: int = 1) -> None:
     """End the process with one message."""
     rank = os.environ.get("RANK", "0")
-    if rank != "0":  # rank 0 says it all; the others say so much that a fault of theirs alone is seen
+    if rank != "0":  # rank 0 prints all of it; the others so much that a mistake on one of them alone is seen
         message = f"rank {rank}: {message.splitlines()[0]}"
     sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr, flush=True)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from common.config import AudioConfig, DataConfig
+from common.data.batching import Draw
 from common.data.filelist import raise_problems, read_filelist
 from common.data.mels import MelDirectory
 from common.ops.padding import pad_last
-from common.training.task import Draw
 from tacotron2.text import SYMBOLS, text_to_ids
 
 
@@ -27,7 +27,7 @@ class Tacotron2Batch(NamedTuple):
 
 
 class TextMelDataset:
-    """(ids (L), mel (n_mels, T)) of each clip of a filelist. Texts are cleaned once, here."""
+    """(ids (L), mel (n_mels, T)) of each clip of a filelist. The texts are cleaned once, at the start."""
 
     def __init__(self, filelist: str, data: DataConfig, audio: AudioConfig, symbols: Sequence[str] = SYMBOLS) -> None:
         self.clips = read_filelist(filelist, data.root, data.follow_links)[: data.limit]
@@ -35,7 +35,7 @@ class TextMelDataset:
         self.ids = [text_to_ids(clip.text, data.cleaners, symbols) for clip in self.clips]
         raise_problems(
             [
-                f"{clip.where}: nothing is left of {clip.text[:40]!r} after {data.cleaners}; mend or remove the row"
+                f"{clip.where}: nothing is left of {clip.text[:40]!r} after {data.cleaners}; correct or remove the row"
                 for clip, ids in zip(self.clips, self.ids, strict=True)
                 if not ids
             ]
@@ -47,14 +47,12 @@ class TextMelDataset:
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
         index, _ = draw
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the mapped file is read-only, and so is our use of it
-            mel = torch.from_numpy(self.mels.load(self.clips[index]))
-        return torch.tensor(self.ids[index]), mel
+        mel = np.array(self.mels.load(self.clips[index]))  # a copy that may be written to
+        return torch.tensor(self.ids[index]), torch.from_numpy(mel)
 
 
 def collate(items: list[tuple[Tensor, Tensor]]) -> Tacotron2Batch:
-    """Pad with symbol 0 and zeros, to two positions at least: BatchNorm has no statistics of a single one."""
+    """Pad with symbol 0 and zeros, to at least two positions: BatchNorm has no statistics of a single one."""
     texts, mels = zip(*items, strict=True)
     return Tacotron2Batch(
         text=pad_last(texts, 0, min_length=2),

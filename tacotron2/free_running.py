@@ -1,17 +1,19 @@
-"""Free-running decoding: as few and as large reads of memory a step as there can be.
+"""The fast inference decoder: as little memory traffic in a step as possible.
 
-At batch 1 a step is bound by reading the weights, so each LSTM has one matrix for all of its inputs, and the projection
-and the gate share one. All that changes from step to step lies in one buffer, prenet | attention hidden | context |
-decoder hidden, of which each product takes a slice. Utterances that have stopped leave the batch. On GPUs some steps
-together are one CUDA graph (common/graphs.py).
-The numbers are those of the step-by-step decoder (tests/test_free_running.py).
+At batch 1 a step takes as long as reading the weights, so each LSTM has one matrix for all its inputs, and the
+projection and the gate share one. The inputs of all products are slices of one buffer: prenet | attention hidden |
+context | decoder hidden. Utterances that have stopped are removed from the batch. On GPUs some steps together are one
+CUDA graph (common/ops/graphs.py). The numbers are those of the step-by-step decoder (tests/test_free_running.py).
+
+Shapes: S steps, B batch, L characters, E memory, A attention, K taps of the location kernel, F = n_mels * r the frames
+of a step.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,18 +23,18 @@ from common.ops.dropout import draw_kept
 from common.ops.graphs import graphed
 from common.ops.packed import Int8Linear, PackedLinear, packed_once
 from tacotron2.step_torch import at_least_float32, ops_for
-from tacotron2.teacher_forcing import by_sigmoids
+from tacotron2.teacher_forcing import sigmoids_first
 
 if TYPE_CHECKING:
     from tacotron2.model import Decoder, Memory
 
 CHECK_EVERY = 8  # steps between two looks at the gates; each look waits for a GPU
-LEAVES = 3 / 4  # a batch in which no more than this share has not stopped goes on without the others
+COMPACT_BELOW = 3 / 4  # the batch is compacted when at most this share of it has not stopped
 
 
 @dataclass(frozen=True, eq=False)
 class StepWeights:
-    """The decoder's weights as a step wants them."""
+    """The decoder's weights in the layout of a step."""
 
     prenet: list[Tensor]
     attention_rnn: PackedLinear | Int8Linear
@@ -46,126 +48,157 @@ class StepWeights:
     def of(cls, decoder: Decoder, rows: int, dtype: torch.dtype, int8: bool) -> StepWeights:
         rnn, rnn2, attention = decoder.attention_rnn, decoder.decoder_rnn, decoder.attention_layer
         prenet_dim, hidden_dim = decoder.config.prenet_dim, decoder.config.decoder_rnn_dim
-        location = attention.location_layer
 
         def packed(weight: Tensor, bias: Tensor) -> PackedLinear | Int8Linear:
             return Int8Linear(weight, bias) if int8 else PackedLinear(weight.to(dtype), rows, bias.to(dtype))
 
         inputs, context = rnn.weight_ih.split((prenet_dim, rnn.weight_ih.shape[1] - prenet_dim), 1)
-        projection, gate = decoder.linear_projection.linear_layer, decoder.gate_layer.linear_layer
-        weight, bias = torch.cat((projection.weight, gate.weight)), torch.cat((projection.bias, gate.bias))
+        weight, bias = decoder.output_weights()
         return cls(
             prenet=[weight.to(dtype) for weight in decoder.prenet.parameters()],
             attention_rnn=packed(
-                by_sigmoids(torch.cat((inputs, rnn.weight_hh, context), 1)), by_sigmoids(rnn.bias_ih + rnn.bias_hh)
+                sigmoids_first(torch.cat((inputs, rnn.weight_hh, context), 1)),
+                sigmoids_first(rnn.bias_ih + rnn.bias_hh),
             ),
             query=attention.query_layer.linear_layer.weight.to(dtype),
-            location=location.kernel().to(dtype),
+            location=attention.location_layer.kernel().to(dtype),
             v=attention.v.linear_layer.weight[0].to(dtype),
             decoder_rnn=packed(
-                by_sigmoids(torch.cat((rnn2.weight_ih, rnn2.weight_hh), 1)), by_sigmoids(rnn2.bias_ih + rnn2.bias_hh)
+                sigmoids_first(torch.cat((rnn2.weight_ih, rnn2.weight_hh), 1)),
+                sigmoids_first(rnn2.bias_ih + rnn2.bias_hh),
             ),
             output=packed(torch.cat((weight[:, hidden_dim:], weight[:, :hidden_dim]), 1), bias),
         )
 
 
 def step_weights(decoder: Decoder, rows: int, dtype: torch.dtype, int8: bool) -> StepWeights:
-    rows = rows if decoder.attention_rnn.weight_hh.device.type == "cpu" else 1  # only there it makes a difference
+    """StepWeights for a batch of `rows`, packed again only when the weights have changed."""
+    rows = rows if decoder.attention_rnn.weight_hh.device.type == "cpu" else 1  # the layout depends on it there only
     return packed_once(decoder, (rows, dtype, int8), lambda: StepWeights.of(decoder, rows, dtype, int8))
 
 
-def _steps(
-    weights: StepWeights, buffer: Tensor, cells: Tensor, cells_2: Tensor, last: Tensor, total: Tensor, frames: Tensor,
-    outputs: Tensor, alignment: Tensor, kept: Tensor, memory: Tensor, keys: Tensor, padding: Tensor | None,
-) -> None:  # fmt: skip
-    """The next steps: writes frames and the gate's logit, outputs (S, B, n_mels * r + 1), and alignment (S, B, L);
-    kept (S, layers, B, prenet_dim) is the prenet's dropout, scaled. The rest is the state before and after."""
-    ops = ops_for(buffer, weights.location)
-    attention = ops.AttentionStep(weights.location, keys, weights.v, memory, padding)
-    prenet, hidden = weights.prenet[0].shape[0], cells.shape[1]
-    parts = prenet, hidden, memory.shape[2], cells_2.shape[1]
-    prenet_out, hidden_out, context, decoder_hidden = buffer.split(parts, 1)
-    x, frame_dim = frames, frames.shape[1]
-    for t in range(len(outputs)):
+class DecoderState(NamedTuple):
+    """All that passes from step to step."""
+
+    buffer: Tensor  # (B, ...) prenet | attention hidden | context | decoder hidden
+    attention_cell: Tensor  # (B, attention_rnn_dim)
+    decoder_cell: Tensor  # (B, decoder_rnn_dim)
+    weights: Tensor  # (B, L) of the last step
+    weights_sum: Tensor  # (B, L) over all steps
+    frames: Tensor  # (B, F) of the last step
+
+
+class StepOutputs(NamedTuple):
+    """What a number of steps give."""
+
+    frames_and_gate: Tensor  # (S, B, F + 1) the last column is the gate's logit
+    alignment: Tensor  # (S, B, L)
+
+
+class StepInputs(NamedTuple):
+    """What a number of steps read."""
+
+    kept: Tensor  # (S, layers, B, prenet_dim) the prenet's dropout, scaled
+    memory: Tensor  # (B, L, E)
+    keys: Tensor  # (B, L, A)
+    padding: Tensor | None  # (B, L) True beyond a text
+
+
+def _steps(weights: StepWeights, written: tuple[DecoderState, StepOutputs], given: StepInputs) -> None:
+    """Move the state on by as many steps as the outputs have room for."""
+    state, outputs = written
+    ops = ops_for(state.buffer, weights.location)
+    attention = ops.AttentionStep(weights.location, given.keys, weights.v, given.memory, given.padding)
+    prenet, hidden = weights.prenet[0].shape[0], state.attention_cell.shape[1]
+    parts = prenet, hidden, given.memory.shape[2], state.decoder_cell.shape[1]
+    prenet_out, hidden_out, context, decoder_hidden = state.buffer.split(parts, 1)
+    x, frame_dim, alignment = state.frames, state.frames.shape[1], outputs.alignment
+    for t in range(len(alignment)):
         for layer, weight in enumerate(weights.prenet):
-            x = F.linear(x, weight).relu_().mul_(kept[t, layer])
+            x = F.linear(x, weight).relu_().mul_(given.kept[t, layer])
         prenet_out.copy_(x)
-        gates = weights.attention_rnn(buffer[:, : sum(parts[:3])])
-        ops.lstm_cell(gates, None, cells, cells, hidden_out, None, 1.0)
-        query = F.linear(hidden_out, weights.query)
-        attention.forward(query, alignment[t - 1] if t else last, total, alignment[t], total, context)
-        gates = weights.decoder_rnn(buffer[:, prenet:])
-        ops.lstm_cell(gates, None, cells_2, cells_2, decoder_hidden, None, 1.0)
-        outputs[t] = weights.output(buffer[:, prenet + hidden :])
-        x = outputs[t, :, :frame_dim]
-    last.copy_(alignment[-1])
-    frames.copy_(x)
+        gates = weights.attention_rnn(state.buffer[:, : sum(parts[:3])])
+        ops.lstm_cell(gates, None, state.attention_cell, state.attention_cell, hidden_out, None, 1.0)
+        query, last = F.linear(hidden_out, weights.query), alignment[t - 1] if t else state.weights
+        attention.forward(query, last, state.weights_sum, alignment[t], state.weights_sum, context)
+        gates = weights.decoder_rnn(state.buffer[:, prenet:])
+        ops.lstm_cell(gates, None, state.decoder_cell, state.decoder_cell, decoder_hidden, None, 1.0)
+        outputs.frames_and_gate[t] = weights.output(state.buffer[:, prenet + hidden :])
+        x = outputs.frames_and_gate[t, :, :frame_dim]
+    state.weights.copy_(alignment[-1])
+    state.frames.copy_(x)
 
 
 class FreeRunning:
-    """Decodes one batch; `run` is the whole of it."""
+    """Decodes one batch; `run` does all of it. The prenet's dropout comes from `generator`."""
 
-    def __init__(self, decoder: Decoder, weights: StepWeights, memory: Memory, dtype: torch.dtype) -> None:
-        self.config, self.weights, self.dtype = decoder.config, weights, dtype
+    def __init__(
+        self, decoder: Decoder, weights: StepWeights, memory: Memory, dtype: torch.dtype,
+        generator: torch.Generator | None,
+    ) -> None:  # fmt: skip
         config, values = decoder.config, memory.values
+        self.config, self.weights, self.dtype, self.generator = config, weights, dtype, generator
         batch, length, memory_dim = values.shape
         self.frame_dim = config.n_mel_channels * config.n_frames_per_step
         dim = config.prenet_dim + config.attention_rnn_dim + memory_dim + config.decoder_rnn_dim
-        self.state = [  # as _steps takes it
-            values.new_zeros(batch, dim, dtype=dtype),
-            values.new_zeros(batch, config.attention_rnn_dim, dtype=dtype),
-            values.new_zeros(batch, config.decoder_rnn_dim, dtype=dtype),
-            values.new_zeros(batch, length, dtype=at_least_float32(dtype)),
-            values.new_zeros(batch, length, dtype=at_least_float32(dtype)),
-            values.new_zeros(batch, self.frame_dim, dtype=dtype),
-        ]
+        self.state = DecoderState(
+            buffer=values.new_zeros(batch, dim, dtype=dtype),
+            attention_cell=values.new_zeros(batch, config.attention_rnn_dim, dtype=dtype),
+            decoder_cell=values.new_zeros(batch, config.decoder_rnn_dim, dtype=dtype),
+            weights=values.new_zeros(batch, length, dtype=at_least_float32(dtype)),
+            weights_sum=values.new_zeros(batch, length, dtype=at_least_float32(dtype)),
+            frames=values.new_zeros(batch, self.frame_dim, dtype=dtype),
+        )
         has_padding = values.is_cuda or bool(memory.padding.any())
-        self.memory = [values.to(dtype), memory.keys.to(dtype), memory.padding if has_padding else None]
+        self.values, self.keys = values.to(dtype), memory.keys.to(dtype)
+        self.padding = memory.padding if has_padding else None
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows of the batch only."""
-        self.state = [tensor[rows] for tensor in self.state]
-        self.memory = [None if tensor is None else tensor[rows] for tensor in self.memory]
+    def compact(self, rows: Tensor) -> None:
+        """Continue with these rows of the batch only."""
+        self.state = DecoderState(*(tensor[rows] for tensor in self.state))
+        self.values, self.keys = self.values[rows], self.keys[rows]
+        self.padding = None if self.padding is None else self.padding[rows]
 
-    def steps(self, number: int) -> tuple[Tensor, Tensor]:
-        """The next steps: frames and the gate's logit (number, B, n_mels * r + 1), alignment (number, B, L)."""
-        buffer, total = self.state[0], self.state[4]
-        outputs = buffer.new_empty(number, len(buffer), self.frame_dim + 1)
-        alignment = total.new_empty(number, *total.shape)
-        p, shape = self.config.prenet_dropout, (number, len(self.weights.prenet), len(buffer), self.config.prenet_dim)
-        kept = draw_kept(shape, p, buffer.device).to(self.dtype) / (1 - p)
-        arguments = [*self.state, outputs, alignment], [kept, *self.memory]
-        graphed(_steps, *arguments, owner=self.weights)
-        return outputs, alignment
+    def steps(self, number: int) -> StepOutputs:
+        """The outputs of the next steps."""
+        batch, length = self.state.weights.shape
+        outputs = StepOutputs(
+            frames_and_gate=self.state.buffer.new_empty(number, batch, self.frame_dim + 1),
+            alignment=self.state.weights.new_empty(number, batch, length),
+        )
+        p, shape = self.config.prenet_dropout, (number, len(self.weights.prenet), batch, self.config.prenet_dim)
+        kept = draw_kept(shape, p, self.state.buffer.device, self.generator).to(self.dtype) / (1 - p)
+        given = StepInputs(kept, self.values, self.keys, self.padding)
+        graphed(_steps, (self.state, outputs), given, owner=self.weights)
+        return outputs
 
     def run(self, max_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """frames (B, S, n_mels * r), num_steps (B), alignment (B, S, L), truncated (B). What comes after an utterance's
-        num_steps is not its own."""
-        buffer, total = self.state[0], self.state[4]
-        batch, device, threshold = len(buffer), buffer.device, self.config.gate_threshold
-        # sigmoid(gate) > threshold; beyond 1 nothing stops it
+        """frames (B, S, F), num_steps (B), alignment (B, S, L), truncated (B). Values after an utterance's num_steps
+        are meaningless."""
+        (batch, length), device, threshold = self.state.weights.shape, self.values.device, self.config.gate_threshold
+        # sigmoid(gate) > threshold; a threshold of 1 or more never stops
         logit = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
-        frames = buffer.new_zeros(batch, max_steps, self.frame_dim)
-        alignment = total.new_zeros(batch, max_steps, total.shape[1])
+        frames = self.state.buffer.new_zeros(batch, max_steps, self.frame_dim)
+        alignment = self.state.weights.new_zeros(batch, max_steps, length)
         num_steps = torch.full((batch,), max_steps, device=device)
-        rows = torch.arange(batch, device=device)  # those still in the batch
-        goes_on = torch.ones(batch, dtype=torch.bool, device=device)  # those of `rows` that have not stopped
-        truncated = goes_on.clone()
+        rows = torch.arange(batch, device=device)  # utterances that are still in the batch
+        running = torch.ones(batch, dtype=torch.bool, device=device)  # those of `rows` that have not stopped
+        truncated = running.clone()
         for first in range(0, max_steps, CHECK_EVERY):
             number = min(CHECK_EVERY, max_steps - first)
-            outputs, weights = self.steps(number)
-            frames[rows, first : first + number] = outputs[:, :, :-1].transpose(0, 1)
-            alignment[rows, first : first + number] = weights.transpose(0, 1)
-            opens = outputs[:, :, -1] > logit  # (number, B)
-            stops = opens.any(0) & goes_on
+            outputs = self.steps(number)
+            frames[rows, first : first + number] = outputs.frames_and_gate[:, :, :-1].transpose(0, 1)
+            alignment[rows, first : first + number] = outputs.alignment.transpose(0, 1)
+            opens = outputs.frames_and_gate[:, :, -1] > logit  # (number, B)
+            stops = opens.any(0) & running
             num_steps[rows] = torch.where(stops, first + 1 + opens.int().argmax(0), num_steps[rows])
-            goes_on &= ~stops
-            truncated[rows] = goes_on
-            left = int(goes_on.sum())
-            if not left:
+            running &= ~stops
+            truncated[rows] = running
+            num_running = int(running.sum())
+            if not num_running:
                 break
-            if left <= LEAVES * len(rows):
-                self.keep(goes_on)
-                rows, goes_on = rows[goes_on], goes_on[goes_on]
+            if num_running <= COMPACT_BELOW * len(rows):
+                self.compact(running)
+                rows, running = rows[running], running[running]
         total_steps = int(num_steps.max())
         return frames[:, :total_steps], num_steps, alignment[:, :total_steps], truncated

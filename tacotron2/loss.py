@@ -1,4 +1,4 @@
-"""Tacotron 2's training loss: MSE before and after the postnet, and cross-entropy of the gate."""
+"""Tacotron 2's training losses: MSE before and after the postnet, cross-entropy of the gate, and two optional ones."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor
 from common.ops.padding import lengths_to_mask
 from tacotron2.model import Tacotron2Output
 
-GUIDE_WIDTH = 0.2  # g, as a share of the text
+GUIDE_WIDTH = 0.2  # g, in units of the text's length
 
 
 def gate_target(mel_lengths: Tensor, num_frames: int, frames_per_step: int) -> Tensor:
-    """(B, T) 1 from the last decoder step of an utterance on, 0 before."""
+    """(B, T) 0 before the last decoder step of an utterance, then 1"""
     first = (mel_lengths - 1) // frames_per_step * frames_per_step
     return 1.0 - lengths_to_mask(first, num_frames).float()
 
 
 def guided_attention_loss(alignment: Tensor, text_lengths: Tensor, mel_lengths: Tensor) -> Tensor:
-    """How far the attention is from the straight line, for a faster start on little data (Tachibana et al., 2017,
-    section 3.4, with g = 0.2): a mean over the frames that exist.
+    """The distance of the attention from the diagonal, for a faster start on little data (Tachibana et al., 2017,
+    section 3.4, with g = 0.2): a mean over frames without padding, a scalar.
 
     alignment (B, T, L), text_lengths and mel_lengths (B)
     """
@@ -32,28 +32,28 @@ def guided_attention_loss(alignment: Tensor, text_lengths: Tensor, mel_lengths: 
     return ((alignment * penalty).sum(2) * mask).sum() / mask.sum()
 
 
-def mel_delta_loss(output: Tacotron2Output, mel: Tensor, mel_lengths: Tensor) -> Tensor:
-    """MSE of the differences between neighbouring bands, before and after the postnet: a mean over the frames that
-    exist, a scalar. It weighs the harmonics of the voice, which the MSE of the bands learns last.
+def mel_band_difference_loss(output: Tacotron2Output, mel: Tensor, mel_lengths: Tensor) -> Tensor:
+    """MSE of the differences between neighbouring mel bands, before and after the postnet: a mean over frames without
+    padding, a scalar. It emphasizes the harmonics of the voice, which the MSE of the bands learns last.
 
     mel (B, n_mels, T), mel_lengths (B)
     """
-    mask, delta = lengths_to_mask(mel_lengths, mel.shape[2]), mel.diff(dim=1)
-    before, after = (_masked_mse(bands.float().diff(dim=1), delta, mask) for bands in (output.mel, output.mel_postnet))
+    mask, target = lengths_to_mask(mel_lengths, mel.shape[2]), mel.diff(dim=1)
+    before, after = (_masked_mse(bands.float().diff(dim=1), target, mask) for bands in (output.mel, output.mel_postnet))
     return before + after
 
 
 def _masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """prediction and target (B, bands, T), mask (B, T): a mean over the frames that exist"""
+    """prediction and target (B, bands, T), mask (B, T) -> the mean over frames without padding"""
     return ((prediction - target) ** 2 * mask.unsqueeze(1)).sum() / (mask.sum() * target.shape[1])
 
 
 def tacotron2_loss(
     output: Tacotron2Output, mel: Tensor, mel_lengths: Tensor, frames_per_step: int = 1
 ) -> dict[str, Tensor]:
-    """Means over the frames that exist: {"mel", "mel_postnet", "gate", "loss" = their sum}, each a scalar.
+    """Means over frames without padding: {"mel", "mel_postnet", "gate", "loss" = their sum}, each a scalar.
 
-    mel (B, n_mels, T), mel_lengths (B). The reference averages over padding too; without padding the two are equal.
+    mel (B, n_mels, T), mel_lengths (B). The reference also averages over padding; without padding both are equal.
     """
     mask = lengths_to_mask(mel_lengths, mel.shape[2])  # (B, T)
     target = gate_target(mel_lengths, mel.shape[2], frames_per_step)

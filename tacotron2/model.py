@@ -1,71 +1,76 @@
 """Tacotron 2: characters to mel spectrogram (Shen et al., 2018, arXiv:1712.05884).
 
-Shapes: B batch, L characters, T mel frames, r frames a decoder step, S = T / r decoder steps,
-E encoder_embedding_dim. Module names follow the reference implementation, so that its weights load key by key.
+Shapes: B batch, L characters, T mel frames, r frames of a decoder step, S = T / r decoder steps, E
+encoder_embedding_dim. Module names follow the reference implementation, so that its weights load by name.
+
+Random numbers come from the `generator` that a method is given, or from PyTorch's global one.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from common.errors import UserError
 from common.ops.dropout import TanhDropout, draw_kept, dropout
-from common.ops.padding import fill, lengths_to_mask
+from common.ops.padding import lengths_to_mask, pad_to_multiple
 from common.ops.precision import compute_dtype
+from common.schema import Count, Options, Positive, Probability
 from tacotron2.free_running import FreeRunning, step_weights
-from tacotron2.postfilter import Sharpening
+from tacotron2.postfilter import Postfilter
 from tacotron2.step_torch import at_least_float32
-from tacotron2.teacher_forcing import CHUNK, CLIPS, AttentionLoop, LSTMLoop, bidirectional, by_sigmoids
+from tacotron2.teacher_forcing import (
+    CHUNK,
+    CLIPS,
+    AttentionLoop,
+    AttentionWeights,
+    LSTMLoop,
+    bidirectional,
+    sigmoids_first,
+)
 
 
 @dataclass(frozen=True)
-class Tacotron2Config:
-    """The reference's constructor arguments under their own names, and the rates it hard-codes."""
+class Tacotron2Config(Options):
+    """The reference's constructor arguments under their own names, and the rates that it has as constants."""
 
-    n_mel_channels: int = 80
-    n_symbols: int = 148
-    symbols_embedding_dim: int = 512
-    encoder_kernel_size: int = 5
-    encoder_n_convolutions: int = 3
-    encoder_embedding_dim: int = 512
-    attention_rnn_dim: int = 1024
-    attention_dim: int = 128
-    attention_location_n_filters: int = 32
-    attention_location_kernel_size: int = 31
-    n_frames_per_step: int = 1
-    decoder_rnn_dim: int = 1024
-    prenet_dim: int = 256
-    max_decoder_steps: int = 2000
+    section: ClassVar[str] = "model"
+
+    n_mel_channels: Count = 80
+    n_symbols: Count = 148
+    symbols_embedding_dim: Count = 512
+    encoder_kernel_size: Count = 5
+    encoder_n_convolutions: Count = 3
+    encoder_embedding_dim: Count = 512
+    attention_rnn_dim: Count = 1024
+    attention_dim: Count = 128
+    attention_location_n_filters: Count = 32
+    attention_location_kernel_size: Count = 31
+    n_frames_per_step: Count = 1
+    decoder_rnn_dim: Count = 1024
+    prenet_dim: Count = 256
+    max_decoder_steps: Count = 2000
     gate_threshold: float = 0.5  # stop when sigmoid(gate) exceeds it
-    postnet_embedding_dim: int = 512
-    postnet_kernel_size: int = 5
-    postnet_n_convolutions: int = 5
-    p_encoder_dropout: float = 0.5
-    prenet_dropout: float = 0.5  # also in inference (section 2.2 of the paper); 0 makes synthesis deterministic
-    p_attention_dropout: float = 0.1
-    p_decoder_dropout: float = 0.1
-    p_postnet_dropout: float = 0.5
-    p_frame_dropout: float = 0.0  # in training, share of the steps that see no frame before: they must go by the text
-    p_own_frames: float = 0.0  # in training, share of the steps whose frame before is the model's own
-    mel_mean: float = 0.0  # decoder and postnet work with (mel - mel_mean) / mel_std
-    mel_std: float = 1.0
+    postnet_embedding_dim: Count = 512
+    postnet_kernel_size: Count = 5
+    postnet_n_convolutions: Count = 5
+    p_encoder_dropout: Probability = 0.5
+    prenet_dropout: Probability = 0.5  # also in inference (section 2.2); 0 makes synthesis deterministic
+    p_attention_dropout: Probability = 0.1
+    p_decoder_dropout: Probability = 0.1
+    p_postnet_dropout: Probability = 0.5
+    p_frame_dropout: Probability = 0.0  # in training: steps that do not see the previous frame, only the text
+    p_own_frames: Probability = 0.0  # in training: steps whose previous frame is the model's own (scheduled sampling)
+    mel_mean: float = 0.0  # decoder and postnet compute with (mel - mel_mean) / mel_std
+    mel_std: Positive = 1.0
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type == "int" and value < 1:
-                raise UserError(f"model.{field.name}={value} must be at least 1")
-            if (field.name.startswith("p_") or field.name.endswith("dropout")) and not 0 <= value < 1:
-                raise UserError(f"model.{field.name}={value} must be from 0 to less than 1")
-        if not self.mel_std > 0:
-            raise UserError(f"model.mel_std={self.mel_std} must be more than 0")
+        super().__post_init__()
         for name in ("encoder_kernel_size", "attention_location_kernel_size", "postnet_kernel_size"):
             if getattr(self, name) % 2 == 0:
                 raise UserError(f"model.{name}={getattr(self, name)} must be odd, to keep the length")
@@ -74,7 +79,7 @@ class Tacotron2Config:
 
 
 class Tacotron2Output(NamedTuple):
-    """What teacher-forced decoding gives; frames beyond an utterance's length are 0."""
+    """The result of teacher forcing. Frames beyond the length of an utterance are 0."""
 
     mel: Tensor  # (B, n_mels, T) before the postnet
     mel_postnet: Tensor  # (B, n_mels, T)
@@ -83,16 +88,16 @@ class Tacotron2Output(NamedTuple):
 
 
 class Tacotron2Speech(NamedTuple):
-    """What free-running decoding gives; frames beyond an utterance's length are 0."""
+    """The result of free running. Frames beyond the length of an utterance are 0."""
 
-    mel_postnet: Tensor  # (B, n_mels, T) sharpened
-    mel_lengths: Tensor  # (B) frames, the stop frame included
+    mel_postnet: Tensor  # (B, n_mels, T) after the postfilter
+    mel_lengths: Tensor  # (B) frames, the last one included
     alignment: Tensor  # (B, T, L)
-    truncated: Tensor  # (B) True where max_decoder_steps came before the gate opened
+    truncated: Tensor  # (B) True if the gate did not open within max_decoder_steps
 
 
 class LinearNorm(nn.Module):
-    """Linear layer with Xavier initialisation for the nonlinearity that follows it."""
+    """A linear layer with Xavier initialization for the nonlinearity that follows it."""
 
     def __init__(self, in_dim: int, out_dim: int, bias: bool = True, gain: str = "linear") -> None:
         super().__init__()
@@ -104,7 +109,7 @@ class LinearNorm(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Length-preserving convolution with Xavier initialisation for the nonlinearity that follows it."""
+    """A convolution that keeps the length, with Xavier initialization for the nonlinearity that follows it."""
 
     def __init__(self, in_dim: int, out_dim: int, kernel_size: int, bias: bool = True, gain: str = "linear") -> None:
         super().__init__()
@@ -122,7 +127,7 @@ def conv_batch_norm(in_dim: int, out_dim: int, kernel_size: int, gain: str) -> n
 class Encoder(nn.Module):
     """Convolutions and a bidirectional LSTM over the characters (section 2.2).
 
-    Every convolution sees zeros beyond the end of a text, as it would if the text stood alone: padding changes nothing.
+    Every convolution sees zeros beyond the end of a text, as if the text were alone: padding changes nothing.
     """
 
     def __init__(self, config: Tacotron2Config) -> None:
@@ -135,15 +140,15 @@ class Encoder(nn.Module):
         )
         self.lstm = nn.LSTM(dims[-1], dim // 2, batch_first=True, bidirectional=True)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor, generator: Generator | None = None) -> Tensor:
         """Embedded text (B, L, symbols_embedding_dim), lengths (B) -> memory (B, L, E), 0 beyond the lengths."""
         mask = lengths_to_mask(lengths, x.shape[1]).unsqueeze(1)
         x = x.transpose(1, 2) * mask  # (B, dim, L)
         for convolution in self.convolutions:
-            x = dropout(F.relu(convolution(x)), self.dropout, self.training) * mask
+            x = dropout(F.relu(convolution(x)), self.dropout if self.training else 0.0, generator) * mask
         x = x.transpose(1, 2)
-        # Faster in training, and packing would wait for a GPU, to know the lengths; without a backward pass a CPU has
-        # PyTorch's own loop done sooner.
+        # Ours is faster in training, and packing would wait for a GPU to tell the lengths. On a CPU, without a backward
+        # pass, PyTorch's own loop is faster.
         if x.is_cuda or torch.is_grad_enabled():
             return bidirectional(self.lstm, x, lengths)
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
@@ -152,22 +157,23 @@ class Encoder(nn.Module):
 
 
 class Prenet(nn.Module):
-    """Two layers whose dropout is never off, without biases (section 2.2)."""
+    """Two layers without biases, whose dropout is always on (section 2.2)."""
 
     def __init__(self, in_dim: int, dim: int, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
-        # The reference initialises these with the gain of a linear layer.
+        # The reference initializes them with the gain of a linear layer.
         self.layers = nn.ModuleList([LinearNorm(in_dim, dim, bias=False), LinearNorm(dim, dim, bias=False)])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        """(..., in_dim) -> (..., dim)"""
         for layer in self.layers:
-            x = dropout(F.relu(layer(x)), self.dropout)
+            x = dropout(F.relu(layer(x)), self.dropout, generator)
         return x
 
 
 class LocationLayer(nn.Module):
-    """Features of the previous and the cumulative attention weights (Chorowski et al., 2015, eq. 8)."""
+    """Features of the last and the summed attention weights (Chorowski et al., 2015, eq. 8)."""
 
     def __init__(self, config: Tacotron2Config) -> None:
         super().__init__()
@@ -180,27 +186,28 @@ class LocationLayer(nn.Module):
         return self.location_dense(self.location_conv(weights).transpose(1, 2))
 
     def kernel(self) -> Tensor:
-        """(attention_dim, 2, kernel_size) both layers folded into one convolution"""
+        """Both layers folded into one convolution (attention_dim, 2, kernel_size)"""
         return torch.einsum("af,fck->ack", self.location_dense.linear_layer.weight, self.location_conv.conv.weight)
 
 
 class Memory(NamedTuple):
-    """The encoded text as the attention wants it, computed once for an utterance."""
+    """The encoded text as the attention reads it, computed once for an utterance."""
 
     values: Tensor  # (B, L, E)
     keys: Tensor  # (B, L, attention_dim)
     padding: Tensor  # (B, L) True beyond the end of a text
 
-    def filled(self, characters: int, clips: int = 1) -> Memory:
-        """The same with padding up to a multiple of so many characters, and of clips, which have no padding."""
-        padding = fill(self.padding, 1, characters, value=True)
-        values, keys = fill(self.values, 1, characters), fill(self.keys, 1, characters)
-        return Memory(fill(values, 0, clips), fill(keys, 0, clips), fill(padding, 0, clips))
+    def padded(self, characters: int, clips: int = 1) -> Memory:
+        """Padded to multiples of a number of characters and of clips. Added clips count as text without padding, since
+        a softmax over nothing is not a number."""
+        padding = pad_to_multiple(self.padding, 1, characters, value=True)
+        values, keys = pad_to_multiple(self.values, 1, characters), pad_to_multiple(self.keys, 1, characters)
+        return Memory(*(pad_to_multiple(x, 0, clips) for x in (values, keys, padding)))
 
 
 @dataclass
 class AttentionState:
-    """What attention_rnn and the attention hand from one step to the next."""
+    """What attention_rnn and the attention pass from one step to the next."""
 
     hidden: Tensor  # (B, attention_rnn_dim) after dropout
     cell: Tensor  # (B, attention_rnn_dim)
@@ -235,10 +242,13 @@ class Attention(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Autoregressive decoder (section 2.2). The dropped-out hidden states are what is fed back."""
+    """The autoregressive decoder (section 2.2). Its recurrent inputs are the hidden states after dropout.
 
-    fused = True  # by tacotron2/loops.py and free_running.py; False: step by step, with the same numbers
-    int8 = False  # free-running on a CPU with 8-bit weights
+    The step-by-step methods are the specification; teacher_forcing.py and free_running.py compute the same faster.
+    """
+
+    fused = True  # False: step by step
+    int8 = False  # free running on a CPU with 8-bit weights
 
     def __init__(self, config: Tacotron2Config) -> None:
         super().__init__()
@@ -266,7 +276,7 @@ class Decoder(nn.Module):
     def attention_step(
         self, prenet_out: Tensor, state: AttentionState, memory: Memory, kept: Tensor | None = None
     ) -> AttentionState:
-        """prenet_out (B, prenet_dim): move attention_rnn and the attention on by one step."""
+        """One step of attention_rnn and the attention, for prenet_out (B, prenet_dim)."""
         hidden, cell = self.attention_rnn(torch.cat((prenet_out, state.context), 1), (state.hidden, state.cell))
         if kept is not None:
             hidden = hidden * kept / (1 - self.config.p_attention_dropout)
@@ -276,51 +286,56 @@ class Decoder(nn.Module):
     def decoder_step(
         self, state: AttentionState, rnn: tuple[Tensor, Tensor], kept: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Move decoder_rnn's (hidden, cell) on by one step."""
+        """One step of decoder_rnn: its next (hidden, cell)."""
         hidden, cell = self.decoder_rnn(torch.cat((state.hidden, state.context), 1), rnn)
         return hidden if kept is None else hidden * kept / (1 - self.config.p_decoder_dropout), cell
 
-    def _kept(self, steps: int, memory: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """What dropout keeps of the hidden states of attention_rnn and decoder_rnn, each (S, B, dim) or None."""
+    def _kept(self, steps: int, memory: Tensor, generator: Generator | None) -> tuple[Tensor | None, Tensor | None]:
+        """Dropout masks for the hidden states of attention_rnn and decoder_rnn, each (S, B, dim) or None."""
 
         def draw(p: float, dim: int) -> Tensor | None:
             if not self.training or p == 0:
                 return None
-            return draw_kept((steps, memory.shape[0], dim), p, memory.device)
+            return draw_kept((steps, memory.shape[0], dim), p, memory.device, generator)
 
         config = self.config
         kept = draw(config.p_attention_dropout, config.attention_rnn_dim)
         return kept, draw(config.p_decoder_dropout, config.decoder_rnn_dim)
 
-    def forward(self, memory: Tensor, lengths: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Teacher-forced: memory (B, L, E), lengths (B), mel (B, n_mels, S * r) -> mel (B, n_mels, S * r), gate (B, S),
-        alignment (B, S, L)."""
+    def forward(
+        self, memory: Tensor, lengths: Tensor, mel: Tensor, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Teacher forcing: memory (B, L, E), lengths (B), mel (B, n_mels, S * r) -> mel (B, n_mels, S * r), gate (B,
+        S), alignment (B, S, L)."""
         batch, _, num_frames = mel.shape
         steps = mel.transpose(1, 2).reshape(batch, num_frames // self.config.n_frames_per_step, -1)
-        inputs = F.pad(steps[:, :-1], (0, 0, 1, 0)).transpose(0, 1)  # (S, B, n_mels * r), an all-zero go frame first
+        inputs = F.pad(steps[:, :-1], (0, 0, 1, 0)).transpose(0, 1)  # (S, B, n_mels * r), the first frame all zero
         decode = self._all_steps if self.fused else self._step_by_step
         prepared = self.attention_layer.prepare(memory, lengths)
-        seen = self.prenet(inputs)
+        seen = self.prenet(inputs, generator)
         if self.training and (p := self.config.p_frame_dropout):
-            seen = seen * draw_kept((len(seen), batch, 1), p, seen.device)  # not scaled: synthesis sees every frame
-        hidden, context, alignment = decode(seen, prepared, self._kept(len(inputs), memory))
+            seen = seen * draw_kept((len(seen), batch, 1), p, seen.device, generator)  # not scaled: synthesis sees all
+        hidden, context, alignment = decode(seen, prepared, self._kept(len(inputs), memory, generator))
         mel_out, gate = self._output(hidden, context)
         mel_out = mel_out.transpose(0, 1).reshape(batch, num_frames, -1).transpose(1, 2)
         return mel_out, gate.squeeze(2).transpose(0, 1), alignment.transpose(0, 1)
 
-    def _output(self, hidden: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """The frames and the gate's logit of (hidden, context), whose concatenation would be a copy of both."""
+    def output_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the projection and the gate as one layer; the gate is its last row."""
         projection, gate = self.linear_projection.linear_layer, self.gate_layer.linear_layer
-        weight, bias = torch.cat((projection.weight, gate.weight)), torch.cat((projection.bias, gate.bias))
+        return torch.cat((projection.weight, gate.weight)), torch.cat((projection.bias, gate.bias))
+
+    def _output(self, hidden: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The frames and the gate's logit. hidden and context are not concatenated, which would copy both."""
+        weight, bias = self.output_weights()
         of_hidden, of_context = weight.split((hidden.shape[2], context.shape[2]), 1)
         output = F.linear(hidden, of_hidden, bias) + F.linear(context, of_context)
-        frame_dim = len(projection.weight)
-        return output[..., :frame_dim], output[..., frame_dim:]
+        return output[..., :-1], output[..., -1:]
 
     def _step_by_step(
         self, inputs: Tensor, memory: Memory, kept: tuple[Tensor | None, Tensor | None]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As the paper writes it, and what _all_steps must equal: prenet's output (S, B, prenet_dim) -> hidden
+        """As the paper describes it, and the specification of _all_steps: prenet's output (S, B, prenet_dim) -> hidden
         (S, B, decoder_rnn_dim), context (S, B, E), alignment (S, B, L)."""
         state = self.initial_attention(memory.values)
         rnn = (memory.values.new_zeros(inputs.shape[1], self.config.decoder_rnn_dim),) * 2
@@ -335,50 +350,64 @@ class Decoder(nn.Module):
     def _all_steps(
         self, inputs: Tensor, memory: Memory, kept: tuple[Tensor | None, Tensor | None]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same by two loops with large GEMMs around them (tacotron2/loops.py)."""
+        """The same by two loops with large matrix products around them (teacher_forcing.py)."""
         device, dtype = inputs.device.type, compute_dtype(inputs)
         rnn, rnn2, attention, config = self.attention_rnn, self.decoder_rnn, self.attention_layer, self.config
         (steps, batch), length = inputs.shape[:2], memory.values.shape[1]
         chunk, clips = CHUNK.get(device, 1), CLIPS.get(device, 1)
-        inputs, memory = fill(fill(inputs, 0, chunk), 1, clips), memory.filled(chunk, clips)
-        masks = [None if mask is None else fill(fill(mask, 0, chunk), 1, clips) for mask in kept]
+
+        def padded(x: Tensor) -> Tensor:
+            return pad_to_multiple(pad_to_multiple(x, 0, chunk), 1, clips)
+
+        def cast(x: Tensor) -> Tensor:
+            return x.to(dtype)
+
+        inputs, memory = padded(inputs), memory.padded(chunk, clips)
+        masks = [None if mask is None else padded(mask) for mask in kept]
         with torch.autocast(device, enabled=False):
-
-            def cast(*tensors: Tensor) -> list[Tensor]:
-                return [tensor.to(dtype) for tensor in tensors]
-
-            w_ih, w_hh, bias = map(by_sigmoids, (rnn.weight_ih, rnn.weight_hh, rnn.bias_ih + rnn.bias_hh))
-            values, keys, query, v = memory.values, memory.keys, attention.query_layer, attention.v
-            states, alignment = AttentionLoop.apply(
-                *cast(inputs, w_ih[:, : config.prenet_dim], torch.cat((w_hh, w_ih[:, config.prenet_dim :]), 1), bias),
-                *cast(values, keys), memory.padding,
-                *cast(query.linear_layer.weight, attention.location_layer.kernel(), v.linear_layer.weight[0]),
-                masks[0], 1 / (1 - config.p_attention_dropout),
-            )  # fmt: skip
-            weights = map(by_sigmoids, (rnn2.weight_ih, rnn2.weight_hh, rnn2.bias_ih + rnn2.bias_hh))
-            hidden = LSTMLoop.apply(states, *cast(*weights), masks[1], 1 / (1 - config.p_decoder_dropout))
+            w_ih, w_hh, bias = map(sigmoids_first, (rnn.weight_ih, rnn.weight_hh, rnn.bias_ih + rnn.bias_hh))
+            of_prenet, of_context = w_ih[:, : config.prenet_dim], w_ih[:, config.prenet_dim :]
+            weights = AttentionWeights(
+                w_hc=cast(torch.cat((w_hh, of_context), 1)),
+                memory=cast(memory.values),
+                keys=cast(memory.keys),
+                padding=memory.padding,
+                w_query=cast(attention.query_layer.linear_layer.weight),
+                w_location=cast(attention.location_layer.kernel()),
+                v=cast(attention.v.linear_layer.weight[0]),
+                kept=masks[0],
+            )
+            scales = 1 / (1 - config.p_attention_dropout), 1 / (1 - config.p_decoder_dropout)
+            states, alignment = AttentionLoop.apply(cast(inputs), cast(of_prenet), cast(bias), scales[0], *weights)
+            lstm = (cast(sigmoids_first(x)) for x in (rnn2.weight_ih, rnn2.weight_hh, rnn2.bias_ih + rnn2.bias_hh))
+            hidden = LSTMLoop.apply(states, *lstm, masks[1], scales[1])
         context = states[:steps, :batch, config.attention_rnn_dim :]
         return hidden[:steps, :batch], context, alignment[:steps, :batch, :length]
 
-    def infer(self, memory: Tensor, lengths: Tensor, max_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Free-running: memory (B, L, E), lengths (B) -> mel (B, n_mels, S * r), num_steps (B), alignment (B, S, L),
-        truncated (B). The step at which the gate opens is kept."""
+    def infer(
+        self, memory: Tensor, lengths: Tensor, max_steps: int, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Free running: memory (B, L, E), lengths (B) -> mel (B, n_mels, S * r), num_steps (B), alignment (B, S, L),
+        truncated (B). The step at which the gate opens is part of the utterance."""
         prepared = self.attention_layer.prepare(memory, lengths)
         if self.fused:
             device, dtype = memory.device.type, compute_dtype(memory)
             with torch.autocast(device, enabled=False):
                 weights = step_weights(self, len(memory), dtype, self.int8)
-                filled = prepared.filled(CHUNK.get(device, 1))
-                frames, num_steps, alignment, truncated = FreeRunning(self, weights, filled, dtype).run(max_steps)
+                padded = prepared.padded(CHUNK.get(device, 1))
+                loop = FreeRunning(self, weights, padded, dtype, generator)
+                frames, num_steps, alignment, truncated = loop.run(max_steps)
             alignment = alignment[:, :, : memory.shape[1]]
         else:
-            frames, num_steps, alignment, truncated = self._infer_step_by_step(prepared, max_steps)
+            frames, num_steps, alignment, truncated = self._infer_step_by_step(prepared, max_steps, generator)
         batch, steps, _ = frames.shape
         mel = frames.reshape(batch, steps * self.config.n_frames_per_step, -1).transpose(1, 2)
         return mel, num_steps, alignment, truncated
 
-    def _infer_step_by_step(self, memory: Memory, max_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As the paper writes it, and what FreeRunning.run must equal."""
+    def _infer_step_by_step(
+        self, memory: Memory, max_steps: int, generator: Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As the paper describes it, and the specification of FreeRunning.run."""
         batch, config = len(memory.values), self.config
         state = self.initial_attention(memory.values)
         rnn = (memory.values.new_zeros(batch, config.decoder_rnn_dim),) * 2
@@ -387,7 +416,7 @@ class Decoder(nn.Module):
         stopped = torch.zeros(batch, dtype=torch.bool, device=frames.device)
         steps = []
         for step in range(max_steps):
-            state = self.attention_step(self.prenet(frames), state, memory)
+            state = self.attention_step(self.prenet(frames, generator), state, memory)
             rnn = self.decoder_step(state, rnn)
             output = torch.cat((rnn[0], state.context), 1)
             frames = self.linear_projection(output)
@@ -415,15 +444,15 @@ class Postnet(nn.Module):
             for a, b, gain in zip(dims, dims[1:], gains, strict=False)
         )
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, generator: Generator | None = None) -> Tensor:
         """x (B, n_mels, T), mask (B, 1, T) -> residual (B, n_mels, T)"""
         p = self.dropout if self.training else 0.0
         *convolutions, last = self.convolutions
         for convolution in convolutions:
             x = convolution(x)
-            kept = (draw_kept(x.shape, p, x.device) & mask) if p else mask
+            kept = (draw_kept(x.shape, p, x.device, generator) & mask) if p else mask
             x = TanhDropout.apply(x, kept, 1 / (1 - p)) if self.training else torch.tanh(x) * mask
-        return dropout(last(x), p) * mask
+        return dropout(last(x), p, generator) * mask
 
 
 class Tacotron2(nn.Module):
@@ -438,23 +467,30 @@ class Tacotron2(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.postnet = Postnet(config)
-        self.sharpening = Sharpening(config.n_mel_channels)
+        self.postfilter = Postfilter(config.n_mel_channels)
 
-    def encode(self, text: Tensor, text_lengths: Tensor) -> Tensor:
+    def encode(self, text: Tensor, text_lengths: Tensor, generator: Generator | None = None) -> Tensor:
         """text (B, L), text_lengths (B) -> memory (B, L, E)"""
-        return self.encoder(self.embedding(text), text_lengths)
+        return self.encoder(self.embedding(text), text_lengths, generator)
 
     def log_mel(self, normalized: Tensor) -> Tensor:
-        """The natural logarithm of mels, of what the decoder and the postnet work with."""
+        """The log-mel for a mel as the decoder and the postnet compute with it."""
         return normalized * self.config.mel_std + self.config.mel_mean
 
     def forward(
-        self, text: Tensor, text_lengths: Tensor, mel: Tensor, mel_lengths: Tensor, p_own_frames: float | None = None
+        self,
+        text: Tensor,
+        text_lengths: Tensor,
+        mel: Tensor,
+        mel_lengths: Tensor,
+        p_own_frames: float | None = None,
+        generator: Generator | None = None,
     ) -> Tacotron2Output:
-        """Teacher-forced: text (B, L) ids, text_lengths (B), mel (B, n_mels, T), mel_lengths (B) frames; p_own_frames
-        of the steps before are the decoder's own (None: the config's share in training, else none).
+        """Teacher forcing: text (B, L) ids, text_lengths (B), mel (B, n_mels, T), mel_lengths (B) frames.
 
-        T need not be a multiple of n_frames_per_step: the last step is filled up with zeros and cut off again.
+        With probability p_own_frames a step sees the decoder's own previous frame instead of the given one; None stands
+        for the config's value in training, and for 0 otherwise. T need not be a multiple of n_frames_per_step: the last
+        step is padded with zeros and cut again.
         """
         if p_own_frames is None:
             p_own_frames = self.config.p_own_frames if self.training else 0.0
@@ -463,39 +499,47 @@ class Tacotron2(nn.Module):
         inside = mask.unsqueeze(1)
         normalized = (mel - self.config.mel_mean) / self.config.mel_std
         seen = F.pad(normalized * inside, (0, -num_frames % r))
-        memory = self.encode(text, text_lengths)
+        memory = self.encode(text, text_lengths, generator)
         if p_own_frames:
-            seen = self._with_own_frames(memory, text_lengths, seen, p_own_frames)
-        mel_out, gate, alignment = self.decoder(memory, text_lengths, seen)
+            seen = self._with_own_frames(memory, text_lengths, seen, p_own_frames, generator)
+        mel_out, gate, alignment = self.decoder(memory, text_lengths, seen, generator)
         mel_out = mel_out[:, :, :num_frames] * inside
         return Tacotron2Output(
             mel=self.log_mel(mel_out) * inside,
-            mel_postnet=self.log_mel(mel_out + self.postnet(mel_out, inside)) * inside,
+            mel_postnet=self.log_mel(mel_out + self.postnet(mel_out, inside, generator)) * inside,
             gate=gate.repeat_interleave(r, 1)[:, :num_frames] * mask,
             alignment=alignment.repeat_interleave(r, 1)[:, :num_frames] * mask.unsqueeze(2),
         )
 
     @torch.no_grad()
-    def _with_own_frames(self, memory: Tensor, lengths: Tensor, mel: Tensor, share: float) -> Tensor:
-        """mel (B, n_mels, S * r) with this share of its steps as the decoder predicts them, so that training meets
-        what synthesis does: parallel scheduled sampling (Duckworth et al., 2019, arXiv:1906.04331)."""
+    def _with_own_frames(
+        self, memory: Tensor, lengths: Tensor, mel: Tensor, share: float, generator: Generator | None = None
+    ) -> Tensor:
+        """mel (B, n_mels, S * r) with this share of its steps as the decoder predicts them, so that training sees what
+        synthesis does: parallel scheduled sampling (Duckworth et al., 2019, arXiv:1906.04331)."""
         r = self.config.n_frames_per_step
-        own = self.decoder(memory, lengths, mel)[0]
-        teacher = draw_kept((len(mel), 1, mel.shape[2] // r), share, mel.device)
+        own = self.decoder(memory, lengths, mel, generator)[0]
+        teacher = draw_kept((len(mel), 1, mel.shape[2] // r), share, mel.device, generator)
         return torch.where(teacher.repeat_interleave(r, 2), mel, own.to(mel.dtype))
 
     @torch.no_grad()
-    def infer(self, text: Tensor, text_lengths: Tensor, max_decoder_steps: int | None = None) -> Tacotron2Speech:
-        """Free-running: text (B, L) ids, text_lengths (B); at most max_decoder_steps (default: the config's) steps."""
+    def infer(
+        self,
+        text: Tensor,
+        text_lengths: Tensor,
+        max_decoder_steps: int | None = None,
+        generator: Generator | None = None,
+    ) -> Tacotron2Speech:
+        """Free running: text (B, L) ids, text_lengths (B); at most max_decoder_steps (default: the config's) steps."""
         r = self.config.n_frames_per_step
         max_steps = max_decoder_steps or self.config.max_decoder_steps
-        mel, num_steps, alignment, truncated = self.decoder.infer(
-            self.encode(text, text_lengths), text_lengths, max_steps
-        )
+        memory = self.encode(text, text_lengths)
+        mel, num_steps, alignment, truncated = self.decoder.infer(memory, text_lengths, max_steps, generator)
         mask = lengths_to_mask(num_steps * r, mel.shape[2])
-        mel = mel * mask.unsqueeze(1)
+        inside = mask.unsqueeze(1)
+        mel = mel * inside
         return Tacotron2Speech(
-            mel_postnet=self.sharpening(self.log_mel(mel + self.postnet(mel, mask.unsqueeze(1)))) * mask.unsqueeze(1),
+            mel_postnet=self.postfilter(self.log_mel(mel + self.postnet(mel, inside))) * inside,
             mel_lengths=num_steps * r,
             alignment=alignment.repeat_interleave(r, 1) * mask.unsqueeze(2),
             truncated=truncated,

@@ -1,8 +1,8 @@
-"""Gives predicted mels the variance of recorded ones.
+"""A global-variance postfilter: gives predicted mels the variance of recorded ones.
 
-A model trained to be right on average predicts averages: its mels are smoother than speech, the finer the detail the
-more, and sound muffled and flat. Each coefficient of the mel's cepstrum is therefore spread around its mean by as much
-as validation has found it to lack (global variance: Toda and Tokuda, 2007; as a scaling: Silen et al., 2012).
+A model that is trained to be right on average predicts averages: its mels are smoother than speech, most of all in fine
+detail, and sound muffled. Each coefficient of the mel's cepstrum is therefore scaled around its mean by the factor that
+validation has measured (Toda and Tokuda, 2007; as a scaling: Silen et al., 2012).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ def cosines(n: int, device: torch.device | None = None) -> Tensor:
     return torch.where(k.unsqueeze(1) > 0, basis, math.sqrt(1 / n)).float()
 
 
-class Sharpening(nn.Module):
-    """mel (..., n_mels, T) -> the same, sharpened; unchanged until `measure` was called.
+class Postfilter(nn.Module):
+    """mel (..., n_mels, T) -> mel of the same shape; the identity until `measure` was called.
 
-    What was measured travels with the weights.
+    The measured values are buffers, stored with the weights.
     """
 
-    mean: Tensor  # (n_mels) of the predicted mels
-    gain: Tensor  # (n_mels) of the cepstrum's coefficients, 1 or more
+    mean: Tensor  # (n_mels) of predicted mels
+    gain: Tensor  # (n_mels) of each coefficient of the cepstrum, 1 or more
 
-    strength = 1.0  # 0: off
+    strength = 1.0  # 0: the identity
 
     def __init__(self, n_mels: int) -> None:
         super().__init__()
@@ -40,10 +40,10 @@ class Sharpening(nn.Module):
 
     @torch.no_grad()
     def measure(self, predicted: Tensor, recorded: Tensor) -> None:
-        """From mels of the same speech, both (n_mels, N) frames of many utterances."""
+        """Set mean and gain from predicted and recorded mels of the same speech, both (n_mels, N), N frames."""
         basis = cosines(len(self.gain), self.gain.device)
-        lack = (basis @ recorded.float()).std(1) / (basis @ predicted.float()).std(1).clamp(min=1e-5)
-        self.gain.copy_(lack.nan_to_num(1.0).clamp(1.0, MAX_GAIN))
+        gain = (basis @ recorded.float()).std(1) / (basis @ predicted.float()).std(1).clamp(min=1e-5)
+        self.gain.copy_(gain.nan_to_num(1.0).clamp(1.0, MAX_GAIN))
         self.mean.copy_(predicted.float().mean(1).nan_to_num())
 
     def forward(self, mel: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""The reference's Tacotron 2 checkpoints: NVIDIA DeepLearningExamples' and NVIDIA/tacotron2's, whose keys are ours."""
+"""The reference's checkpoints of Tacotron 2: NVIDIA DeepLearningExamples' and NVIDIA/tacotron2's, which have our
+keys."""
 
 from __future__ import annotations
 
@@ -9,22 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.config import AudioConfig, from_dict
+from common.checkpoint.checkpoint import Checkpoint
+from common.config import AudioConfig, TextConfig
 from common.errors import UserError
+from common.schema import from_dict
 from tacotron2.model import Tacotron2Config
 from tacotron2.text import SYMBOLS
 
-# What shapes do not tell; of DeepLearningExamples' 22 constructor arguments these and the sizes are ours too.
+# Of DeepLearningExamples' 22 constructor arguments we have the sizes, which the tensors tell, and these.
 BEHAVIOUR = ("max_decoder_steps", "gate_threshold", "p_attention_dropout", "p_decoder_dropout")
-FIXED = ("p_encoder_dropout", "prenet_dropout", "p_postnet_dropout", "mel_mean", "mel_std")  # not in its constructor
+FIXED = ("p_encoder_dropout", "prenet_dropout", "p_postnet_dropout", "mel_mean", "mel_std")  # constants in its code
+TRAINING_ONLY = ("p_frame_dropout", "p_own_frames")  # not in its code
 
 
 def recognizes(state_dict: Mapping[str, Tensor]) -> bool:
     return {"embedding.weight", "decoder.attention_rnn.weight_hh"} <= state_dict.keys()
 
 
-def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Our checkpoint's description and weights. Sizes are those of the tensors; KeyError if one is missing."""
+def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -> Checkpoint:
+    """As our checkpoint. The sizes come from the tensors; KeyError if one is missing."""
     shape = {key: tuple(value.shape) for key, value in state_dict.items()}
     num_encoder, num_postnet = (_count(state_dict, part) for part in ("encoder", "postnet"))
     n_mels = shape[f"postnet.convolutions.{num_postnet - 1}.0.conv.weight"][0]
@@ -50,41 +54,47 @@ def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -
     }
     behaviour = {key: settings[key] for key in BEHAVIOUR if key in settings}
     weights = dict(state_dict)
-    for key in state_dict:  # PyTorch counts batches since 0.4.1; nothing here depends on the number
+    for key in state_dict:  # PyTorch before 0.4.1 did not count batches; nothing here depends on the number
         if key.endswith(".running_mean"):
             weights.setdefault(key.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
-    weights.setdefault("sharpening.mean", torch.zeros(n_mels))  # theirs speak mels as they are predicted
-    weights.setdefault("sharpening.gain", torch.ones(n_mels))
-    standard = sizes["n_symbols"] == len(SYMBOLS)
-    return {
-        "model_config": dataclasses.asdict(from_dict(Tacotron2Config, sizes | behaviour, "config")),
-        "audio_config": dataclasses.asdict(AudioConfig(n_mels=n_mels)),
-        "text": {"symbols": list(SYMBOLS) if standard else None, "cleaners": "english_cleaners"},
-        "state_dict": {key: value.float() if value.is_floating_point() else value for key, value in weights.items()},
-    }
+    config = from_dict(Tacotron2Config, sizes | behaviour)
+    return Checkpoint(
+        model_name="tacotron2",
+        model_config=dataclasses.asdict(config),
+        audio=AudioConfig(n_mels=n_mels),
+        text=TextConfig(SYMBOLS if config.n_symbols == len(SYMBOLS) else None, "english_cleaners"),
+        state_dict={key: value.float() if value.is_floating_point() else value for key, value in weights.items()},
+    )
 
 
-def to_reference(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(constructor arguments, state_dict) for NVIDIA DeepLearningExamples' Tacotron2, strict.
+def to_reference(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(constructor arguments, state_dict) for the Tacotron2 of NVIDIA DeepLearningExamples, which loads strictly.
 
-    A UserError if the model has what that one cannot have.
+    A UserError if the model has a setting that the reference has not.
     """
-    config = dataclasses.asdict(from_dict(Tacotron2Config, checkpoint["model_config"], "model"))
-    default = dataclasses.asdict(Tacotron2Config())
+    typed = from_dict(Tacotron2Config, checkpoint.model_config)
+    config, default = dataclasses.asdict(typed), dataclasses.asdict(Tacotron2Config())
     for key in FIXED:
-        if config.pop(key) != default[key]:
+        if (value := config.pop(key)) != default[key]:
             raise UserError(
-                f"model.{key}={checkpoint['model_config'][key]} has no place in the reference's layout, where it is "
-                f"always {default[key]}; convert to safetensors instead, or speak with it here"
+                f"model.{key}={value} has no place in the reference's layout, where it is always {default[key]}; "
+                "convert to safetensors instead"
             )
-    for key in ("p_frame_dropout", "p_own_frames"):  # of training alone, and not in the reference
+    for key in TRAINING_ONLY:
         del config[key]
     config |= {"mask_padding": False, "decoder_no_early_stopping": False}
-    return config, {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith("sharpening.")}
+    added = added_weights(typed)
+    return config, {key: value for key, value in checkpoint.state_dict.items() if key not in added}
+
+
+def added_weights(config: Tacotron2Config) -> dict[str, Tensor]:
+    """Our model has a postfilter in addition; these values make it the identity."""
+    n_mels = config.n_mel_channels
+    return {"postfilter.mean": torch.zeros(n_mels), "postfilter.gain": torch.ones(n_mels)}
 
 
 def _count(state_dict: Mapping[str, Tensor], part: str) -> int:
-    """How many convolutions `part` has."""
+    """The number of convolutions in `part`."""
     count = 0
     while f"{part}.convolutions.{count}.0.conv.weight" in state_dict:
         count += 1

@@ -1,15 +1,16 @@
-"""The decoder's step in plain PyTorch: what lies between two matrix products, forward and back.
+"""One step of the decoder in plain PyTorch, forward and backward: what lies between two matrix products.
 
-tacotron2/kernels.py has the same names for GPUs, with the same numbers; `ops_for` says which are used.
+tacotron2/step_triton.py has the same names for GPUs and gives the same numbers; `ops_for` chooses between the two.
 
 Shapes: B batch, L characters, H cells, E memory, A attention, K taps of the location kernel.
-Gates of an LSTM lie as input, forget, output, candidate: the three sigmoids are then one block.
+The gates of an LSTM are stored as input, forget, output, candidate: the three sigmoids are then one block.
 """
 
 from __future__ import annotations
 
 import sys
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,22 +21,21 @@ from common.ops.triton import runs_kernels
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
-
-MAX_TILE = 64 * 256  # numbers of the location kernel that a GPU's processor can hold beside the rest
+MAX_TILE = 64 * 256  # numbers of the location kernel that a GPU's multiprocessor can hold beside everything else
 
 
 def ops_for(x: Tensor, w_location: Tensor | None = None) -> ModuleType:
-    """The module whose step computes on the device of x and in its precision, for such a location kernel (A, 2, K)."""
+    """The module whose step runs on the device of x, in its precision, with this location kernel (A, 2, K)."""
     is_small = w_location is None or 2 * w_location.shape[2] * w_location.shape[0] <= MAX_TILE
     if not is_small or not runs_kernels(x):
         return sys.modules[__name__]
-    from tacotron2 import step_triton as kernels
+    from tacotron2 import step_triton
 
-    return kernels
+    return step_triton
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """What attention weights are kept in: a softmax over some hundred characters loses its tail in half precision."""
+    """The type of attention weights: a softmax over some hundred characters loses its tail in half precision."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -46,9 +46,8 @@ def lstm_cell(
     gates: Tensor, recurrent: Tensor | None, before: Tensor, after: Tensor, hidden: Tensor, kept: Tensor | None,
     scale: float,
 ) -> None:  # fmt: skip
-    """One LSTM step: gates (B, 4 H), to which `recurrent` is added, become activations in place; the new cell and the
-    hidden state, with kept (B, H) dropped out and scaled, are written to `after`, which may be `before`, and `hidden`.
-    """
+    """One LSTM step. gates (B, 4 H) plus `recurrent` become activations in place. The new cell state is written to
+    `after` (which may be `before`) and the hidden state, with dropout by kept (B, H) and scale, to `hidden`."""
     size = before.shape[1]
     if recurrent is not None:
         gates += recurrent
@@ -62,13 +61,13 @@ def lstm_cell(
 
 
 def lstm_cell_backward(
-    gates: Tensor, before: Tensor, after: Tensor, d_hidden: Tensor, d_fed_back: Tensor, d_query_hidden: Tensor | None,
+    gates: Tensor, before: Tensor, after: Tensor, d_hidden: Tensor, d_recurrent: Tensor, d_query_hidden: Tensor | None,
     d_cell: Tensor, kept: Tensor | None, scale: float,
 ) -> None:  # fmt: skip
-    """Activations in `gates` become the gradients of what was before them, d_cell (B, H) that of the cell before. The
-    hidden state's gradient is the sum of the three."""
+    """Activations in `gates` become the gradients of the gates before activation; d_cell (B, H) becomes the gradient of
+    the cell state before the step. The gradient of the hidden state is the sum of the three given ones."""
     size = before.shape[1]
-    d_hidden = d_hidden + d_fed_back
+    d_hidden = d_hidden + d_recurrent
     if d_query_hidden is not None:
         d_hidden += d_query_hidden
     if kept is not None:
@@ -85,15 +84,40 @@ def lstm_cell_backward(
 # ---- attention ----
 
 
+class Attended(NamedTuple):
+    """What one attention step used and gave."""
+
+    query: Tensor  # (B, A)
+    last: Tensor  # (B, L) weights of the step before
+    total: Tensor  # (B, L) sum of the weights of all steps before
+    weights: Tensor  # (B, L)
+
+
+class AttendedGradients(NamedTuple):
+    """Gradients that reach one attention step, except through the attention of later steps."""
+
+    weights: Tensor  # (B, L)
+    context: Tensor  # (B, E)
+    recurrent: Tensor  # (B, E) also of the context, through the LSTM of the next step
+
+
+class AttentionSums(NamedTuple):
+    """Gradients that all steps add to."""
+
+    keys: Tensor  # (B, L, A)
+    kernel: Tensor  # (A, 2, K)
+    v: Tensor  # (A)
+
+
 class AttentionStep:
-    """softmax(v . tanh(query + keys + location features)) and the context, for kernel (A, 2, K) of the location
-    features, keys (B, L, A), v (A), memory (B, L, E), padding (B, L) True beyond a text, None where there is none.
+    """softmax(v . tanh(query + keys + location features)) and the context, for the location kernel (A, 2, K), keys
+    (B, L, A), v (A), memory (B, L, E), and padding (B, L), which is True beyond a text, or None if there is none.
 
-    tanh(x) is 2 sigmoid(2 x) - 1, of which CPUs compute the sigmoid several times faster: keys and kernel are doubled
-    once, and so is v. What is left is a constant that a softmax does not see.
+    tanh(x) is 2 sigmoid(2 x) - 1, and CPUs compute a sigmoid several times faster: keys, kernel and v are doubled once.
+    The constant that remains does not change the softmax.
 
-    The location features are one convolution: the reference's filters and the layer behind them folded into one kernel.
-    As a GEMM it takes patches (B L, 2 K) of the last weights and of their sum, which lie side by side.
+    The location features are one convolution, the reference's filters and the layer behind them folded into one kernel.
+    It is computed as a product with patches (B L, 2 K) of the last weights and of their sum, which alternate.
     """
 
     def __init__(self, kernel: Tensor, keys: Tensor, v: Tensor, memory: Tensor, padding: Tensor | None) -> None:
@@ -112,8 +136,8 @@ class AttentionStep:
     def forward(
         self, query: Tensor, last: Tensor, total: Tensor, weights: Tensor, new_total: Tensor, context: Tensor
     ) -> None:
-        """query (B, A), last weights and their sum (B, L); writes the new weights, the new sum, which may be the old
-        one's memory, and the context (B, E)."""
+        """query (B, A), last weights and their sum (B, L). Writes the new weights, the new sum, which may be the memory
+        of the old one, and the context (B, E)."""
         energies = (self._sigmoid(query, last, total) @ self.v).to(weights.dtype)
         if self.padding is not None:
             energies.masked_fill_(self.padding, float("-inf"))
@@ -132,44 +156,39 @@ class AttentionStep:
         return features.add_(query.unsqueeze(1), alpha=2).sigmoid_()
 
 
-def carried_backward(keys: Tensor, taps: int) -> list[Tensor]:
-    """What AttentionStepBackward hands from one step to the one before it, at the start: the gradients of a step's
-    weights from the location features of the next step, and of their sum from those of all later steps."""
+def initial_carry(keys: Tensor, taps: int) -> tuple[Tensor, Tensor]:
+    """What AttentionStepBackward passes from each step to the one before it, at the last step: the gradients of a
+    step's weights through the location features of the next step, and of their sum through those of all later steps."""
     zeros = keys.new_zeros(2, *keys.shape[:2], dtype=at_least_float32(keys.dtype))
-    return [zeros[0], zeros[1]]
+    return zeros[0], zeros[1]
 
 
 class AttentionStepBackward(AttentionStep):
-    """The same backwards, for `steps` steps. `carried` goes from step to step; the gradients of keys, kernel and v are
-    added to `sums`, all of them after `finish`."""
+    """The backward pass of `steps` steps. `carry` passes from step to step; `sums` are complete after `finish`."""
 
     def __init__(
-        self, kernel: Tensor, keys: Tensor, v: Tensor, memory: Tensor, padding: Tensor, carried: list[Tensor],
-        sums: list[Tensor], steps: int,
+        self, kernel: Tensor, keys: Tensor, v: Tensor, memory: Tensor, carry: tuple[Tensor, Tensor],
+        sums: AttentionSums, steps: int,
     ) -> None:  # fmt: skip
-        super().__init__(kernel, keys, v, memory, padding)
-        (self.d_next, self.d_total), (self.d_keys, self.d_kernel, self.d_v) = carried, sums
+        super().__init__(kernel, keys, v, memory, padding=None)  # the weights of padding are known to be 0
+        (self.d_next, self.d_total), self.sums = carry, sums
         self.memory_t = memory.transpose(1, 2).contiguous()
         self.d_columns = torch.zeros_like(self.kernel)
 
-    def backward(
-        self, t: int, query: Tensor, last: Tensor, total: Tensor, weights: Tensor, d_weights: Tensor, d_state: Tensor,
-        d_fed_back: Tensor, d_context: Tensor, d_query: Tensor,
-    ) -> None:  # fmt: skip
-        """Step t: d_weights (B, L) from outside, d_state + d_fed_back (B, E) of the context; writes that sum to
-        d_context and d_query (B, A)."""
-        torch.add(d_state, d_fed_back, out=d_context)
-        d_weight = torch.bmm(d_context.unsqueeze(1), self.memory_t).squeeze(1).to(weights.dtype)
+    def backward(self, t: int, step: Attended, d: AttendedGradients, d_context: Tensor, d_query: Tensor) -> None:
+        """Step t: writes the whole gradient of its context to d_context (B, E), and d_query (B, A)."""
+        torch.add(d.context, d.recurrent, out=d_context)
+        d_weight = torch.bmm(d_context.unsqueeze(1), self.memory_t).squeeze(1).to(step.weights.dtype)
         d_weight += self.d_next
         d_weight += self.d_total
-        d_weight += d_weights
-        d_energies = torch.ops.aten._softmax_backward_data(d_weight, weights, 1, weights.dtype)
-        sigmoid = self._sigmoid(query, last, total)
+        d_weight += d.weights
+        d_energies = torch.ops.aten._softmax_backward_data(d_weight, step.weights, 1, step.weights.dtype)
+        sigmoid = self._sigmoid(step.query, step.last, step.total)
         d_energies = d_energies.to(sigmoid.dtype)
-        self.d_v.addmv_(self.features.t(), d_energies.flatten(), alpha=2)  # d_energies sum to 0 in each row
+        self.sums.v.addmv_(self.features.t(), d_energies.flatten(), alpha=2)  # d_energies sum to 0 in each row
         d_features = _sigmoid_backward(d_energies.unsqueeze(2) * (2 * self.v), sigmoid, grad_input=sigmoid)  # (B, L, A)
         torch.sum(d_features, 1, out=d_query)
-        self.d_keys += d_features
+        self.sums.keys.add_(d_features)
         self.d_columns.addmm_(self.columns.t(), self.features)
         d_patches = self.features.mm(self.kernel.t() / 2).view(self.batch, self.length, self.taps, 2)
         d_padded = F.fold(
@@ -180,5 +199,5 @@ class AttentionStepBackward(AttentionStep):
         self.d_total += d_padded[:, 1]
 
     def finish(self, last: Tensor, totals: Tensor) -> None:
-        """last and totals (S, B, L): of all steps, as `backward` had them one by one."""
-        self.d_kernel += self.d_columns.view(self.taps, 2, self.dim).permute(2, 1, 0)
+        """last and totals (S, B, L) of all steps, as `backward` had them one by one."""
+        self.sums.kernel.add_(self.d_columns.view(self.taps, 2, self.dim).permute(2, 1, 0))

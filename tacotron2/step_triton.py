@@ -1,10 +1,10 @@
-"""The decoder's step on GPUs: what lies between two matrix products, in as few kernels as there can be (Triton).
+"""One step of the decoder in Triton kernels for GPUs: three kernels forward, three backward.
 
-The same functions as tacotron2/steps.py, with the same numbers (tests/test_kernels.py). A step forward is three
-kernels, a step back three. Triton comes with PyTorch for GPUs; TRITON_INTERPRET=1 runs all of this on a CPU.
+The same functions as in tacotron2/step_torch.py, with the same numbers (tests/test_kernels.py). Triton comes with
+PyTorch for GPUs; TRITON_INTERPRET=1 runs the kernels on a CPU.
 
-Shapes: B batch, L characters, H cells, E memory, A attention, K taps of the location kernel. Rows of a tensor may lie
-apart, elements of a row may not.
+Shapes: B batch, L characters, H cells, E memory, A attention, K taps of the location kernel. Tensors may have gaps
+between their rows, but not within a row.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# More stages of its loops would need more shared memory than most GPUs have; few programs, so more warps each.
+from tacotron2.step_torch import Attended, AttendedGradients, AttentionSums
+
+# More pipeline stages would need more shared memory than most GPUs have; there are few programs, so each has more
+# warps.
 FEATURES_BACKWARD = {"num_stages": 1, "num_warps": 8}
 
 # ---- LSTM ----
@@ -63,7 +66,7 @@ def lstm_cell(
     gates: Tensor, recurrent: Tensor | None, before: Tensor, after: Tensor, hidden: Tensor, kept: Tensor | None,
     scale: float,
 ) -> None:  # fmt: skip
-    """See steps.lstm_cell."""
+    """See step_torch.lstm_cell."""
     batch, size = before.shape
     more, mask = gates if recurrent is None else recurrent, before if kept is None else kept
     _lstm_cell[(batch, triton.cdiv(size, 256))](
@@ -75,15 +78,15 @@ def lstm_cell(
 
 @triton.jit
 def _lstm_cell_backward(
-    gates, before, after, d_hidden, d_fed_back, d_query_hidden, d_cell, kept, scale, size,
-    gates_row, before_row, after_row, d_hidden_row, d_fed_back_row, d_query_hidden_row, d_cell_row, kept_row,
+    gates, before, after, d_hidden, d_recurrent, d_query_hidden, d_cell, kept, scale, size,
+    gates_row, before_row, after_row, d_hidden_row, d_recurrent_row, d_query_hidden_row, d_cell_row, kept_row,
     has_query: tl.constexpr, has_kept: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     b = tl.program_id(0)
     cell = tl.program_id(1) * block + tl.arange(0, block)
     mask = cell < size
     d_h = tl.load(d_hidden + b * d_hidden_row + cell, mask).to(tl.float32)
-    d_h += tl.load(d_fed_back + b * d_fed_back_row + cell, mask).to(tl.float32)
+    d_h += tl.load(d_recurrent + b * d_recurrent_row + cell, mask).to(tl.float32)
     if has_query:
         d_h += tl.load(d_query_hidden + b * d_query_hidden_row + cell, mask).to(tl.float32)
     if has_kept:
@@ -103,15 +106,15 @@ def _lstm_cell_backward(
 
 
 def lstm_cell_backward(
-    gates: Tensor, before: Tensor, after: Tensor, d_hidden: Tensor, d_fed_back: Tensor, d_query_hidden: Tensor | None,
+    gates: Tensor, before: Tensor, after: Tensor, d_hidden: Tensor, d_recurrent: Tensor, d_query_hidden: Tensor | None,
     d_cell: Tensor, kept: Tensor | None, scale: float,
 ) -> None:  # fmt: skip
-    """See steps.lstm_cell_backward."""
+    """See step_torch.lstm_cell_backward."""
     batch, size = before.shape
     more, mask = d_hidden if d_query_hidden is None else d_query_hidden, before if kept is None else kept
     _lstm_cell_backward[(batch, triton.cdiv(size, 256))](
-        gates, before, after, d_hidden, d_fed_back, more, d_cell, mask, scale, size,
-        gates.stride(0), before.stride(0), after.stride(0), d_hidden.stride(0), d_fed_back.stride(0), more.stride(0),
+        gates, before, after, d_hidden, d_recurrent, more, d_cell, mask, scale, size,
+        gates.stride(0), before.stride(0), after.stride(0), d_hidden.stride(0), d_recurrent.stride(0), more.stride(0),
         d_cell.stride(0), mask.stride(0), has_query=d_query_hidden is not None, has_kept=kept is not None, block=256,
     )  # fmt: skip
 
@@ -121,7 +124,7 @@ def lstm_cell_backward(
 
 @triton.jit
 def _columns(last, total, b, rows, length, taps: tl.constexpr, width: tl.constexpr):
-    """Patches (rows, width) of the last weights and of their sum, which alternate; 0 beyond the text."""
+    """Patches (rows, width) of the last weights and of their sum, alternating; 0 beyond the text."""
     column = tl.arange(0, width)
     place = rows[:, None] + (column // 2)[None, :] - taps // 2
     mask = (place >= 0) & (place < length) & (column < 2 * taps)[None, :]
@@ -196,12 +199,12 @@ def _softmax_and_context(
 
 @triton.jit
 def _weights_backward(
-    d_weight, d_total, d_context, d_state, d_fed_back, d_outside, d_patches, memory, length, memory_dim,
-    d_context_row, d_state_row, d_fed_back_row, taps: tl.constexpr, rows_block: tl.constexpr,
+    d_weight, d_total, d_context, d_state, d_recurrent, d_outside, d_patches, memory, length, memory_dim,
+    d_context_row, d_state_row, d_recurrent_row, taps: tl.constexpr, rows_block: tl.constexpr,
     memory_block: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of a step's weights: through the context, from outside, and through the location features of the
-    steps after it."""
+    """The gradient of a step's weights: through the context, from outside the loop, and through the location features
+    of later steps."""
     b = tl.program_id(0)
     rows = tl.program_id(1) * rows_block + tl.arange(0, rows_block)
     mask = rows < length
@@ -209,7 +212,7 @@ def _weights_backward(
     for first in range(0, memory_dim, memory_block):
         e = first + tl.arange(0, memory_block)
         d_e = tl.load(d_state + b * d_state_row + e, e < memory_dim, other=0.0).to(tl.float32)
-        d_e += tl.load(d_fed_back + b * d_fed_back_row + e, e < memory_dim, other=0.0).to(tl.float32)
+        d_e += tl.load(d_recurrent + b * d_recurrent_row + e, e < memory_dim, other=0.0).to(tl.float32)
         if tl.program_id(1) == 0:
             tl.store(d_context + b * d_context_row + e, d_e, e < memory_dim)
         at = memory + (b * length + rows)[:, None] * memory_dim + e[None, :]
@@ -255,7 +258,7 @@ def _features_backward(
             query, kernel, keys, last, total, b, rows, length, query_row, dim, taps, width, dim_block, precision
         )
         sum_v += tl.sum(2 * d_energy[:, None] * sigmoid, 0)
-        d_x = d_energy[:, None] * (2 * weight_v)[None, :] * sigmoid * (1 - sigmoid)  # v is doubled already
+        d_x = d_energy[:, None] * (2 * weight_v)[None, :] * sigmoid * (1 - sigmoid)  # v is doubled
         sum_query += tl.sum(d_x, 0)
         mask = (rows < length)[:, None]
         tl.store(d_features + at[:, None] * dim + a[None, :], d_x, mask & (a < dim)[None, :])
@@ -270,9 +273,9 @@ def _precision() -> str:
 
 
 class AttentionStep:
-    """See steps.AttentionStep."""
+    """See step_torch.AttentionStep."""
 
-    def __init__(self, kernel: Tensor, keys: Tensor, v: Tensor, memory: Tensor, padding: Tensor) -> None:
+    def __init__(self, kernel: Tensor, keys: Tensor, v: Tensor, memory: Tensor, padding: Tensor | None) -> None:
         self.batch, self.length, self.dim = keys.shape
         self.taps = kernel.shape[2]
         self.kernel = (2 * kernel.permute(2, 1, 0)).reshape(2 * self.taps, self.dim).contiguous()  # (2 K, A)
@@ -296,33 +299,30 @@ class AttentionStep:
 
 
 class AttentionStepBackward(AttentionStep):
-    """See steps.AttentionStepBackward. What the features' gradients add to those of keys and kernel waits for
-    `finish`, where it is one large product for all steps."""
+    """See step_torch.AttentionStepBackward. The gradients of keys and kernel are computed in `finish`, as one large
+    product for all steps."""
 
     def __init__(
-        self, kernel: Tensor, keys: Tensor, v: Tensor, memory: Tensor, padding: Tensor, carried: list[Tensor],
-        sums: list[Tensor], steps: int,
+        self, kernel: Tensor, keys: Tensor, v: Tensor, memory: Tensor, carry: tuple[Tensor, Tensor],
+        sums: AttentionSums, steps: int,
     ) -> None:  # fmt: skip
-        super().__init__(kernel, keys, v, memory, padding)
-        (self.d_patches, self.d_total), (self.d_keys, self.d_kernel, self.d_v) = carried, sums
+        super().__init__(kernel, keys, v, memory, padding=None)
+        (self.d_patches, self.d_total), self.sums = carry, sums
         self.d_weight = torch.empty_like(self.d_total)
         self.rows_v = torch.zeros(self.batch, self.dim, dtype=torch.float32, device=keys.device)
         self.d_features = keys.new_empty(steps, self.batch, self.length, self.dim)
 
-    def backward(
-        self, t: int, query: Tensor, last: Tensor, total: Tensor, weights: Tensor, d_weights: Tensor, d_state: Tensor,
-        d_fed_back: Tensor, d_context: Tensor, d_query: Tensor,
-    ) -> None:  # fmt: skip
+    def backward(self, t: int, step: Attended, d: AttendedGradients, d_context: Tensor, d_query: Tensor) -> None:
         length, memory_dim = self.length, self.memory.shape[2]
         _weights_backward[(self.batch, triton.cdiv(length, 32))](
-            self.d_weight, self.d_total, d_context, d_state, d_fed_back, d_weights, self.d_patches, self.memory,
-            length, memory_dim, d_context.stride(0), d_state.stride(0), d_fed_back.stride(0),
+            self.d_weight, self.d_total, d_context, d.context, d.recurrent, d.weights, self.d_patches, self.memory,
+            length, memory_dim, d_context.stride(0), d.context.stride(0), d.recurrent.stride(0),
             taps=self.taps, rows_block=32, memory_block=64,
         )  # fmt: skip
         _features_backward[(self.batch,)](
-            d_query, self.d_features[t], self.d_patches, self.rows_v, self.d_weight, weights, query, self.kernel,
-            self.keys, self.v, last, total, length, self.dim, query.stride(0), d_query.stride(0), **self.sizes,
-            **FEATURES_BACKWARD,
+            d_query, self.d_features[t], self.d_patches, self.rows_v, self.d_weight, step.weights, step.query,
+            self.kernel, self.keys, self.v, step.last, step.total, length, self.dim, step.query.stride(0),
+            d_query.stride(0), **self.sizes, **FEATURES_BACKWARD,
         )  # fmt: skip
 
     def finish(self, last: Tensor, totals: Tensor) -> None:
@@ -330,13 +330,13 @@ class AttentionStepBackward(AttentionStep):
         padded = F.pad(pairs, (0, 0, self.taps // 2, self.taps // 2)).to(self.d_features.dtype)
         columns = padded.as_strided((len(padded), self.length, 2 * self.taps), (padded.stride(0), 2, 1))
         d_kernel = columns.reshape(-1, 2 * self.taps).t() @ self.d_features.flatten(0, 2)
-        self.d_kernel += d_kernel.view(self.taps, 2, self.dim).permute(2, 1, 0)
-        self.d_keys += self.d_features.sum(0)
-        self.d_v += self.rows_v.sum(0)
+        self.sums.kernel.add_(d_kernel.view(self.taps, 2, self.dim).permute(2, 1, 0))
+        self.sums.keys.add_(self.d_features.sum(0))
+        self.sums.v.add_(self.rows_v.sum(0))
 
 
-def carried_backward(keys: Tensor, taps: int) -> list[Tensor]:
-    """What AttentionStepBackward hands from one step to the one before it, at the start."""
+def initial_carry(keys: Tensor, taps: int) -> tuple[Tensor, Tensor]:
+    """See step_torch.initial_carry. Here the next step's part are its patches, (B, L, 2 K)."""
     batch, length, _ = keys.shape
     zeros = torch.zeros(batch, length, 2 * taps + 1, dtype=torch.float32, device=keys.device)
-    return [zeros[:, :, : 2 * taps].contiguous(), zeros[:, :, 0].contiguous()]
+    return zeros[:, :, : 2 * taps].contiguous(), zeros[:, :, 0].contiguous()

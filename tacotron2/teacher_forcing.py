@@ -1,20 +1,23 @@
-"""The decoder's two recurrences over all frames at once, with hand-written backward passes.
+"""The fast training decoder: both recurrences over all frames, with backward passes written by hand.
 
-With a teacher, attention_rnn and the attention need nothing of decoder_rnn, so each is a loop of its own, and what does
-not depend on the step before happens once, outside: the GEMMs of all inputs before a loop and of all weight gradients
-after it. The attention's energies, the largest intermediate, are computed again in the backward pass instead of being
-stored. The numbers are those of the step-by-step decoder (tests/test_loops.py).
+When the frames are given, attention_rnn and the attention need nothing from decoder_rnn, so each recurrence is a loop
+of its own. What does not depend on the previous step is computed once, outside: the products of all inputs before a
+loop, and those of all weight gradients after it. The attention's energies, the largest intermediate result, are
+computed again in the backward pass instead of being stored. The numbers are those of the step-by-step decoder
+(tests/test_teacher_forcing.py).
 
-On GPUs a loop runs in chunks of CHUNK steps, each a CUDA graph (common/graphs.py) of the kernels in kernels.py.
+On GPUs a loop runs in chunks of CHUNK steps, each of them a CUDA graph (common/ops/graphs.py) of Triton kernels.
 
-Shapes: S steps, B batch, L characters, H cells, E memory, A attention, K taps of the location kernel, P input.
-Gates of an LSTM lie as input, forget, output, candidate: the three sigmoids are then one block.
+Shapes: S steps, B batch, L characters, H cells, E memory, A attention, K taps of the location kernel, P inputs.
+The gates of an LSTM are stored as input, forget, output, candidate: the three sigmoids are then one block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import functools
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,92 +27,128 @@ from torch.autograd.function import once_differentiable
 from common.ops.autograd import to_overwrite
 from common.ops.graphs import graphed
 from common.ops.packed import PackedLinear
-from common.ops.padding import fill, lengths_to_mask
+from common.ops.padding import lengths_to_mask, pad_to_multiple
 from common.ops.precision import compute_dtype
-from tacotron2.step_torch import at_least_float32, ops_for
+from tacotron2.step_torch import Attended, AttendedGradients, AttentionSums, at_least_float32, ops_for
 
-# Steps of a chunk, and the numbers to a multiple of which steps and characters, and clips, are filled up, so that few
-# shapes occur. On other devices all steps are one chunk.
+# Steps of a chunk on each kind of device, elsewhere all steps. Steps and characters are padded to a multiple of CHUNK,
+# and clips to a multiple of CLIPS, so that few different shapes occur.
 CHUNK = {"cuda": 32}
 CLIPS = {"cuda": 8}
 
 
-def by_sigmoids(weight: Tensor) -> Tensor:
-    """The rows (4 H, ...) of PyTorch's LSTM weights, input, forget, candidate, output, in the order used here."""
+def sigmoids_first(weight: Tensor) -> Tensor:
+    """The rows (4 H, ...) of PyTorch's LSTM weights (input, forget, candidate, output) in the order used here."""
     i, f, g, o = weight.chunk(4)
     return torch.cat((i, f, o, g))
 
 
-_LSTM_WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+# ---- chunks ----
 
-
-class Each(NamedTuple):
-    """A tensor with one entry for each step."""
-
-    tensor: Tensor
-
-
-class Between(NamedTuple):
-    """One entry before the first step and one after each."""
-
-    tensor: Tensor
-
-
-Argument = Each | Between | Tensor | None
+Each = Annotated[Tensor, "each"]  # one entry for each step
+Between = Annotated[Tensor, "between"]  # one entry before the first step and one after each
+Group = TypeVar("Group", bound=tuple[Any, ...])  # NamedTuples of tensors
 
 
 def in_chunks(
-    function: Callable[..., None], steps: int, written: Sequence[Argument], read: Sequence[Argument],
-    backwards: bool = False, **constants: Any,
+    function: Callable[..., None], steps: int, written: Group, read: tuple[Any, ...], backward: bool = False,
+    **options: Any,
 ) -> None:  # fmt: skip
-    """function(*written, *read) on the steps' parts of all arguments, chunk after chunk."""
-    first_written = next(x for x in written if isinstance(x, Each | Between)).tensor
-    chunk = CHUNK.get(first_written.device.type, max(steps, 1))
-
-    def part(argument: Argument, first: int) -> Tensor | None:
-        last = min(first + chunk, steps)
-        if isinstance(argument, Between):
-            return argument.tensor[first : last + 1]
-        return argument.tensor[first:last] if isinstance(argument, Each) else argument
-
+    """function(written, read, **options), chunk after chunk: fields of type Each and Between are cut to its steps."""
+    device = next(x for x in written if x is not None).device.type
+    chunk = CHUNK.get(device, max(steps, 1))
     firsts = range(0, steps, chunk)
-    for first in reversed(firsts) if backwards else firsts:
-        graphed(function, [part(x, first) for x in written], [part(x, first) for x in read], **constants)
+    for first in reversed(firsts) if backward else firsts:
+        last = min(first + chunk, steps)
+        graphed(function, _cut(written, first, last), _cut(read, first, last), **options)
+
+
+def _cut(group: Group, first: int, last: int) -> Group:
+    slices = {"each": slice(first, last), "between": slice(first, last + 1), "": ...}
+
+    def cut(part: Any, kind: str) -> Any:
+        if isinstance(part, tuple):
+            return _cut(part, first, last)
+        return part if part is None else part[slices[kind]]
+
+    return type(group)(*(cut(part, kind) for part, kind in zip(group, _kinds(type(group)), strict=True)))
+
+
+@functools.cache
+def _kinds(group: type[Any]) -> tuple[str, ...]:
+    """ "each", "between" or "" for each field of a NamedTuple."""
+    hints = typing.get_type_hints(group, include_extras=True)
+    return tuple(_kind(hints[name]) for name in group._fields)
+
+
+def _kind(hint: Any) -> str:
+    for part in (hint, *typing.get_args(hint)):  # Each | None as well
+        if typing.get_origin(part) is Annotated:
+            return str(part.__metadata__[0])
+    return ""
 
 
 def _outer(gradient: Tensor, x: Tensor) -> Tensor:
-    """gradient.T @ x for a weight: gradient (S B, out), x (S, B, in) -> (out, in); this way round BLAS is faster."""
+    """gradient.T @ x for a weight: gradient (S B, out), x (S, B, in) -> (out, in). BLAS is faster this way round."""
     return x.flatten(0, 1).t().mm(gradient).t()
 
 
-def _each(kept: Tensor | None) -> Each | None:
-    return None if kept is None else Each(kept)
+def _at(kept: Tensor | None, t: int) -> Tensor | None:
+    return None if kept is None else kept[t]
 
 
 # ---- the LSTM alone ----
 
 
-def _lstm(gates: Tensor, hidden: Tensor, cells: Tensor, w_hh: Tensor, kept: Tensor | None, scale: float) -> None:
-    ops, feed_back = ops_for(gates), PackedLinear(w_hh, gates.shape[1])
-    for t in range(len(gates)):
-        mask = None if kept is None else kept[t]
-        ops.lstm_cell(gates[t], feed_back(hidden[t]), cells[t], cells[t + 1], hidden[t + 1], mask, scale)
+class LSTMForward(NamedTuple):
+    """What the loop writes."""
+
+    gates: Each  # (S, B, 4 H) the products of the inputs, then activations
+    hidden: Between  # (S + 1, B, H)
+    cells: Between  # (S + 1, B, H)
 
 
-def _lstm_backward(
-    gates: Tensor, d_cell: Tensor, d_fed_back: Tensor, cells: Tensor, d_hidden: Tensor, w_hh: Tensor,
-    kept: Tensor | None, scale: float,
-) -> None:  # fmt: skip
-    ops, feed_back, fed_back = ops_for(gates), PackedLinear(w_hh.t(), gates.shape[1]), d_fed_back
-    for t in reversed(range(len(gates))):
-        mask = None if kept is None else kept[t]
-        ops.lstm_cell_backward(gates[t], cells[t], cells[t + 1], d_hidden[t], fed_back, None, d_cell, mask, scale)
-        fed_back = feed_back(gates[t])
-    d_fed_back.copy_(fed_back)
+class LSTMWeights(NamedTuple):
+    w_hh: Tensor  # (4 H, H)
+    kept: Each | None  # (S, B, H) bool, of dropout
+
+
+class LSTMBackward(NamedTuple):
+    """What the backward loop writes."""
+
+    gates: Each  # (S, B, 4 H) activations, then gradients
+    d_cell: Tensor  # (B, H)
+    d_recurrent: Tensor  # (B, H) gradient of the hidden state through the next step
+
+
+class LSTMSaved(NamedTuple):
+    cells: Between
+    d_hidden: Each  # (S, B, H)
+    w_hh: Tensor
+    kept: Each | None
+
+
+def _lstm(to: LSTMForward, weights: LSTMWeights, scale: float) -> None:
+    ops, recurrent = ops_for(to.gates), PackedLinear(weights.w_hh, to.gates.shape[1])
+    for t in range(len(to.gates)):
+        kept = _at(weights.kept, t)
+        ops.lstm_cell(to.gates[t], recurrent(to.hidden[t]), to.cells[t], to.cells[t + 1], to.hidden[t + 1], kept, scale)
+
+
+def _lstm_backward(to: LSTMBackward, saved: LSTMSaved, scale: float) -> None:
+    ops, recurrent = ops_for(to.gates), PackedLinear(saved.w_hh.t(), to.gates.shape[1])
+    d_recurrent = to.d_recurrent
+    for t in reversed(range(len(to.gates))):
+        ops.lstm_cell_backward(
+            to.gates[t], saved.cells[t], saved.cells[t + 1], saved.d_hidden[t], d_recurrent, None, to.d_cell,
+            _at(saved.kept, t), scale,
+        )  # fmt: skip
+        d_recurrent = recurrent(to.gates[t])
+    to.d_recurrent.copy_(d_recurrent)
 
 
 class LSTMLoop(Function):
-    """An LSTM whose dropped-out hidden state is what is fed back.
+    """An LSTM whose recurrent input is its hidden state after dropout.
 
     inputs (S, B, P), w_ih (4 H, P), w_hh (4 H, H), bias (4 H), kept (S, B, H) bool or None -> hidden (S, B, H)
     """
@@ -121,7 +160,7 @@ class LSTMLoop(Function):
         steps, batch, _ = inputs.shape
         gates = PackedLinear(w_ih, steps * batch, bias)(inputs.flatten(0, 1)).view(steps, batch, -1)  # (S, B, 4 H)
         hidden, cells = inputs.new_zeros(2, steps + 1, batch, w_hh.shape[1])
-        in_chunks(_lstm, steps, [Each(gates), Between(hidden), Between(cells)], [w_hh, _each(kept)], scale=scale)
+        in_chunks(_lstm, steps, LSTMForward(gates, hidden, cells), LSTMWeights(w_hh, kept), scale=scale)
         ctx.save_for_backward(inputs, w_ih, w_hh, kept, gates, hidden, cells)
         ctx.scale = scale
         return hidden[1:]
@@ -131,11 +170,8 @@ class LSTMLoop(Function):
     def backward(ctx: Any, d_hidden: Tensor) -> tuple[Tensor | None, ...]:
         inputs, w_ih, w_hh, kept, gates, hidden, cells = ctx.saved_tensors
         gates = to_overwrite(gates)
-        d_cell, d_fed_back = torch.zeros_like(cells[:2])
-        in_chunks(
-            _lstm_backward, len(gates), [Each(gates), d_cell, d_fed_back],
-            [Between(cells), Each(d_hidden), w_hh, _each(kept)], backwards=True, scale=ctx.scale,
-        )  # fmt: skip
+        written, read = LSTMBackward(gates, *torch.zeros_like(cells[:2])), LSTMSaved(cells, d_hidden, w_hh, kept)
+        in_chunks(_lstm_backward, len(gates), written, read, backward=True, scale=ctx.scale)
         flat = gates.flatten(0, 1)
         return (
             PackedLinear(w_ih.t(), len(flat))(flat).view_as(inputs),
@@ -148,8 +184,10 @@ class LSTMLoop(Function):
 
 
 def bidirectional(lstm: nn.LSTM, x: Tensor, lengths: Tensor) -> Tensor:
-    """A one-layer bidirectional LSTM over sequences x (B, L, P) of lengths (B) -> (B, L, 2 H), 0 beyond the lengths: as
-    with pack_padded_sequence, but nothing waits for the device to tell the lengths."""
+    """A one-layer bidirectional LSTM over sequences x (B, L, P) of lengths (B) -> (B, L, 2 H), 0 beyond the lengths.
+
+    As with pack_padded_sequence, but without waiting for the device to know the lengths.
+    """
     length, dtype = x.shape[1], compute_dtype(x)
     place = torch.arange(length, device=x.device)
     mirrored = torch.where(place < lengths.unsqueeze(1), lengths.unsqueeze(1) - 1 - place, place)  # (B, L)
@@ -158,10 +196,11 @@ def bidirectional(lstm: nn.LSTM, x: Tensor, lengths: Tensor) -> Tensor:
         return x.gather(1, mirrored.unsqueeze(2).expand(-1, -1, x.shape[2]))
 
     def run(x: Tensor, direction: str) -> Tensor:
-        w_ih, w_hh, b_ih, b_hh = (getattr(lstm, name + direction) for name in _LSTM_WEIGHTS)
-        weights = [by_sigmoids(weight).to(dtype) for weight in (w_ih, w_hh, b_ih + b_hh)]
-        inputs = fill(x.to(dtype).transpose(0, 1), 0, CHUNK.get(x.device.type, 1))
-        inputs = fill(inputs, 1, CLIPS.get(x.device.type, 1))
+        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        w_ih, w_hh, b_ih, b_hh = (getattr(lstm, name + direction) for name in names)
+        weights = [sigmoids_first(weight).to(dtype) for weight in (w_ih, w_hh, b_ih + b_hh)]
+        inputs = pad_to_multiple(x.to(dtype).transpose(0, 1), 0, CHUNK.get(x.device.type, 1))
+        inputs = pad_to_multiple(inputs, 1, CLIPS.get(x.device.type, 1))
         return LSTMLoop.apply(inputs, *weights, None, 1.0)[:length, : len(x)].transpose(0, 1)
 
     with torch.autocast(x.device.type, enabled=False):
@@ -172,108 +211,148 @@ def bidirectional(lstm: nn.LSTM, x: Tensor, lengths: Tensor) -> Tensor:
 # ---- with attention ----
 
 
-def _attention(
-    gates: Tensor, states: Tensor, cells: Tensor, queries: Tensor, weights: Tensor, totals: Tensor, w_hc: Tensor,
-    memory: Tensor, keys: Tensor, padding: Tensor, w_query: Tensor, w_location: Tensor, v: Tensor,
-    kept: Tensor | None, scale: float,
-) -> None:  # fmt: skip
-    ops, size = ops_for(gates, w_location), w_query.shape[1]
-    attention = ops.AttentionStep(w_location, keys, v, memory, padding)
-    feed_back, w_query_t = PackedLinear(w_hc, gates.shape[1]), w_query.t()
-    for t in range(len(gates)):
-        mask = None if kept is None else kept[t]
-        hidden, context = states[t + 1, :, :size], states[t + 1, :, size:]
-        ops.lstm_cell(gates[t], feed_back(states[t]), cells[t], cells[t + 1], hidden, mask, scale)
-        torch.mm(hidden, w_query_t, out=queries[t])
-        attention.forward(queries[t], weights[t], totals[t], weights[t + 1], totals[t + 1], context)
+class AttentionWeights(NamedTuple):
+    """What the attention computes with at every step."""
+
+    w_hc: Tensor  # (4 H, H + E) of the hidden state and the context
+    memory: Tensor  # (B, L, E)
+    keys: Tensor  # (B, L, A)
+    padding: Tensor | None  # (B, L) True beyond a text
+    w_query: Tensor  # (A, H)
+    w_location: Tensor  # (A, 2, K) for the last weights and their sum
+    v: Tensor  # (A)
+    kept: Each | None  # (S, B, H) bool, of dropout
 
 
-def _attention_backward(
-    gates: Tensor, d_queries: Tensor, d_contexts: Tensor, d_cell: Tensor, d_fed_back: Tensor, carried_1: Tensor,
-    carried_2: Tensor, d_keys: Tensor, d_location: Tensor, d_v: Tensor, cells: Tensor, queries: Tensor,
-    weights: Tensor, totals: Tensor, d_states: Tensor, d_weights: Tensor, w_hc: Tensor, memory: Tensor, keys: Tensor,
-    w_query: Tensor, w_location: Tensor, v: Tensor, kept: Tensor | None, scale: float,
-) -> None:  # fmt: skip
-    ops, size = ops_for(gates, w_location), w_query.shape[1]
+class AttentionForward(NamedTuple):
+    """What the loop writes."""
+
+    gates: Each  # (S, B, 4 H) the products of the inputs, then activations
+    states: Between  # (S + 1, B, H + E) hidden state and context
+    cells: Between  # (S + 1, B, H)
+    queries: Each  # (S, B, A)
+    weights: Between  # (S + 1, B, L)
+    totals: Between  # (S + 1, B, L) sums of the weights so far
+
+
+class AttentionBackward(NamedTuple):
+    """What the backward loop writes."""
+
+    gates: Each  # (S, B, 4 H) activations, then gradients
+    d_queries: Each  # (S, B, A)
+    d_contexts: Each  # (S, B, E)
+    d_cell: Tensor  # (B, H)
+    d_recurrent: Tensor  # (B, H + E) gradient of the state through the next step
+    carry_next: Tensor  # both: step_torch.initial_carry
+    carry_total: Tensor
+    d_keys: Tensor
+    d_location: Tensor
+    d_v: Tensor
+
+
+class AttentionSaved(NamedTuple):
+    """What the backward loop reads."""
+
+    cells: Between
+    queries: Each
+    weights: Between
+    totals: Between
+    d_states: Each  # (S, B, H + E)
+    d_weights: Each  # (S, B, L)
+    given: AttentionWeights
+
+
+def _attention(to: AttentionForward, given: AttentionWeights, scale: float) -> None:
+    ops, size = ops_for(to.gates, given.w_location), given.w_query.shape[1]
+    attention = ops.AttentionStep(given.w_location, given.keys, given.v, given.memory, given.padding)
+    recurrent, w_query_t = PackedLinear(given.w_hc, to.gates.shape[1]), given.w_query.t()
+    for t in range(len(to.gates)):
+        hidden, context = to.states[t + 1, :, :size], to.states[t + 1, :, size:]
+        ops.lstm_cell(
+            to.gates[t], recurrent(to.states[t]), to.cells[t], to.cells[t + 1], hidden, _at(given.kept, t), scale
+        )
+        torch.mm(hidden, w_query_t, out=to.queries[t])
+        attention.forward(
+            to.queries[t], to.weights[t], to.totals[t], to.weights[t + 1], to.totals[t + 1], context
+        )  # fmt: skip
+
+
+def _attention_backward(to: AttentionBackward, saved: AttentionSaved, scale: float) -> None:
+    given = saved.given
+    ops, size = ops_for(to.gates, given.w_location), given.w_query.shape[1]
+    sums = AttentionSums(to.d_keys, to.d_location, to.d_v)
     attention = ops.AttentionStepBackward(
-        w_location, keys, v, memory, None, [carried_1, carried_2], [d_keys, d_location, d_v], len(gates)
+        given.w_location, given.keys, given.v, given.memory, (to.carry_next, to.carry_total), sums, len(to.gates)
     )
-    feed_back, fed_back = PackedLinear(w_hc.t(), gates.shape[1]), d_fed_back
-    for t in reversed(range(len(gates))):
-        attention.backward(
-            t, queries[t], weights[t], totals[t], weights[t + 1], d_weights[t], d_states[t, :, size:],
-            fed_back[:, size:], d_contexts[t], d_queries[t],
-        )  # fmt: skip
+    recurrent, d_recurrent = PackedLinear(given.w_hc.t(), to.gates.shape[1]), to.d_recurrent
+    for t in reversed(range(len(to.gates))):
+        step = Attended(saved.queries[t], saved.weights[t], saved.totals[t], saved.weights[t + 1])
+        gradients = AttendedGradients(saved.d_weights[t], saved.d_states[t, :, size:], d_recurrent[:, size:])
+        attention.backward(t, step, gradients, to.d_contexts[t], to.d_queries[t])
         ops.lstm_cell_backward(
-            gates[t], cells[t], cells[t + 1], d_states[t, :, :size], fed_back[:, :size], d_queries[t].mm(w_query),
-            d_cell, None if kept is None else kept[t], scale,
+            to.gates[t], saved.cells[t], saved.cells[t + 1], saved.d_states[t, :, :size], d_recurrent[:, :size],
+            to.d_queries[t].mm(given.w_query), to.d_cell, _at(given.kept, t), scale,
         )  # fmt: skip
-        fed_back = feed_back(gates[t])
-    d_fed_back.copy_(fed_back)
-    attention.finish(weights[:-1], totals[:-1])
+        d_recurrent = recurrent(to.gates[t])
+    to.d_recurrent.copy_(d_recurrent)
+    attention.finish(saved.weights[:-1], saved.totals[:-1])
 
 
 class AttentionLoop(Function):
     """attention_rnn and the location-sensitive attention.
 
-    inputs (S, B, P), w_ih (4 H, P), w_hc (4 H, H + E) for the hidden state and the context, bias (4 H),
-    memory (B, L, E), keys (B, L, A), padding (B, L) True beyond a text, w_query (A, H),
-    w_location (A, 2, K) for the last weights and their sum, v (A), kept (S, B, H) bool or None
-    -> hidden and context (S, B, H + E), weights (S, B, L) in float32 at least
+    inputs (S, B, P), w_ih (4 H, P), bias (4 H), and the fields of AttentionWeights, one by one as autograd wants them
+    -> hidden state and context (S, B, H + E), weights (S, B, L) in float32 or more
     """
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, w_ih: Tensor, w_hc: Tensor, bias: Tensor, memory: Tensor, keys: Tensor,
-        padding: Tensor, w_query: Tensor, w_location: Tensor, v: Tensor, kept: Tensor | None, scale: float,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        (steps, batch, _), (dim, size), (length, memory_dim) = inputs.shape, w_query.shape, memory.shape[1:]
+        ctx: Any, inputs: Tensor, w_ih: Tensor, bias: Tensor, scale: float, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        given = AttentionWeights(*tensors)
+        (steps, batch, _), (dim, size), (length, memory_dim) = inputs.shape, given.w_query.shape, given.memory.shape[1:]
         gates = PackedLinear(w_ih, steps * batch, bias)(inputs.flatten(0, 1)).view(steps, batch, -1)
         states = inputs.new_zeros(steps + 1, batch, size + memory_dim)
         cells, queries = inputs.new_zeros(steps + 1, batch, size), inputs.new_empty(steps, batch, dim)
         weights, totals = inputs.new_zeros(2, steps + 1, batch, length, dtype=at_least_float32(inputs.dtype))
-        in_chunks(
-            _attention, steps,
-            [Each(gates), Between(states), Between(cells), Each(queries), Between(weights), Between(totals)],
-            [w_hc, memory, keys, padding, w_query, w_location, v, _each(kept)], scale=scale,
-        )  # fmt: skip
-        ctx.save_for_backward(
-            inputs, w_ih, w_hc, memory, keys, w_query, w_location, v, kept, gates, states, cells, queries, weights,
-            totals,
-        )  # fmt: skip
+        written = AttentionForward(gates, states, cells, queries, weights, totals)
+        in_chunks(_attention, steps, written, given, scale=scale)
+        ctx.save_for_backward(inputs, w_ih, *written, *given)
         ctx.scale = scale
         return states[1:], weights[1:]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_states: Tensor, d_weights: Tensor) -> tuple[Tensor | None, ...]:
-        (inputs, w_ih, w_hc, memory, keys, w_query, w_location, v, kept,
-         gates, states, cells, queries, weights, totals) = ctx.saved_tensors  # fmt: skip
-        gates, size = to_overwrite(gates), w_query.shape[1]
-        d_queries, d_contexts = torch.empty_like(queries), torch.empty_like(states[1:, :, size:])
-        d_cell, d_fed_back = torch.zeros_like(cells[0]), torch.zeros_like(states[0])
-        sums = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (keys, w_location, v)]
-        carried = ops_for(gates, w_location).carried_backward(keys, w_location.shape[2])
-        in_chunks(
-            _attention_backward, len(gates),
-            [Each(gates), Each(d_queries), Each(d_contexts), d_cell, d_fed_back, *carried, *sums],
-            [Between(cells), Each(queries), Between(weights), Between(totals), Each(d_states.contiguous()),
-             Each(d_weights.contiguous()), w_hc, memory, keys, w_query, w_location, v, _each(kept)],
-            backwards=True, scale=ctx.scale,
+        inputs, w_ih, *tensors = ctx.saved_tensors
+        run, given = AttentionForward(*tensors[:6]), AttentionWeights(*tensors[6:])
+        gates, size = to_overwrite(run.gates), given.w_query.shape[1]
+        sums = [
+            torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (given.keys, given.w_location, given.v)
+        ]
+        carry = ops_for(gates, given.w_location).initial_carry(given.keys, given.w_location.shape[2])
+        written = AttentionBackward(
+            gates, torch.empty_like(run.queries), torch.empty_like(run.states[1:, :, size:]),
+            torch.zeros_like(run.cells[0]), torch.zeros_like(run.states[0]), *carry, *sums,
         )  # fmt: skip
-        flat = gates.flatten(0, 1)
-        hidden = states[1:, :, :size].flatten(0, 1)
-        return (
-            PackedLinear(w_ih.t(), len(flat))(flat).view_as(inputs),
-            _outer(flat, inputs),
-            _outer(flat, states[:-1]),
-            flat.sum(0),
-            torch.bmm(weights[1:].permute(1, 2, 0).to(memory.dtype), d_contexts.transpose(0, 1)),
-            sums[0],
-            None,
-            d_queries.flatten(0, 1).t().mm(hidden),
-            sums[1],
-            sums[2],
-            None,
-            None,
+        saved = AttentionSaved(
+            run.cells, run.queries, run.weights, run.totals, d_states.contiguous(), d_weights.contiguous(), given
         )
+        in_chunks(_attention_backward, len(gates), written, saved, backward=True, scale=ctx.scale)
+        flat = gates.flatten(0, 1)
+        hidden = run.states[1:, :, :size].flatten(0, 1)
+        d_memory = torch.bmm(
+            run.weights[1:].permute(1, 2, 0).to(given.memory.dtype), written.d_contexts.transpose(0, 1)
+        )
+        d_given = AttentionWeights(
+            w_hc=_outer(flat, run.states[:-1]),
+            memory=d_memory,
+            keys=written.d_keys,
+            padding=None,
+            w_query=written.d_queries.flatten(0, 1).t().mm(hidden),
+            w_location=written.d_location,
+            v=written.d_v,
+            kept=None,
+        )
+        d_inputs = PackedLinear(w_ih.t(), len(flat))(flat).view_as(inputs)
+        return d_inputs, _outer(flat, inputs), flat.sum(0), None, *d_given

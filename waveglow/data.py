@@ -1,4 +1,4 @@
-"""Clips as random pieces of audio with their mel."""
+"""Clips as random pieces of audio and their mels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from common.audio import load_audio
 from common.config import AudioConfig, DataConfig
+from common.data.batching import Draw
 from common.data.filelist import read_filelist
 from common.data.mels import MEL_SUFFIXES, MelDirectory
 from common.errors import UserError
-from common.training.task import Draw
 
 
 class WaveGlowBatch(NamedTuple):
@@ -25,10 +25,10 @@ class WaveGlowBatch(NamedTuple):
 
 
 class SegmentDataset:
-    """(mel (n_mels, T), audio (N)) of a piece of each clip, at a place that seed, epoch and clip decide.
+    """(mel (n_mels, T), audio (N)) of a piece of each clip; seed, epoch and clip determine its place.
 
-    A piece starts where a mel frame is centred, so the prepared mel is cut, not computed again. A clip shorter than a
-    piece is filled up with silence. N is segment_length, rounded up to a multiple of `n_group`.
+    A piece starts at the centre of a mel frame, so that the prepared mel can be cut instead of computed again. Clips
+    shorter than a piece are padded with silence. N is data.segment_length, rounded up to a multiple of `n_group`.
     """
 
     def __init__(self, filelist: str, data: DataConfig, audio: AudioConfig, seed: int, n_group: int = 1) -> None:
@@ -57,7 +57,7 @@ class SegmentDataset:
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
         index, epoch = draw
         rng = np.random.default_rng((self.seed, epoch, index))
-        # The last frame of a clip is centred at or after its last sample: the piece must end before it.
+        # The centre of a clip's last frame is at or after its last sample: the piece must end before it.
         first = int(rng.integers(max(self.frames[index] - self.segment_frames, 1)))
         mel = np.array(self.mels.load(self.clips[index])[:, first : first + self.segment_frames])
         num_samples = self.segment_length

@@ -1,36 +1,32 @@
-"""Removes the constant hum that a WaveGlow adds, by spectral subtraction."""
+"""Spectral subtraction of the constant hum that a WaveGlow adds to its audio."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from common.audio import STFT
 from waveglow.model import WaveGlow
 
-NUM_FRAMES = 88  # length of the silent mel whose audio is the model's own bias
+NUM_FRAMES = 88  # length of the silent mel whose audio is the model's hum
 
 
 class Denoiser(nn.Module):
-    """audio (B, N) -> audio (B, N) with `strength` times the model's bias taken off the STFT magnitude."""
+    """audio (B, N) -> audio (B, N), with `strength` times the hum's spectrum subtracted from the magnitudes."""
 
-    window: Tensor
-    bias: Tensor
+    bias: Tensor  # (1, 1 + n_fft // 2, 1) magnitudes of the hum
 
     def __init__(self, waveglow: WaveGlow) -> None:
         super().__init__()
-        self.n_fft, self.hop_length = waveglow.config.win_length, waveglow.config.hop_length
-        weight = next(waveglow.parameters())
-        self.register_buffer("window", torch.hann_window(self.n_fft, device=weight.device))
-        silence = weight.new_zeros(1, waveglow.config.n_mel_channels, NUM_FRAMES)
-        audio = waveglow.infer(silence, sigma=0.0).float()
-        self.register_buffer("bias", self._stft(audio).abs()[:, :, :1])  # (1, 1 + n_fft // 2, 1)
-
-    def _stft(self, audio: Tensor) -> Tensor:
-        return torch.stft(audio, self.n_fft, self.hop_length, window=self.window, return_complex=True)
+        config, weight = waveglow.config, next(waveglow.parameters())
+        self.stft = STFT(config.win_length, config.hop_length).to(weight.device)
+        mel = weight.new_zeros(1, config.n_mel_channels, NUM_FRAMES)
+        z = weight.new_zeros(1, config.n_group, NUM_FRAMES * config.hop_length // config.n_group)
+        self.register_buffer("bias", self.stft(waveglow.infer(mel, z=z).float()).abs()[:, :, :1])
 
     @torch.no_grad()
     def forward(self, audio: Tensor, strength: float = 0.01) -> Tensor:
-        spectrum = self._stft(audio.float())
+        spectrum = self.stft(audio.float())
         magnitude = spectrum.abs()
         scale = (magnitude - strength * self.bias).clamp(min=0.0) / magnitude.clamp(min=1e-12)
-        return torch.istft(spectrum * scale, self.n_fft, self.hop_length, window=self.window, length=audio.shape[-1])
+        return self.stft.inverse(spectrum * scale, audio.shape[-1])

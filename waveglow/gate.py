@@ -1,4 +1,4 @@
-"""WaveGlow's gate, tanh(a) * sigmoid(b), in one pass over memory forward and one back (Prenger et al., 2018, 2.2)."""
+"""WaveGlow's gate, tanh(a) * sigmoid(b) (Prenger et al., 2018, section 2.2), in one pass over memory each way."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from common.ops.triton import runs_kernels
 
 
 def activate(x: Tensor, condition: Tensor, out: Tensor) -> None:
-    """x (R, 2 C) becomes the tanh and sigmoid of x + condition, whose product is written to out (R, C)."""
+    """x (R, 2 C) becomes tanh and sigmoid of x + condition; their product is written to out (R, C)."""
     x += condition
     tanh, sigmoid = x.chunk(2, 1)
     tanh.mul_(2)  # tanh(x) = 2 sigmoid(2 x) - 1, and CPUs compute a sigmoid several times faster
@@ -26,7 +26,7 @@ def activate(x: Tensor, condition: Tensor, out: Tensor) -> None:
 
 
 def activate_backward(activations: Tensor, d_out: Tensor) -> None:
-    """activations (R, 2 C) of `activate` become the gradient of what they were computed from."""
+    """The activations (R, 2 C) that `activate` left in x become the gradient of x."""
     tanh, sigmoid = activations.chunk(2, 1)
     d_tanh = torch.ops.aten.tanh_backward(d_out * sigmoid, tanh)
     torch.ops.aten.sigmoid_backward.grad_input(d_out * tanh, sigmoid, grad_input=sigmoid)
@@ -34,17 +34,19 @@ def activate_backward(activations: Tensor, d_out: Tensor) -> None:
 
 
 def _ops(x: Tensor) -> ModuleType:
-    """The module with both for the device of x."""
+    """The module that has both functions for the device of x."""
     if not runs_kernels(x):
         return sys.modules[__name__]
-    from waveglow import gate_triton as kernels
+    from waveglow import gate_triton
 
-    return kernels
+    return gate_triton
 
 
 class Gate(Function):
-    """x and condition (R, 2 C), whose rows may lie apart -> (R, C). The memory of x is used up: it must be the result
-    of an operation that does not want it back."""
+    """x and condition (R, 2 C), which may have gaps between their rows -> (R, C).
+
+    It overwrites x, which must be the result of an operation that does not need it for its own backward pass.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, condition: Tensor) -> Tensor:

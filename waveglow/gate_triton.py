@@ -1,4 +1,4 @@
-"""WaveGlow's gate on GPUs (Triton): what waveglow/gate.py computes, one kernel each way (tests/test_kernels.py)."""
+"""WaveGlow's gate on GPUs, in Triton: the functions of waveglow/gate.py, a kernel each (tests/test_kernels.py)."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""WaveGlow's inverse on a CPU: each layer of a coupling as one large product on rows of channels.
+"""WaveGlow's inverse on a CPU: each layer of a coupling as one large matrix product.
 
-A dilated convolution over (..., C) rows is a product with each row beside its two neighbours; the mel's share of the
-layer is more columns of the same product, so a layer costs one product, the gate, and a second product. A separable
-layer has its filters applied first, and then one column for each channel. Weight norm is folded once, and weights are
-laid out once as the kernels read them. The numbers are those of WaveGlow.infer by convolutions: tests/test_waveglow.py.
+A dilated convolution is a product with rows that hold a position beside its neighbours. The mel's part of the layer is
+more columns of the same product, so a layer costs one product, the gate, and a second product. A separable layer has
+its filters applied first, and then one column for each channel. Weight norm is applied once, and the weights are stored
+once in the layout that the kernels read. The numbers are those of the inverse by convolutions (tests/test_waveglow.py).
 
-Shapes: B batch, G groups of samples, C channels, M channels of the mel as the flows see it.
+Shapes: B batch, G groups of samples, C channels, M channels of the mel that conditions the flows.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 class CouplingWeights(NamedTuple):
-    """Those of one WN."""
+    """The weights of one WN."""
 
     start: PackedLinear
-    joint: list[PackedLinear]  # of each layer, (2 C, K * C + M): the convolution, K = kernel_size or 1, then the mel
-    taps: list[Tensor]  # (kernel_size, C) of each layer that is separable
+    joint: list[PackedLinear]  # of each layer (2 C, K * C + M): the convolution, K = kernel_size or 1, then the mel
+    taps: list[Tensor]  # (kernel_size, C) of each layer, if they are separable
     res_skip: list[PackedLinear]
     end: PackedLinear
 
     @classmethod
     def of(cls, wn: WN, dtype: torch.dtype) -> CouplingWeights:
-        rows = 4096  # as many as an utterance has, about
+        rows = 4096  # about as many as an utterance has
 
         def packed(weight: Tensor, bias: Tensor) -> PackedLinear:
             return PackedLinear(weight.to(dtype), rows, bias.to(dtype))
@@ -55,8 +55,8 @@ class CouplingWeights(NamedTuple):
 
 
 def coupling(weights: CouplingWeights, x: Tensor, rows: Tensor, config: WaveGlowConfig) -> tuple[Tensor, Tensor]:
-    """x (B, G, c / 2), rows (B, G, K * C + M) whose last M columns are the mel -> log_s, b, each (B, G, c / 2) in
-    float32. The other columns of `rows` are overwritten."""
+    """x (B, G, c / 2), rows (B, G, K * C + M) -> log_s, b, each (B, G, c / 2) in float32. The last M columns of `rows`
+    are the mel; the others are overwritten."""
     batch, groups, width = rows.shape
     channels, taps = config.n_channels, config.kernel_size
     hidden = weights.start(x.to(rows.dtype).flatten(0, 1)).view(batch, groups, channels)
@@ -76,7 +76,7 @@ def coupling(weights: CouplingWeights, x: Tensor, rows: Tensor, config: WaveGlow
 
 
 def _filter(x: Tensor, taps: Tensor, dilation: int, out: Tensor) -> None:
-    """out = each channel of x (B, G, C) by its filter in taps (kernel_size, C), with zeros beyond the ends."""
+    """out = x (B, G, C) with each channel filtered by its column of taps (kernel_size, C), zeros beyond the ends."""
     middle, groups = len(taps) // 2, x.shape[1]
     torch.mul(x, taps[middle], out=out)
     for k in range(len(taps)):
@@ -97,7 +97,7 @@ def _shift(x: Tensor, offset: int, out: Tensor) -> None:
 
 
 def invert(model: WaveGlow, mel: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
-    """mel (B, G, M) as the flows see it, z (B, G, n_group) scaled -> audio (B, G * n_group)"""
+    """mel (B, G, M) as it conditions the flows, z (B, G, n_group) times sigma -> audio (B, G * n_group)"""
     config = model.config
     batch, groups, mel_dim = mel.shape
     width = config.n_channels * (1 if config.separable else config.kernel_size)

@@ -1,5 +1,5 @@
-"""WaveGlow's training losses: the negative log-likelihood of the audio (Prenger et al., 2018, eq. 3), and beside it,
-where data and time are short, a distance between what the model speaks and the recording."""
+"""WaveGlow's training losses: the negative log-likelihood of the audio (Prenger et al., 2018, eq. 3) and, for little
+data and time, a spectral distance between synthesized and recorded audio."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 from waveglow.model import WaveGlowOutput
 
 WINDOWS = (256, 512, 1024, 2048)  # samples
-COMPRESSION = 0.3  # of magnitudes: quiet parts count, but not as much as in a logarithm
-FLOOR = 1e-7  # of a power
+COMPRESSION = 0.3  # exponent for magnitudes: quiet parts count, but less than with a logarithm
+FLOOR = 1e-7  # added to powers
 
 
 def waveglow_loss(output: WaveGlowOutput, sigma: float = 1.0) -> Tensor:
@@ -21,23 +21,23 @@ def waveglow_loss(output: WaveGlowOutput, sigma: float = 1.0) -> Tensor:
     return (z.square().sum() / (2 * sigma**2) - log_s - log_det) / z.numel()
 
 
-def spectral_loss(spoken: Tensor, audio: Tensor) -> Tensor:
-    """How far the magnitudes of spoken (B, N) are from those of audio (B, N), whatever the phases; a scalar.
+def spectral_loss(synthesized: Tensor, audio: Tensor) -> Tensor:
+    """The distance between the magnitudes of synthesized (B, N) and audio (B, N), whatever their phases; a scalar.
 
-    A mean over STFTs of several resolutions (Yamamoto et al., 2020, eq. 6) of the spectral convergence and of the
+    The mean over STFTs of several resolutions (Yamamoto et al., 2020, eq. 6) of the spectral convergence and the
     relative difference of compressed magnitudes.
     """
     parts = []
     for length in WINDOWS:
         window = torch.hann_window(length, device=audio.device)
-        theirs, ours = (
+        target, found = (
             torch.view_as_real(torch.stft(x.float(), length, length // 4, window=window, return_complex=True))
             .square()
             .sum(3)
             .add(FLOOR)
-            for x in (audio, spoken)
+            for x in (audio, synthesized)
         )
-        convergence = (ours.sqrt() - theirs.sqrt()).norm() / theirs.sqrt().norm()
-        heard, wanted = ours ** (COMPRESSION / 2), theirs ** (COMPRESSION / 2)
-        parts.append(convergence + 2 * (heard - wanted).abs().mean() / wanted.mean())
+        convergence = (found.sqrt() - target.sqrt()).norm() / target.sqrt().norm()
+        found, target = found ** (COMPRESSION / 2), target ** (COMPRESSION / 2)
+        parts.append(convergence + 2 * (found - target).abs().mean() / target.mean())
     return torch.stack(parts).mean()

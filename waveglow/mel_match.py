@@ -1,4 +1,4 @@
-"""Brings what a WaveGlow speaks closer to the mel that it was asked to speak."""
+"""A filter that brings a WaveGlow's audio closer to the mel that it was given."""
 
 from __future__ import annotations
 
@@ -8,38 +8,37 @@ from torch import Tensor, nn
 from common.audio import LogMel
 from common.config import AudioConfig
 
-MAX_GAIN = 2.0  # of an amplitude's natural logarithm, either way, each time
+MAX_GAIN = 2.0  # bound of the natural logarithm of an amplitude's gain in one pass
 
 
 class MelMatch(nn.Module):
-    """mel (n_mels, T), audio (T * hop_length) -> audio of the same length, whose mel is nearly that one.
+    """mel (n_mels, T), audio (T * hop_length) -> audio of the same length whose mel is close to `mel`.
 
-    A young or small WaveGlow has levels that waver from frame to frame and band to band, but fine structure and phases
-    of speech. So each band of each frame is amplified by what its mel lacks, between the bands by interpolation.
-    What this changes in one frame its neighbours overlap, so it takes a few times.
+    The audio of a young or small WaveGlow has the fine structure and phases of speech, but its level is wrong in single
+    frames and bands. So each band of each frame is amplified by the difference of the mels, interpolated between bands.
+    Frames overlap, so a gain also changes its neighbours: some passes are needed.
     """
 
-    shares: Tensor
+    shares: Tensor  # (n_mels, 1 + n_fft // 2) of each band in the gain of each frequency
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
         self.config = config
         self.log_mel = LogMel(config)
         filterbank = self.log_mel.filterbank  # (n_mels, 1 + n_fft // 2)
-        # Gains of a frequency are those of its bands, by their shares; frequencies of no band are left alone.
+        # Frequencies outside all bands are left alone.
         self.register_buffer("shares", filterbank / filterbank.sum(0).clamp(min=1e-8), persistent=False)
 
     @torch.no_grad()
-    def forward(self, mel: Tensor, audio: Tensor, times: int) -> Tensor:
-        config, window = self.config, self.log_mel.window
-        num_frames = mel.shape[1]
+    def forward(self, mel: Tensor, audio: Tensor, passes: int) -> Tensor:
+        stft, num_frames = self.log_mel.stft, mel.shape[1]
         # Reflection at the ends needs more than half a window.
-        missing = max(0, config.n_fft // 2 + 1 - len(audio))
+        missing = max(0, self.config.n_fft // 2 + 1 - len(audio))
         x = nn.functional.pad(audio.float(), (0, missing))
-        for _ in range(times):
-            lack = (mel - self.log_mel(x[None])[0, :, :num_frames]).clamp(-MAX_GAIN, MAX_GAIN)
-            gain = (self.shares.T @ lack).exp()  # (1 + n_fft // 2, T)
-            spectrum = torch.stft(x, config.n_fft, config.hop_length, window=window, return_complex=True)
+        for _ in range(passes):
+            difference = (mel - self.log_mel(x[None])[0, :, :num_frames]).clamp(-MAX_GAIN, MAX_GAIN)
+            gain = (self.shares.T @ difference).exp()  # (1 + n_fft // 2, T)
+            spectrum = stft(x)
             gain = nn.functional.pad(gain, (0, spectrum.shape[1] - num_frames), value=1.0)
-            x = torch.istft(spectrum * gain, config.n_fft, config.hop_length, window=window, length=len(x))
+            x = stft.inverse(spectrum * gain, len(x))
         return x[: len(audio)]

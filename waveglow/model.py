@@ -1,17 +1,15 @@
 """WaveGlow: mel spectrogram to audio by a normalizing flow (Prenger et al., 2018, arXiv:1811.00002).
 
-Shapes: B batch, N samples, T mel frames, G = N / n_group groups, C channels of a flow.
-Inside, channels come last: the 1x1 convolutions are products of (B, G, channels), and the others have the layout that
-convolutions are fastest in.
-Module names follow the reference implementation, so that its weights load key by key.
+Shapes: B batch, N samples, T mel frames, G = N / n_group groups, C channels of a flow. Inside, channels come last: the
+1x1 convolutions are products of (B, G, channels), and the other convolutions are fastest in this layout. Module names
+follow the reference implementation, so that its weights load by name.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,37 +19,37 @@ from torch.utils.checkpoint import checkpoint
 from common.errors import UserError
 from common.ops.packed import packed_once
 from common.ops.precision import compute_dtype
+from common.schema import Count, Index, NonNegative, Options
 from waveglow.gate import Gate
 from waveglow.inverse_cpu import invert
-from waveglow.mdct import analyze, synthesize
+from waveglow.mdct import inverse_mdct, mdct
 
 
 @dataclass(frozen=True)
-class WaveGlowConfig:
-    """Sizes; the defaults are the paper's 512-channel model."""
+class WaveGlowConfig(Options):
+    """The defaults are the paper's model of 512 channels."""
 
-    n_mel_channels: int = 80
-    hop_length: int = 256  # samples: the stride of the upsampling
-    win_length: int = 1024  # samples: its kernel
-    n_flows: int = 12
-    n_group: int = 8
-    n_early_every: int = 4
-    n_early_size: int = 2
-    n_layers: int = 8
-    n_channels: int = 512
-    kernel_size: int = 3
-    sigma: float = 0.9  # standard deviation of the noise that it speaks from, unless told otherwise
-    separable: bool = False  # a layer's convolution as one tap a channel, then a product (Zhai et al., 2020)
-    encoder_dim: int = 0  # channels of a mel encoder that all flows share; 0: the reference's upsampled mel
-    encoder_layers: int = 3
-    lapped: bool = False  # groups as overlapping cosines: no seams between them (waveglow/lapped.py)
-    match_mel: int = 0  # how often its audio is filtered towards the mel (waveglow/match.py), unless told otherwise
+    section: ClassVar[str] = "model"
+
+    n_mel_channels: Count = 80
+    hop_length: Count = 256  # samples: the stride of the upsampling
+    win_length: Count = 1024  # samples: its kernel
+    n_flows: Count = 12
+    n_group: Count = 8
+    n_early_every: Count = 4
+    n_early_size: Count = 2
+    n_layers: Count = 8
+    n_channels: Count = 512
+    kernel_size: Count = 3
+    sigma: NonNegative = 0.9  # standard deviation of the noise in synthesis, unless the caller gives another
+    separable: bool = False  # a layer's convolution as one filter for each channel, then a product (Zhai et al., 2020)
+    encoder_dim: Index = 0  # channels of a mel encoder that all flows share; 0: the reference's upsampled mel
+    encoder_layers: Count = 3
+    mdct: bool = False  # the flows work on MDCT coefficients: no seams between groups (waveglow/mdct.py)
+    match_mel: Index = 0  # passes of the mel match (waveglow/mel_match.py), unless the caller gives another number
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            least = {"separable": 0, "encoder_dim": 0, "sigma": 0, "lapped": 0, "match_mel": 0}.get(field.name, 1)
-            if getattr(self, field.name) < least:
-                raise UserError(f"model.{field.name}={getattr(self, field.name)} must be at least {least}")
+        super().__post_init__()
         left = self.n_group - (self.n_flows - 1) // self.n_early_every * self.n_early_size
         if self.n_group % 2 or self.n_early_size % 2 or left < 2:
             raise UserError(
@@ -67,29 +65,29 @@ class WaveGlowConfig:
 
 
 class WaveGlowOutput(NamedTuple):
-    """The latent, the log-determinants of the Jacobian, and what the model speaks."""
+    """The latent, the log-determinants of the Jacobian, and audio if noise was given."""
 
     z: Tensor  # (B, n_group, G), the channels that left early first
     log_s: list[Tensor]  # of each flow (B, C / 2, G)
     log_det: list[Tensor]  # of each flow's 1x1 convolution: B * G * log |det W|, scalar
-    spoken: Tensor | None = None  # (B, N) audio of the noise that was given
+    synthesized: Tensor | None = None  # (B, N) the inverse of the noise
 
 
 ENCODER_WIDTH = 128
-TAPS_STD = 0.3  # of a separable layer's first filters, around the identity
-MEL_MEAN, MEL_STD = -5.0, 2.3  # of the log-mel of speech, about
+TAPS_STD = 0.3  # initial deviation of separable filters from the identity
+MEL_MEAN, MEL_STD = -5.0, 2.3  # roughly those of log-mels of speech
 Filters = tuple[Tensor, Tensor]  # weight (out_dim, in_dim, kernel) and bias (out_dim) of a convolution
 
 
 class WNWeights(NamedTuple):
-    """What the layers of a WN compute with, its weight norms applied."""
+    """The weights of a WN with weight norm applied."""
 
     start: Filters
     conditions: Filters  # of all layers together
     in_layers: list[Filters]
     res_skip: list[Filters]
     end: Filters
-    taps: list[Tensor]  # (kernel, n_channels) of each layer that is separable
+    taps: list[Tensor]  # (kernel, n_channels) of each layer, if they are separable
 
     def to(self, dtype: torch.dtype) -> WNWeights:
         def cast(filters: Filters) -> Filters:
@@ -117,7 +115,7 @@ class WeightNormConv(nn.Module):
 
 
 def depthwise(x: Tensor, taps: Tensor, dilation: int) -> Tensor:
-    """Each channel by its own filter: x (B, G, C), taps (kernel, C) -> (B, G, C), of the same length."""
+    """A filter for each channel: x (B, G, C), taps (kernel, C) -> (B, G, C)"""
     reach, groups, taps = dilation * (len(taps) // 2), x.shape[1], taps.to(x.dtype)
     padded = F.pad(x, (0, 0, reach, reach))
     y = padded[:, :groups] * taps[0]
@@ -127,13 +125,13 @@ def depthwise(x: Tensor, taps: Tensor, dilation: int) -> Tensor:
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
-    """x (B, G, in_dim), weight (out_dim, in_dim, kernel) -> (B, G, out_dim), of the same length."""
+    """x (B, G, in_dim), weight (out_dim, in_dim, kernel) -> (B, G, out_dim)"""
     if weight.shape[2] == 1:
         return F.linear(x, weight.squeeze(2), bias)
-    # As one row of a picture with channels last: without the hint, a picture of one channel would not have them so.
-    picture = x.transpose(1, 2).unsqueeze(2).contiguous(memory_format=torch.channels_last)
+    # As an image of one row with channels last; without the hint, an image of one channel would get another layout.
+    image = x.transpose(1, 2).unsqueeze(2).contiguous(memory_format=torch.channels_last)
     padding = dilation * (weight.shape[2] // 2)
-    y = F.conv2d(picture, weight.unsqueeze(2), bias, padding=(0, padding), dilation=(1, dilation))
+    y = F.conv2d(image, weight.unsqueeze(2), bias, padding=(0, padding), dilation=(1, dilation))
     return y.squeeze(2).transpose(1, 2).contiguous()
 
 
@@ -144,11 +142,11 @@ class WN(nn.Module):
         super().__init__()
         channels, mel_dim = config.n_channels, config.encoder_dim or config.n_mel_channels * config.n_group
         kernel_size = 1 if config.separable else config.kernel_size
-        # In the reference's order, which numbers the parameters in an optimizer's state.
+        # The reference's order: an optimizer's state numbers the parameters by it.
         self.in_layers = nn.ModuleList(
             WeightNormConv(channels, 2 * channels, kernel_size) for _ in range(config.n_layers)
         )
-        # The last layer has no successor, so its output is all skip.
+        # The last layer has no successor: all of its output is skip.
         self.res_skip_layers = nn.ModuleList(
             WeightNormConv(channels, channels if i == config.n_layers - 1 else 2 * channels)
             for i in range(config.n_layers)
@@ -199,8 +197,8 @@ class WN(nn.Module):
 
     @staticmethod
     def _conditions(mel: Tensor, weights: WNWeights) -> Iterator[Tensor]:
-        """The mel's share of each layer's gates (B G, 2 C): in training by one product, in synthesis, where a long text
-        would need much memory for all of them, one after the other."""
+        """The mel's part of each layer's gates (B G, 2 C): one product in training; one after the other in synthesis,
+        where all of them would need much memory for a long text."""
         layers = len(weights.in_layers)
         if torch.is_grad_enabled():
             yield from convolve(mel, *weights.conditions).flatten(0, 1).chunk(layers, 1)
@@ -210,7 +208,7 @@ class WN(nn.Module):
 
 
 class MelEncoder(nn.Module):
-    """Residual convolutions over the mel's frames, then as many vectors for each frame as it has groups of samples."""
+    """Residual convolutions over the mel's frames, then one vector for each group of samples in a frame."""
 
     def __init__(self, config: WaveGlowConfig) -> None:
         super().__init__()
@@ -230,20 +228,19 @@ class MelEncoder(nn.Module):
 
 
 class InvertibleConv(nn.Module):
-    """Invertible 1x1 convolution (section 2.3), a mixing of the channels before each coupling."""
+    """The invertible 1x1 convolution (section 2.3) that mixes the channels before each coupling."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.conv = nn.Conv1d(dim, dim, 1, bias=False)
         rotation = torch.linalg.qr(torch.randn(dim, dim))[0]
-        if torch.det(rotation) < 0:
-            rotation[:, 0] *= -1
+        rotation[:, 0] *= torch.linalg.slogdet(rotation)[0]  # no reflection: the determinant is 1
         self.conv.weight = nn.Parameter(rotation.contiguous().unsqueeze(2))  # QR gives columns
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, G, C) -> W x, log |det W| (scalar, float32)"""
         weight = self.conv.weight.squeeze(2)
-        # slogdet: a determinant may turn negative in training, and only its size counts.
+        # The determinant may become negative in training, and only its size counts.
         return self._mix(x, weight), torch.linalg.slogdet(weight.float())[1]
 
     def inverse(self, x: Tensor) -> Tensor:
@@ -251,12 +248,12 @@ class InvertibleConv(nn.Module):
         return self._mix(x, self.inverse_weight())
 
     def inverse_weight(self) -> Tensor:
-        """W^-1 (C, C). That of at most some hundred channels is cheap, and never stale when computed anew."""
+        """W^-1 (C, C). For at most some hundred channels it is cheap to compute each time, and so never stale."""
         return torch.linalg.inv(self.conv.weight.squeeze(2).float())
 
     @staticmethod
     def _mix(x: Tensor, weight: Tensor) -> Tensor:
-        """weight @ x in the flow's own precision, also under autocast: the inverse amplifies each rounding here."""
+        """weight @ x in the precision of x, also under autocast: the inverse would amplify rounding errors."""
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(x, weight.to(x.dtype))
 
@@ -264,8 +261,10 @@ class InvertibleConv(nn.Module):
 class WaveGlow(nn.Module):
     """The whole model: forward for training (audio to z), infer for synthesis (z to audio)."""
 
-    packed = True  # infer with weight norm folded once, on a CPU by waveglow/inverse.py; False: as in forward
-    checkpoint_activations = False  # in training, compute a flow's activations again instead of keeping them
+    packed = True  # infer with weight norm applied once, on a CPU by inverse_cpu.py; False: as in forward
+    checkpoint_activations = (
+        False  # in training: compute activations again in the backward pass instead of storing them
+    )
 
     def __init__(self, config: WaveGlowConfig) -> None:
         super().__init__()
@@ -277,7 +276,7 @@ class WaveGlow(nn.Module):
             self.upsample = nn.ConvTranspose1d(mels, mels, config.win_length, stride=config.hop_length)
         early = [self.leaves_early(k) for k in range(config.n_flows)]
         dims = [config.n_group - config.n_early_size * sum(early[: k + 1]) for k in range(config.n_flows)]
-        # WN before convinv: the order of the reference's parameters, as in WN
+        # WN before convinv, the order of the reference's parameters
         self.WN = nn.ModuleList(WN(config, dim // 2) for dim in dims)
         self.last_dim = dims[-1]  # channels of the last flow
         self.convinv = nn.ModuleList(InvertibleConv(dim) for dim in dims)
@@ -290,8 +289,8 @@ class WaveGlow(nn.Module):
         return flow > 0 and flow % self.config.n_early_every == 0
 
     def _condition(self, mel: Tensor, num_samples: int) -> Tensor:
-        """mel (B, n_mels, T) -> what the flows see of it for `num_samples`: (B, G, encoder_dim), or upsampled and
-        grouped, (B, G, n_mels * n_group)"""
+        """mel (B, n_mels, T) -> what conditions the flows for `num_samples`: (B, G, encoder_dim), or the mel upsampled
+        and grouped, (B, G, n_mels * n_group)"""
         if self.config.encoder_dim:
             return self.encoder(mel)[:, : num_samples // self.config.n_group]
         upsampled = self.upsample(mel)[:, :, :num_samples]
@@ -300,7 +299,7 @@ class WaveGlow(nn.Module):
     def forward(self, mel: Tensor, audio: Tensor, noise: Tensor | None = None) -> WaveGlowOutput:
         """mel (B, n_mels, T), audio (B, N) in [-1, 1], N a multiple of n_group and at most T * hop_length.
 
-        With noise (B, n_group, N / n_group) the flow also runs backwards on it, for a loss of what it speaks.
+        With noise (B, n_group, N / n_group) the inverse of the flow runs too, for a loss of the audio it gives.
         """
         config = self.config
         batch, num_samples = audio.shape
@@ -311,8 +310,8 @@ class WaveGlow(nn.Module):
             )
         mel = self._condition(mel, num_samples)
         x = audio.unflatten(1, (-1, config.n_group))  # (B, G, n_group)
-        if config.lapped:
-            x = analyze(x)
+        if config.mdct:
+            x = mdct(x)
         z, log_s, log_det = [], [], []
         for k, (convinv, wn) in enumerate(self._flows()):
             if self.leaves_early(k):
@@ -324,8 +323,8 @@ class WaveGlow(nn.Module):
             x = torch.cat((x_a, torch.addcmul(b, x_b, flow_log_s.exp()).to(x.dtype)), dim=2)  # eq. 4 to 7
             log_s.append(flow_log_s.transpose(1, 2))
             log_det.append(batch * x.shape[1] * log_det_w)
-        spoken = None if noise is None else self._invert(mel, noise.transpose(1, 2))
-        return WaveGlowOutput(torch.cat((*z, x), dim=2).transpose(1, 2), log_s, log_det, spoken)
+        synthesized = None if noise is None else self._invert(mel, noise.transpose(1, 2))
+        return WaveGlowOutput(torch.cat((*z, x), dim=2).transpose(1, 2), log_s, log_det, synthesized)
 
     def _coupling(self, wn: WN, x: Tensor, mel: Tensor, weights: WNWeights | None = None) -> tuple[Tensor, Tensor]:
         if self.checkpoint_activations and torch.is_grad_enabled():
@@ -333,16 +332,24 @@ class WaveGlow(nn.Module):
         return wn(x, mel, weights)
 
     @torch.no_grad()
-    def infer(self, mel: Tensor, sigma: float | None = None, z: Tensor | None = None) -> Tensor:
-        """mel (B, n_mels, T) -> audio (B, T * hop_length): the flow run backwards on sigma * z.
+    def infer(
+        self,
+        mel: Tensor,
+        sigma: float | None = None,
+        z: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """mel (B, n_mels, T) -> audio (B, T * hop_length): the inverse of the flow for sigma * z.
 
-        sigma is the config's unless given; z (B, n_group, G) is drawn from a normal distribution unless given.
+        sigma is the config's unless given. z (B, n_group, G) is drawn from a normal distribution unless given, with
+        `generator` or PyTorch's global one.
         """
         config = self.config
         sigma = config.sigma if sigma is None else sigma
         num_samples = mel.shape[2] * config.hop_length
         if z is None:
-            z = torch.randn(mel.shape[0], config.n_group, num_samples // config.n_group, device=mel.device)
+            shape = mel.shape[0], config.n_group, num_samples // config.n_group
+            z = torch.randn(shape, device=mel.device, generator=generator)
         mel = self._condition(mel, num_samples)
         z = z.to(next(self.parameters()).dtype).transpose(1, 2) * sigma  # (B, G, n_group)
         if self.packed and mel.device.type == "cpu" and z.dtype == torch.float32:
@@ -356,7 +363,7 @@ class WaveGlow(nn.Module):
         return self._invert(mel, z, folded)
 
     def _invert(self, mel: Tensor, z: Tensor, weights: list[WNWeights] | None = None) -> Tensor:
-        """By the convolutions of forward: mel (B, G, its channels), z (B, G, n_group) -> audio (B, N)"""
+        """The inverse by the convolutions of forward: mel (B, G, its channels), z (B, G, n_group) -> audio (B, N)"""
         config = self.config
         rest, x = z.split((config.n_group - self.last_dim, self.last_dim), 2)
         for k, (convinv, wn) in reversed(list(enumerate(self._flows()))):
@@ -370,5 +377,5 @@ class WaveGlow(nn.Module):
         return self.samples(x)
 
     def samples(self, x: Tensor) -> Tensor:
-        """What the first flow sees, (B, G, n_group), as audio (B, N)"""
-        return (synthesize(x) if self.config.lapped else x).flatten(1)
+        """The input of the first flow (B, G, n_group) as audio (B, N)"""
+        return (inverse_mdct(x) if self.config.mdct else x).flatten(1)

@@ -1,7 +1,7 @@
-"""The reference's WaveGlow checkpoints: NVIDIA DeepLearningExamples' and NVIDIA/waveglow's.
+"""The reference's checkpoints of WaveGlow: NVIDIA DeepLearningExamples' and NVIDIA/waveglow's.
 
-Their keys are ours, but for the weight norm, which may be written in three ways, and the conditioning, which the
-original repository holds in one convolution a flow.
+They have our keys, except for weight norm, which may be stored in three ways, and conditioning, which the original
+repository has in one convolution for each flow.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.config import AudioConfig, from_dict
+from common.checkpoint.checkpoint import Checkpoint
+from common.config import AudioConfig
 from common.errors import UserError
+from common.schema import from_dict
 from waveglow.model import WaveGlowConfig
 
 _NORMED = re.compile(r"(WN\.\d+\.(?:start|cond_layer|(?:in|cond|res_skip)_layers\.\d+))\.(.+)")
+FIXED = ("hop_length", "win_length", "separable", "encoder_dim", "mdct")  # constants in its code, or not in it
 _PARAMETRIZED = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 
 
@@ -27,17 +30,17 @@ def recognizes(state_dict: Mapping[str, Tensor]) -> bool:
     return {"upsample.weight", "convinv.0.conv.weight"} <= state_dict.keys()
 
 
-def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Our checkpoint's description and weights. Sizes are those of the tensors; KeyError if one is missing."""
+def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -> Checkpoint:
+    """As our checkpoint. The sizes come from the tensors; KeyError if one is missing."""
     weights = _with_weight_norm({key: value.float() for key, value in state_dict.items()})
     num_flows = _count(weights, "convinv.{}.conv.weight")
     channels = [weights[f"convinv.{k}.conv.weight"].shape[0] for k in range(num_flows)]
     drops = [k for k, (before, after) in enumerate(itertools.pairwise(channels), 1) if before != after]
-    # Where no flow loses channels the tensors leave both numbers open, and any that lose none do the same.
+    # If no flow loses channels, the tensors do not tell these two numbers, and any that lose none are right.
     n_early_every = drops[0] if drops else max(num_flows, settings.get("n_early_every", 0))
     n_early_size = channels[0] - channels[drops[0]] if drops else settings.get("n_early_size", 2)
     n_mels, _, win_length = weights["upsample.weight"].shape
-    hop_length = settings.get("upsample.stride", (256,))[0]  # no tensor has it; the reference writes it in its code
+    hop_length = settings.get("upsample.stride", (256,))[0]  # no tensor tells it; a constant in the reference's code
     in_layer = weights["WN.0.in_layers.0.weight_v"].shape
     sizes = {
         "n_mel_channels": n_mels,
@@ -51,32 +54,37 @@ def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -
         "n_channels": in_layer[1],
         "kernel_size": in_layer[2],
     }
-    config = from_dict(WaveGlowConfig, sizes, "config")
-    audio = AudioConfig(n_mels=n_mels, n_fft=win_length, win_length=win_length, hop_length=hop_length)
-    return {
-        "model_config": dataclasses.asdict(config),
-        "audio_config": dataclasses.asdict(audio),
-        "text": None,
-        "state_dict": _with_separate_conditioning(weights, config),
-    }
+    config = from_dict(WaveGlowConfig, sizes)
+    return Checkpoint(
+        model_name="waveglow",
+        model_config=dataclasses.asdict(config),
+        audio=AudioConfig(n_mels=n_mels, n_fft=win_length, win_length=win_length, hop_length=hop_length),
+        text=None,
+        state_dict=_with_separate_conditioning(weights, config),
+    )
 
 
-def to_reference(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(constructor arguments, state_dict) for NVIDIA DeepLearningExamples' WaveGlow, strict.
+def to_reference(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(constructor arguments, state_dict) for the WaveGlow of NVIDIA DeepLearningExamples, which loads strictly.
 
-    A UserError if the model has what that one cannot have.
+    A UserError if the model has a setting that the reference has not.
     """
-    default = WaveGlowConfig()
-    config = dataclasses.asdict(from_dict(WaveGlowConfig, checkpoint["model_config"], "model"))
+    config = dataclasses.asdict(from_dict(WaveGlowConfig, checkpoint.model_config))
+    default = dataclasses.asdict(WaveGlowConfig())
     del config["encoder_layers"], config["sigma"], config["match_mel"]
-    for key in ("hop_length", "win_length", "separable", "encoder_dim", "lapped"):
-        if config.pop(key) != getattr(default, key):
+    for key in FIXED:
+        if (value := config.pop(key)) != default[key]:
             raise UserError(
-                f"model.{key}={checkpoint['model_config'][key]} has no place in the reference's layout, where it is "
-                f"always {getattr(default, key)}; convert to safetensors instead"
+                f"model.{key}={value} has no place in the reference's layout, where it is always {default[key]}; "
+                "convert to safetensors instead"
             )
     config["WN_config"] = {key: config.pop(key) for key in ("n_layers", "kernel_size", "n_channels")}
-    return config, dict(checkpoint["state_dict"])
+    return config, dict(checkpoint.state_dict)
+
+
+def added_weights(config: WaveGlowConfig) -> dict[str, Tensor]:
+    """None: the weights are the reference's."""
+    return {}
 
 
 def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
@@ -84,15 +92,15 @@ def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def _with_weight_norm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Every convolution of WN with weight_g and weight_v, whether it had them under these names, under those of
-    torch's parametrizations, or not any more."""
+    """Give each convolution of WN its weight_g and weight_v, whether they are stored under these names, under those of
+    torch's parametrizations, or as one weight."""
     result: dict[str, Tensor] = {}
     for key, value in weights.items():
         match = _NORMED.fullmatch(key)
         if match and match[2] == "weight":
             norm = value.norm(dim=(1, 2), keepdim=True)
             result[f"{match[1]}.weight_g"] = norm
-            # A filter of zeros has no direction: any will do, its length being 0.
+            # A filter of zeros has no direction: any is right, since its norm is 0.
             result[f"{match[1]}.weight_v"] = torch.where(norm > 0, value, torch.ones_like(value))
         elif match:
             result[f"{match[1]}.{_PARAMETRIZED.get(match[2], match[2])}"] = value
@@ -102,7 +110,7 @@ def _with_weight_norm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _with_separate_conditioning(weights: dict[str, Tensor], config: WaveGlowConfig) -> dict[str, Tensor]:
-    """WN.k.cond_layer cut into WN.k.cond_layers.i, along its output channels."""
+    """WN.k.cond_layer split into WN.k.cond_layers.i, along its output channels."""
     result: dict[str, Tensor] = {}
     for key, value in weights.items():
         if match := re.fullmatch(r"(WN\.\d+)\.cond_layer\.(\w+)", key):

@@ -1,8 +1,6 @@
-"""Checkpoints: one file holds all that is needed to go on training or to speak.
+"""Checkpoint files: written atomically, verified when read, found, and pruned.
 
-A checkpoint is a dict: `format`, `model_name`, `model_config`, `audio_config`, `text` (symbols and cleaners, or None),
-`state_dict`, and for resuming `optimizer`, `scaler`, `progress`, `rng` and the whole run's `config`. It holds only
-tensors and plain containers, so that it loads with weights_only=True and runs no code.
+A file holds only tensors and plain containers, so that it loads with weights_only=True and runs no code.
 """
 
 from __future__ import annotations
@@ -12,70 +10,43 @@ import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
 
 import torch
+from torch import Tensor
 
+from common.checkpoint.checkpoint import Checkpoint
 from common.errors import UserError, first_line
+from common.files import replacing
 
 FAMILY = "tacotron2-waveglow/"
-FORMAT = FAMILY + "3"  # 2: WaveGlow's parameters in the reference's order; 3: Tacotron 2 with its sharpening
+FORMAT = FAMILY + "4"
+# 2: WaveGlow's parameters in the reference's order; 3: Tacotron 2 has its postfilter; 4: today's names
+READABLE = tuple(f"{FAMILY}{version}" for version in (1, 2, 3, 4))
+RESUMABLE = READABLE[2:]
 FILE_NAME = "step_{:08d}.pt"
 BEST = "best.pt"
 _FILE_PATTERN = re.compile(r"step_(\d{8,})\.pt")
 
 
-def save(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write a checkpoint of ours."""
-    write(path, lambda file: torch.save({**checkpoint, "format": FORMAT}, file))
-
-
-def write(path: Path, write_to: Callable[[IO[bytes]], object]) -> None:
-    """Write atomically: a crash or a full disk leaves the older files as they were and no half-written one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write_to(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    except (OSError, RuntimeError) as error:  # torch reports some failed writes as RuntimeError
-        raise UserError(f"{path}: the checkpoint was not saved ({first_line(error)}); free some space") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_directory(directory: Path) -> None:
-    """A new name is safe from a power failure once its directory is on the disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, complete or not at all."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        torch.save({"format": FORMAT, **checkpoint.to_dict()}, file)
 
 
 def link(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, or a copy where the file system has no links."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
+    """Make `target` the same file as `source`, or a copy if the file system has no links."""
+    with replacing(target) as temporary:
         try:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-        _sync_directory(target.parent)
-    except OSError as error:
-        raise UserError(f"{target}: the checkpoint was not saved ({first_line(error)}); free some space") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def verify(path: Path) -> None:
-    """A UserError if `path` is not a file, or is an archive whose checksums do not hold; torch.load does not look."""
+    """A UserError unless `path` is a file and, if it is an archive, its checksums hold. torch.load does not check
+    them."""
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file; check the path")
     try:
@@ -88,29 +59,43 @@ def verify(path: Path) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """True if the file says that this project wrote it, in this version's format or another's."""
+    """True if this project wrote the file, in any version."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
         return any(FAMILY.encode() in archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl"))
 
 
-def load(path: str | Path) -> dict[str, Any]:
-    """Read and verify a checkpoint of ours, on the CPU."""
+def load(path: str | Path, resumable: bool = False) -> Checkpoint:
+    """Read and verify a checkpoint of this project on the CPU. With `resumable`, training must be able to continue."""
     path = Path(path)
     verify(path)
     if not zipfile.is_zipfile(path):
         raise UserError(f"checkpoint {path}: not a readable checkpoint (it is damaged, or not one of this project)")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        contents = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(f"checkpoint {path}: not a readable checkpoint ({first_line(error)})") from error
-    except Exception as error:  # what weights_only refuses comes as pickle.UnpicklingError, with a page of text
+    except Exception as error:  # pickle.UnpicklingError with a page of text, for all that weights_only refuses
         raise UserError(f"checkpoint {path}: refused, it holds more than tensors ({first_line(error)})") from error
-    found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
-    if found != FORMAT:
-        raise UserError(f"checkpoint {path}: not a checkpoint of this version (format {found!r}, not {FORMAT!r})")
+    check_format(path, contents.get("format") if isinstance(contents, dict) else None)
+    try:
+        checkpoint = Checkpoint.from_dict(contents)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"checkpoint {path}: incomplete ({error!r}); use another one") from error
+    except UserError as error:
+        raise UserError(f"checkpoint {path}: {error}") from error
+    is_run = checkpoint.optimizer is not None and checkpoint.progress is not None
+    if resumable and not (is_run and contents["format"] in RESUMABLE):
+        what = "is of a version whose training cannot be continued" if is_run else "holds only weights"
+        raise UserError(f"checkpoint {path} {what}; start from it with init_from={path} and a new run_dir")
     return checkpoint
+
+
+def check_format(path: Path, found: object) -> None:
+    """A UserError unless `found` is a format that this version reads."""
+    if found not in READABLE:
+        raise UserError(f"checkpoint {path}: its format is {found!r}, this version reads {FORMAT!r} and older ones")
 
 
 def all_steps(directory: Path) -> list[Path]:
@@ -122,7 +107,7 @@ def all_steps(directory: Path) -> list[Path]:
 def newest(directory: Path) -> Path | None:
     """The newest step checkpoint in `directory` that can be read, None if there is none at all.
 
-    Damaged ones are skipped with a warning; if all are damaged it is a UserError: nothing starts over silently.
+    Damaged ones are skipped with a warning. If all are damaged it is a UserError: a run never starts over silently.
     """
     problems = []
     for path in reversed(all_steps(directory)):
@@ -150,8 +135,13 @@ def find(path: str | Path) -> Path:
     return found
 
 
-def load_state(module: torch.nn.Module, state_dict: dict[str, torch.Tensor], path: str | Path, cure: str) -> None:
-    """Load every weight, or name the keys that are missing, unexpected or of another shape, and what to do."""
+def load_state(
+    module: torch.nn.Module, state_dict: dict[str, Tensor], path: str | Path, cure: str, assign: bool = False
+) -> None:
+    """Load all weights, or raise a UserError with the keys that are missing, unexpected or of another shape.
+
+    `assign` makes the given tensors the module's own, for a module on the meta device.
+    """
     own = module.state_dict()
     problems = [f"missing {key}" for key in own if key not in state_dict]
     problems += [f"unexpected {key}" for key in state_dict if key not in own]
@@ -163,13 +153,15 @@ def load_state(module: torch.nn.Module, state_dict: dict[str, torch.Tensor], pat
     if problems:
         listed = "\n  ".join(problems[:10] + ([f"... and {len(problems) - 10} more"] if len(problems) > 10 else []))
         raise UserError(f"checkpoint {path} does not fit the model; {cure}:\n  {listed}")
-    module.load_state_dict(state_dict)
+    if assign:
+        state_dict = {key: value.to(own[key].dtype).contiguous() for key, value in state_dict.items()}
+    module.load_state_dict(state_dict, assign=assign)
 
 
 def prune(directory: Path, keep_last: int) -> None:
-    """Remove all but the `keep_last` newest step checkpoints, and what a killed save left behind.
+    """Remove all but the `keep_last` newest step checkpoints, and what a killed save has left behind.
 
-    What cannot be removed is a warning: it costs space, not the run.
+    A file that cannot be removed is a warning: it costs space, not the run.
     """
     for path in [*all_steps(directory)[:-keep_last], *directory.glob(".*.pt.tmp")]:
         try:

@@ -1,15 +1,14 @@
-"""Read files that torch.save wrote elsewhere, without importing or running what they name.
+"""Reads files that torch.save wrote elsewhere, without importing or running what they name.
 
-A pickle can call any function by its name. Here a name means something only if it is on a short list: tensors, and
-containers of Python. An instance of any other class becomes a Foreign, a dict that keeps the instance's attributes and
-has no behaviour; a call of anything else is refused. So a whole pickled module gives up its weights, and a payload
-never runs.
+A pickle can call any function by its name. Here only the names on a short list have a meaning: tensors and Python's
+containers. An instance of any other class becomes a Foreign, a dict that keeps the instance's attributes and has no
+behaviour. Calling anything else is refused. So the weights of a pickled module can be read, and a payload never runs.
 """
 
 from __future__ import annotations
 
+import functools
 import pickle
-import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -23,11 +22,11 @@ from common.errors import UserError, first_line
 
 
 class _RefusedError(pickle.UnpicklingError):
-    """The pickle wants something called."""
+    """The pickle asks for a call."""
 
 
 class _Inert(type):
-    """The type of a foreign class. Unpickling an instance makes it without a call (NEWOBJ), so a call is a payload."""
+    """The type of foreign classes. Instances are unpickled without a call (NEWOBJ), so any call is a payload."""
 
     def __call__(cls, *_: Any, **__: Any) -> Any:
         raise _RefusedError(f"it would call {cls.__name__}")
@@ -37,14 +36,14 @@ class Foreign(dict[Any, Any], metaclass=_Inert):
     """What is left of an instance of an unknown class: its items and, in __dict__, its attributes."""
 
     def append(self, item: Any) -> None:
-        """An item of what was a kind of list; no weights are in one."""
+        """Ignore an item of a kind of list; none holds weights."""
 
     def extend(self, items: Any) -> None:
         """Likewise."""
 
 
 class _Ignored:
-    """Stands for values that no weight is made of: numpy's numbers, paths, dates."""
+    """Stands for values that are no part of a weight: NumPy's numbers, paths, dates."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -54,7 +53,7 @@ class _Ignored:
 
 
 def _tensor(data: Tensor, *_: Any) -> Tensor:
-    """A parameter is its tensor: gradients, hooks and attributes are not wanted."""
+    """The tensor of a parameter, without gradients, hooks and attributes."""
     return data
 
 
@@ -93,6 +92,10 @@ _KNOWN: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
+    def __setattr__(self, name: str, value: Any) -> None:
+        """torch.load sets `persistent_load`, which finds storages and modules."""
+        super().__setattr__(name, functools.partial(_without_source, value) if name == "persistent_load" else value)
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _KNOWN:
             return _KNOWN[module, name]
@@ -101,22 +104,26 @@ class _Unpickler(pickle.Unpickler):
         return _Inert(f"{module}.{name}", (Foreign,), {})
 
 
+def _without_source(persistent_load: Any, saved_id: tuple[Any, ...]) -> Any:
+    """Drop the source code that the old format stores with a module: torch.load would warn that it finds no other."""
+    is_module = saved_id[0] in ("module", b"module")
+    return persistent_load((*saved_id[:2], None, None) if is_module else saved_id)
+
+
 def _load_pickle(file: Any, **options: Any) -> Any:
     return _Unpickler(file, **options).load()
 
 
 def load(path: Path) -> Any:
-    """What torch.save wrote to `path`, in the zip format or the one before, on the CPU; a UserError if it cannot be
+    """The contents of a file of torch.save, in the zip format or the older one, on the CPU. A UserError if it cannot be
     read, or would call something."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                     raise UserError(f"checkpoint {path}: a TorchScript program, which is not run; save its state_dict")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the old format compares the source of pickled modules
-            reader = SimpleNamespace(Unpickler=_Unpickler, load=_load_pickle, __name__="pickle")
-            return torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False)
+        reader = SimpleNamespace(Unpickler=_Unpickler, load=_load_pickle, __name__="pickle")
+        return torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False)
     except UserError:
         raise
     except _RefusedError as error:
@@ -124,16 +131,16 @@ def load(path: Path) -> Any:
             f"checkpoint {path}: refused, nothing of it was run ({first_line(error)}); get it from another source, or "
             "save its state_dict alone"
         ) from error
-    except Exception as error:  # damage shows as any exception, from the zip reader to an index of a list
+    except Exception as error:  # damage can raise anything, from a zip error to an IndexError
         raise UserError(
-            f"checkpoint {path}: not a readable checkpoint, torch.save wrote no such file or it is damaged "
+            f"checkpoint {path}: not a readable checkpoint, it is damaged or not written by torch.save "
             f"({first_line(error)}); use another one"
         ) from error
 
 
 def flatten(module: Foreign) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(state_dict, settings) of a pickled nn.Module: its parameters and buffers, and its other attributes that are
-    numbers or tuples of them, all by their dotted names."""
+    """(state_dict, settings) of a pickled nn.Module by dotted names: its parameters and buffers, and its attributes
+    that are numbers or tuples of numbers."""
     state_dict: dict[str, Tensor] = {}
     settings: dict[str, Any] = {}
 

@@ -1,4 +1,4 @@
-"""Which clips make which batch of an epoch, a pure function of seed and epoch."""
+"""Which clips form which batch of an epoch: a pure function of seed and epoch."""
 
 from __future__ import annotations
 
@@ -7,36 +7,35 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.training.task import Draw
-
-POOL_BATCHES = 16  # clips are sorted by length within this many batches: little padding, still a random order
+Draw = tuple[int, int]  # (index of a clip, epoch): with the run's seed, all that randomness in a data set depends on
+POOL_BATCHES = 16  # clips are sorted by length within this many batches: little padding, and still a random order
 
 
 class BatchSize(NamedTuple):
-    """What bounds a batch over all ranks together."""
+    """The limits of a batch over all ranks together."""
 
     clips: int  # at most, over all ranks
-    frames: int = 0  # at most, padding included, on each rank; 0: any number
-    ranks: int = 1  # what `frames` is for; 1 if frames is 0
+    frames: int = 0  # at most, padding included, on each rank; 0: no limit
+    ranks: int = 1  # number of ranks that `frames` applies to; 1 if frames is 0
 
     @classmethod
     def of(cls, clips: int, frames: int | None, ranks: int) -> BatchSize:
-        """From the numbers of one rank."""
+        """From the limits of one rank."""
         return cls(clips * ranks, frames or 0, ranks if frames else 1)
 
     def fitting(self, length: int) -> int:
-        """How many clips of at most `length` frames a batch may have."""
+        """The number of clips of at most `length` frames that a batch may have."""
         return min(self.clips, self.frames // length * self.ranks) if self.frames else self.clips
 
 
-Done = list[list[int]]  # [[*BatchSize, batches done with it], ...] of the epoch in progress
+Done = list[list[int]]  # [[*BatchSize, number of batches done with it], ...] in the current epoch
 
 
 class BatchPlan:
     """The batches of every epoch, over all ranks together; each rank then takes its share.
 
-    Because the plan depends on nothing else, a run that resumes in mid-epoch, also with another number of ranks or
-    another batch size, takes exactly the clips that are left. `lengths` are in mel frames.
+    The plan depends on nothing but its arguments. So a run that resumes within an epoch takes exactly the clips that
+    are left, even with another number of ranks or another batch size. `lengths` are in mel frames.
     """
 
     def __init__(self, lengths: Sequence[int], seed: int) -> None:
@@ -44,9 +43,9 @@ class BatchPlan:
         self.seed = seed
 
     def batches(self, epoch: int, size: BatchSize, done: Done) -> list[list[int]]:
-        """Clip indices of each batch of `epoch` that is left once the batches in `done` are done.
+        """Clip indices of each batch of `epoch` that is left after the batches in `done`.
 
-        Adds an entry of no batches to `done` where its last one is not of this size; the caller counts there.
+        If the last entry of `done` has another size, an entry with no batches is appended, for the caller to count in.
         """
         if not done or done[-1][:-1] != [*size]:
             done.append([*size, 0])
@@ -61,7 +60,7 @@ class BatchPlan:
         return self._cut(np.argsort(self.lengths, kind="stable").tolist(), size)
 
     def largest(self, size: BatchSize) -> list[int]:
-        """The batch with most frames, padding included, that any epoch may have."""
+        """The batch with the most frames, padding included, that can occur in any epoch."""
         order = np.argsort(self.lengths, kind="stable")
         candidates = [
             order[max(0, i + 1 - size.fitting(int(self.lengths[clip]))) : i + 1] for i, clip in enumerate(order)
@@ -78,7 +77,7 @@ class BatchPlan:
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def _cut(self, clips: list[int], size: BatchSize) -> list[list[int]]:
-        """`clips`, shortest first, as batches."""
+        """`clips`, given shortest first, as batches."""
         batches: list[list[int]] = []
         for clip in clips:
             if not batches or len(batches[-1]) + 1 > size.fitting(int(self.lengths[clip])):
@@ -96,8 +95,8 @@ class RankSampler:
         self.batches: list[list[int]] = []
 
     def share(self, batch: list[int]) -> list[int]:
-        """This rank's clips. A last batch with fewer clips than ranks is filled up with its own, so that every rank has
-        work."""
+        """This rank's clips. If a last batch has fewer clips than ranks, its first clip is repeated, so that every rank
+        has work."""
         return batch[self.rank :: self.world_size] or batch[:1]
 
     def set_epoch(self, epoch: int, batches: list[list[int]]) -> None:

@@ -1,6 +1,6 @@
-"""Filelists: text files with a row `path|transcript` for each clip, paths relative to the data root.
+"""Filelists: text files with a row `path|transcript` for each clip. Paths are relative to the data root.
 
-Rows with more columns, such as LJSpeech's `id|raw|normalized`, are refused here; prepare_filelists writes this form.
+Rows with more columns, such as LJSpeech's `id|raw|normalized`, are refused; prepare_filelists.py writes this format.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 @dataclass(frozen=True)
 class Clip:
-    """One row. `path` is as written, `file` is where it is on this machine, `where` is FILELIST:LINE for messages."""
+    """One row: `path` as written, `file` the file on this machine, and `where`, FILELIST:LINE, for messages."""
 
     path: str
     text: str
@@ -24,7 +24,7 @@ class Clip:
 
 
 def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
-    """(line number from 1, line) of each non-blank line of a UTF-8 text file; `what` names the file in errors."""
+    """(line number from 1, line) of each non-blank line of a UTF-8 text file; errors call the file `what`."""
     path = Path(path)
     try:
         raw = path.read_bytes()
@@ -47,18 +47,16 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
 
 
 def read_filelist(path: str | Path, root: str | Path, follow_links: bool = False) -> list[Clip]:
-    """The clips of a filelist, all of whose files exist inside `root`; links that lead out need `follow_links`.
-
-    Errors name the file and the line: not two columns, an empty transcript, a path that is absolute or leaves the
-    root, a missing file, the same path twice.
-    """
+    """The clips of a filelist. A UserError names the line of every row that `scan_filelist` finds wrong."""
     clips, problems = scan_filelist(path, root, follow_links)
     raise_problems(problems)
     return clips
 
 
 def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False) -> tuple[list[Clip], list[str]]:
-    """The good rows of a filelist, and what is wrong with each of the others."""
+    """The good rows of a filelist, and a message for each of the others: not two columns, an empty transcript, a path
+    that is absolute or leaves `root` (through a link only with `follow_links`), a missing file, a path that is
+    twice."""
     problems, clips, seen = [], [], dict[str, int]()
     root = Path(root)
     if not root.is_dir():
@@ -81,7 +79,7 @@ def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False
                 f"{where}: {name} is a link out of data.root={root}; set data.follow_links=true to allow it"
             )
         elif name in seen:
-            problems.append(f"{where}: {name} stands already on line {seen[name]}; remove one of the rows")
+            problems.append(f"{where}: {name} is already on line {seen[name]}; remove one of the rows")
         elif not file.is_file():
             problems.append(f"{where}: {file} does not exist; check the row, or data.root={root}")
         else:
@@ -91,7 +89,7 @@ def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False
 
 
 def raise_problems(problems: list[str], shown: int = 10) -> None:
-    """One UserError that lists the first `shown` problems and counts the rest; nothing when there are none."""
+    """A UserError that lists the first `shown` problems and counts the rest, if there are any."""
     if problems:
         rest = [f"... and {len(problems) - shown} more"] if len(problems) > shown else []
         raise UserError("\n".join(problems[:shown] + rest))

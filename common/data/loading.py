@@ -1,4 +1,4 @@
-"""Batches from loader processes, and what can happen to those."""
+"""Batches from loader processes, and errors when such a process dies or hangs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from common.data.batching import RankSampler
 from common.distributed.preemption import SIGNALS
 from common.errors import UserError, first_line
 
-PREFETCHED = 4  # batches that each loader process has ready
+PREFETCHED = 4  # batches that each loader process keeps ready
 
 
 def make_loader(
@@ -28,8 +28,8 @@ def make_loader(
     pin_memory: bool,
     timeout_minutes: float,
 ) -> DataLoader[Any]:
-    """Batches of `data` as `sampler` draws them."""
-    workers = min(num_workers, os.cpu_count() or 1)  # more would be in each other's way
+    """Batches of `data` as `sampler` draws them. Call `close_loader` before the program exits."""
+    workers = min(num_workers, os.cpu_count() or 1)  # more would only compete for the cores
     return DataLoader(
         data,
         batch_sampler=sampler,
@@ -40,24 +40,24 @@ def make_loader(
         pin_memory=pin_memory,
         timeout=60 * timeout_minutes if workers else 0,
         worker_init_fn=_ignore_signals,
-        generator=torch.Generator(),  # its own: starting an epoch must not move the training's random state
+        generator=torch.Generator(),  # its own: starting an epoch must not change the program's random state
     )
 
 
 def _ignore_signals(_: int) -> None:
-    """For loader processes: torchrun signals them too, and the trainer needs their batches until it has saved. Python
-    would end them by such a signal and wait for them when it exits itself, so `close_loader` has to come first."""
+    """For loader processes: torchrun sends them its signals too, but the trainer needs their batches until it has
+    saved. Python waits for such processes when it exits."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def close_loader(loader: DataLoader[Any]) -> None:
-    """End its processes: those that wait for work at once, any other by force."""
+    """End the loader's processes; those that do not end by themselves are killed."""
     iterator = loader._iterator
     if iterator is None:
         return
     loader._iterator = None
-    iterator._shutdown_workers()  # type: ignore[attr-defined] # PyTorch leaves it to the garbage collection
+    iterator._shutdown_workers()  # type: ignore[attr-defined] # PyTorch leaves it to garbage collection
     for process in iterator._workers:  # type: ignore[attr-defined]
         if process.is_alive():
             process.kill()
@@ -66,14 +66,14 @@ def close_loader(loader: DataLoader[Any]) -> None:
 
 @contextmanager
 def loader_errors() -> Iterator[None]:
-    """A loader process that was killed, or that hangs, as a UserError."""
+    """Turn the death or the timeout of a loader process into a UserError."""
     try:
         yield
     except RuntimeError as error:
         if not re.search(r"DataLoader (worker|timed out)", str(error)):
             raise
         raise UserError(
-            f"a process that loads data is gone or hangs ({first_line(error)}): often the machine has run out of "
+            f"a process that loads data has died or hangs ({first_line(error)}): often the machine has run out of "
             "memory, or its disk does not answer; lower data.num_workers (0 loads in the training process)"
         ) from error
 

@@ -1,10 +1,10 @@
-"""Prepared mels on disk: one float32 .npy (n_mels, T) for each clip, with the audio config they were made with.
+"""Prepared mels on disk: one float32 .npy (n_mels, T) for each clip, and the audio config that all were made with.
 
-    MEL_DIR/audio.json      the AudioConfig of every mel here
-    MEL_DIR/manifest.jsonl  a line for each finished mel: clip, frames, and the size and time of the clip it came from
-    MEL_DIR/<clip>.npy      clip as in the filelist: wavs/a.wav.npy
+    MEL_DIR/audio.json      the AudioConfig of all mels
+    MEL_DIR/manifest.jsonl  a line for each finished mel: clip, frames, and the clip's size and time of change
+    MEL_DIR/<clip>.npy      named after the clip in the filelist: wavs/a.wav.npy
 
-A row of a filelist may also name a mel itself (.npy, or the reference's .pt); such mels are read as they are.
+A row of a filelist may also name a mel (.npy, or the reference's .pt); such mels are read as they are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import torch
 from common.config import AudioConfig
 from common.data.filelist import Clip, raise_problems
 from common.errors import UserError
+from common.files import replacing, write_text
 
 AUDIO_FILE, MANIFEST_FILE = "audio.json", "manifest.jsonl"
 MEL_SUFFIXES = (".npy", ".pt")
@@ -37,27 +38,32 @@ class Entry:
     mtime_ns: int
 
 
-def audio_differences(ours: AudioConfig, theirs: dict[str, object], owner: str = "stored") -> list[str]:
-    """ "audio.key is x, stored y" for each key that differs; `owner` says whose the other value is."""
+def audio_differences(
+    ours: AudioConfig, theirs: AudioConfig | Mapping[str, object], owner: str = "stored"
+) -> list[str]:
+    """ "audio.key is x, stored y" for each key that differs; `owner` is the word for the other value."""
     own = dataclasses.asdict(ours)
-    keys = sorted(own.keys() | theirs.keys())
-    return [f"audio.{k} is {own.get(k)}, {owner} {theirs.get(k)}" for k in keys if own.get(k) != theirs.get(k)]
+    other = dataclasses.asdict(theirs) if isinstance(theirs, AudioConfig) else theirs
+    keys = sorted(own.keys() | other.keys())
+    return [f"audio.{k} is {own.get(k)}, {owner} {other.get(k)}" for k in keys if own.get(k) != other.get(k)]
 
 
 class MelDirectory:
-    """The mels of one audio config; `entries` are those that are there."""
+    """The mels in one directory; `entries` are the finished ones, by clip."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.entries: dict[str, Entry] = {}
         self.audio: dict[str, object] | None = None
         if (self.path / AUDIO_FILE).is_file():
-            with contextlib.suppress(ValueError):  # damaged: as if it were not there, so that all is computed anew
+            with contextlib.suppress(ValueError):  # damaged: as if absent, so all mels are computed again
                 stored = json.loads((self.path / AUDIO_FILE).read_text(encoding="utf-8"))
                 self.audio = stored if isinstance(stored, dict) else None
         if (self.path / MANIFEST_FILE).is_file():
             for line in (self.path / MANIFEST_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
-                with contextlib.suppress(ValueError, TypeError):  # a killed run leaves half a line: its mel is redone
+                with contextlib.suppress(
+                    ValueError, TypeError
+                ):  # half a line of a killed run: its mel is computed again
                     entry = Entry(**json.loads(line))
                     self.entries[entry.clip] = entry
 
@@ -66,7 +72,7 @@ class MelDirectory:
         return directory / f"{clip}.npy"  # the suffix stays: x.wav and x.flac are two clips
 
     def is_fresh(self, clip: Clip) -> bool:
-        """True if the mel of `clip` is there and the clip has not changed since."""
+        """True if the mel of `clip` exists and the clip has not changed since."""
         entry = self.entries.get(clip.path)
         stat = clip.file.stat()
         return (
@@ -76,10 +82,10 @@ class MelDirectory:
         )
 
     def reset(self, audio: AudioConfig) -> None:
-        """Start anew with another audio config: what is there counts as stale and is rewritten, clip by clip."""
+        """Start again with another audio config: all mels count as stale and are replaced one by one."""
         self.entries, self.audio = {}, dataclasses.asdict(audio)
         (self.path / MANIFEST_FILE).unlink(missing_ok=True)
-        _write_atomically(self.path / AUDIO_FILE, json.dumps(self.audio, indent=2) + "\n")
+        write_text(self.path / AUDIO_FILE, json.dumps(self.audio, indent=2) + "\n")
 
     def add(self, entry: Entry) -> None:
         self.entries[entry.clip] = entry
@@ -87,22 +93,21 @@ class MelDirectory:
             file.write(json.dumps(dataclasses.asdict(entry)) + "\n")
 
     def compact(self) -> None:
-        """Rewrite the manifest with one line a clip."""
+        """Rewrite the manifest with one line for each clip."""
         lines = [json.dumps(dataclasses.asdict(entry)) + "\n" for entry in self.entries.values()]
-        _write_atomically(self.path / MANIFEST_FILE, "".join(lines))
+        write_text(self.path / MANIFEST_FILE, "".join(lines))
 
     @classmethod
     def save(cls, directory: Path, clip: str, mel: np.ndarray) -> None:
-        """Write the mel of `clip`, whole or not at all."""
+        """Write the mel of `clip`, complete or not at all."""
         path = cls.mel_path(directory, clip)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with open(temporary, "wb") as file:
+        # Not durable, which would take longer than the mel: after a power failure it is computed again.
+        with replacing(path, durable=False) as temporary, open(temporary, "wb") as file:
             np.save(file, mel)
-        os.replace(temporary, path)
 
     def check(self, clips: list[Clip], audio: AudioConfig) -> list[int]:
-        """Frames of each clip's mel; a UserError if one is missing, stale, or made with another audio config."""
+        """The number of frames of each clip's mel. A UserError if one is missing, stale, or of another audio config."""
         prepared = [clip for clip in clips if clip.file.suffix not in MEL_SUFFIXES]
         if prepared and self.audio is None:
             raise UserError(
@@ -112,8 +117,8 @@ class MelDirectory:
             changed = [f"audio.{k}={v}" for k, v in dataclasses.asdict(audio).items() if (self.audio or {}).get(k) != v]
             raise UserError(
                 f"data.mel_dir={self.path}: the mels were made with another audio config: {'; '.join(differences)}; "
-                f"use that config, or keep both: {_prepare(clips)} data.mel_dir=OTHER {' '.join(changed)}, and train "
-                "with that data.mel_dir"
+                f"use that config, or make a second set: {_prepare(clips)} data.mel_dir=OTHER {' '.join(changed)}, and "
+                "train with data.mel_dir=OTHER"
             )
         missing = [clip for clip in prepared if not self.is_fresh(clip)]
         if missing:
@@ -138,7 +143,7 @@ class MelDirectory:
         return frames
 
     def load(self, clip: Clip) -> np.ndarray:
-        """The mel (n_mels, T) of a clip in float32, mapped from disk where the format allows."""
+        """The mel (n_mels, T) of a clip in float32, memory-mapped if the format allows it. It may be read-only."""
         file = clip.file if clip.file.suffix in MEL_SUFFIXES else self.mel_path(self.path, clip.path)
         try:
             if file.suffix == ".pt":
@@ -146,7 +151,7 @@ class MelDirectory:
             else:
                 mel = np.load(file, mmap_mode="r")
             return mel.astype(np.float32, copy=False)
-        except Exception as error:  # zip, pickle, header and size errors all mean the same to the user
+        except Exception as error:  # errors of zip, pickle, header and size all mean the same to the user
             cure = "replace it or remove its row" if file == clip.file else f"remove it and {_prepare([clip])}"
             raise UserError(f"{clip.where}: {file} is not a readable mel ({str(error)[:80]}); {cure}") from error
 
@@ -155,9 +160,3 @@ def _prepare(clips: list[Clip]) -> str:
     """The command that computes the mels of these clips."""
     root = clips[0].file.parents[len(Path(clips[0].path).parts) - 1]
     return f"run: bash scripts/prepare_mels.sh {root}"
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""Which rank is missing: every rank of a distributed run gives signs of life, and says so when another's stop."""
+"""The heartbeat of each rank, by which the others can name the one that was lost."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from common.distributed import ranks as distributed
-from common.distributed.ranks import Ranks
+from common.distributed.ranks import Ranks, from_main
 from common.errors import UserError
 
 BEAT_SECONDS = 1.0
-LOST = r"Connection (closed|reset)|Broken pipe|Timed out|NCCL"
-LOOK_SECONDS = 3.0  # between two looks at the others' beats: who has not beaten meanwhile is gone
+LOOK_SECONDS = 3.0  # between two looks at the other ranks: one that did not beat in between is considered lost
+LOST = r"Connection (closed|reset)|Broken pipe|Timed out|NCCL"  # how PyTorch's errors tell that a rank is gone
 
 
-class Peers:
-    """As a context manager, with several ranks: a thread that beats in the store where the ranks met.
+class Heartbeat:
+    """As a context manager, with several ranks: a thread that beats in the store where the ranks have met.
 
     `at` says what this rank is doing. If that stays the same for `timeout_minutes`, the rank names those that it must
-    be waiting for and ends the process, whatever the main thread hangs in, so that torchrun can start the run again.
+    be waiting for and ends the process, wherever the main thread hangs, so that torchrun can restart the run.
     """
 
     def __init__(self, ranks: Ranks, timeout_minutes: float) -> None:
@@ -37,16 +36,16 @@ class Peers:
         self.thread: threading.Thread | None = None
         self.at("its start")
 
-    def at(self, doing: str) -> None:
-        """Say what this rank begins to do, "a step" for instance."""
-        self.doing, self.since = doing, time.monotonic()
+    def at(self, activity: str) -> None:
+        """Say what this rank starts to do, for example "a step"."""
+        self.activity, self.since = activity, time.monotonic()
 
-    def __enter__(self) -> Peers:
+    def __enter__(self) -> Heartbeat:
         if self.ranks.world_size > 1:
             host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            # A connection of its own: the process group's may be blocked when this one is needed.
+            # Its own connection: that of the process group may be blocked when this one is needed.
             self.store = dist.TCPStore(host, port, wait_for_workers=False, timeout=timedelta(seconds=10))
-            self.prefix = distributed.from_main(uuid.uuid4().hex)  # under an agent the store outlives restarts
+            self.prefix = from_main(uuid.uuid4().hex)  # under an agent the store survives restarts
             self._beat()
             self.thread = threading.Thread(target=self._watch, daemon=True)
             self.thread.start()
@@ -57,38 +56,40 @@ class Peers:
             return
         try:
             if isinstance(error, RuntimeError) and re.search(LOST, str(error)):
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which the agent is about to send: first say why
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the agent is about to send it: name the rank first
                 lines = str(error).strip().splitlines()
-                said = " ... ".join(dict.fromkeys((lines[0][:200], lines[-1][:200])))
+                excerpt = " ... ".join(dict.fromkeys((lines[0][:200], lines[-1][:200])))
                 raise UserError(
-                    f"the run has lost a process: {self.missing()}; see its own message. Here it was: {said}"
+                    f"the run has lost a process: {self.missing()}; see its own message. The error here: {excerpt}"
                 ) from error
         finally:
             self.ended.set()
             self.thread.join()
 
     def missing(self) -> str:
-        """Who gives no sign of life, or else who does something else than this rank; takes some seconds."""
+        """The ranks without a heartbeat, or else those that do something else than this one. Takes some seconds."""
         try:
             before = self._others()
             time.sleep(LOOK_SECONDS)
             after = self._others()
         except (RuntimeError, dist.DistError):
             return "rank 0, which all others depend on, has ended or cannot be reached"
-        gone = [f"rank {rank} on {after[rank][1]} ({after[rank][2]})" for rank in after if after[rank] == before[rank]]
-        if gone:
-            return f"no sign of life from {', '.join(gone)}"
-        other = [
-            f"rank {rank} on {host} is at {doing}" for rank, (_, host, doing) in after.items() if doing != self.doing
+        lost = [f"rank {rank} on {after[rank][1]} ({after[rank][2]})" for rank in after if after[rank] == before[rank]]
+        if lost:
+            return f"no heartbeat from {', '.join(lost)}"
+        elsewhere = [
+            f"rank {rank} on {host} is at {activity}"
+            for rank, (_, host, activity) in after.items()
+            if activity != self.activity
         ]
-        return ", ".join(other) or "all ranks are alive, at the same place: look at the network between them"
+        return ", ".join(elsewhere) or "all ranks are alive, at the same place: check the network between them"
 
     def _beat(self) -> None:
         self.count += 1
-        self.store.set(f"{self.prefix}/{self.ranks.rank}", f"{self.count}|{socket.gethostname()}|{self.doing}")
+        self.store.set(f"{self.prefix}/{self.ranks.rank}", f"{self.count}|{socket.gethostname()}|{self.activity}")
 
     def _others(self) -> dict[int, list[str]]:
-        """rank -> [count, host, what it does]"""
+        """rank -> [count, host, activity]"""
         ranks = [rank for rank in range(self.ranks.world_size) if rank != self.ranks.rank]
         values = {rank: self.store.get(f"{self.prefix}/{rank}").decode() for rank in ranks}
         return {rank: value.split("|", 2) for rank, value in values.items()}
@@ -98,10 +99,10 @@ class Peers:
             try:
                 self._beat()
             except (RuntimeError, dist.DistError):
-                return  # the store ends with rank 0: the main thread hears of it by itself
+                return  # the store ended with rank 0: the main thread gets its own error
             if time.monotonic() - self.since > 60 * self.timeout_minutes:
                 print(
-                    f"error: rank {self.ranks.rank} has been at {self.doing} for {self.timeout_minutes:g} minutes "
+                    f"error: rank {self.ranks.rank} has been at {self.activity} for {self.timeout_minutes:g} minutes "
                     f"(trainer.timeout_minutes): {self.missing()}",
                     file=sys.stderr,
                     flush=True,

@@ -1,4 +1,4 @@
-"""Stopping before the end: a signal, or the time is up. All ranks stop at the same step, whoever was told."""
+"""Stopping early, by a signal or because the time is up. All ranks stop at the same step, whichever was told."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGUSR1,
-)  # of preemption: Kubernetes and torchrun send the first, Slurm what it is told
-TIME_IS_UP = 1  # no signal that can be caught has this number but SIGHUP, which is not among SIGNALS
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # Kubernetes and torchrun send the first, Slurm the one it was asked for
+TIME_IS_UP = 1  # a reason that is no signal: only SIGHUP has this number, and it is not among SIGNALS
 MARKER = "stopped.json"
 
 
 class StopFlag:
-    """Why to stop, the same on every rank: 0, TIME_IS_UP, or the number of a signal.
+    """The reason to stop, the same on all ranks: 0, TIME_IS_UP, or the number of a signal.
 
-    As a context manager it catches SIGNALS: they only set the flag, so that nothing is torn, not even by a second one.
+    As a context manager it catches SIGNALS. They only set the flag, so that no step or save is interrupted, not even by
+    a second signal.
     """
 
     def __init__(self) -> None:
@@ -35,7 +33,7 @@ class StopFlag:
 
     def __enter__(self) -> StopFlag:
         if dist.is_initialized():
-            self._group = dist.new_group(backend="gloo")  # on the CPU: no GPU waits for it
+            self._group = dist.new_group(backend="gloo")  # on the CPU, so that no GPU waits for it
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._catch) for number in SIGNALS}
         return self
@@ -51,13 +49,13 @@ class StopFlag:
         self.reason = number
 
     def set(self, reason: int) -> None:
-        """Stop at the next occasion, unless a signal is the reason already."""
+        """Stop at the next occasion, unless a signal is already the reason."""
         self.reason = self.reason or reason
 
     def agreed(self) -> int:
         """The largest reason of any rank; all ranks must call it equally often.
 
-        With several ranks the answer is that of the call before, so that no rank waits for another's.
+        With several ranks this is the answer to the previous call, so that no rank has to wait for the others.
         """
         if self._group is None:
             return self.reason
@@ -74,6 +72,6 @@ class StopFlag:
 
 
 def write_marker(run_dir: Path, reason: int, step: int) -> None:
-    """Say beside the checkpoints that a signal ended the run before its time."""
+    """Record in the run directory that a signal ended the run early."""
     content = {"signal": signal.Signals(reason).name, "step": step, "time": round(time.time(), 3)}
     (run_dir / MARKER).write_text(json.dumps(content) + "\n", encoding="utf-8")

@@ -10,15 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import UserError, make_directory
+from common.errors import UserError
+from common.files import make_directory
 
 FILE_NAME = ".lock"
-PATIENCE = 5.0  # seconds: after a restart the run before may still be ending
+PATIENCE = 5.0  # seconds: after a restart the previous run may still be ending
 
 
 @contextmanager
 def run_lock(run_dir: str | Path) -> Iterator[None]:
-    """Hold `run_dir` while the block runs; a UserError if another process does. The system gives the lock back when a
+    """Hold `run_dir` while the block runs; a UserError if another process holds it. The system releases the lock when a
     process ends, however it ends."""
     path = Path(run_dir) / FILE_NAME
     make_directory(path.parent, "run_dir")

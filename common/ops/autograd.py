@@ -1,4 +1,4 @@
-"""For hand-written backward passes."""
+"""A helper for backward passes that are written by hand."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def to_overwrite(saved: Tensor) -> Tensor:
-    """What a backward pass may overwrite: the forward pass's memory, unless the graph is kept for another pass."""
+    """Memory that a backward pass may overwrite: the saved tensor's own, or a copy if the graph is kept."""
     return saved.clone() if torch._C._autograd._get_current_graph_task_keep_graph() else saved

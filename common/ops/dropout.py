@@ -1,4 +1,4 @@
-"""Dropout whose masks cost little on a CPU, where drawing them one by one takes longer than the layers around it."""
+"""Dropout whose masks are cheap on a CPU, where drawing them one by one takes longer than the layers around it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from torch.autograd.function import once_differentiable
 LEVELS = 2**16  # probabilities are multiples of 1 / LEVELS
 
 
-def draw_kept(shape: Sequence[int], p: float, device: torch.device) -> Tensor:
-    """A bool mask, True with the probability 1 - p. On CPUs four elements share a 64-bit random number."""
+def draw_kept(shape: Sequence[int], p: float, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """A bool mask that is True with probability 1 - p. On CPUs four elements share one 64-bit random number.
+
+    Without a generator the numbers come from PyTorch's global one, as in torch.rand.
+    """
     if device.type != "cpu":
-        return torch.empty(*shape, dtype=torch.bool, device=device).bernoulli_(1 - p)
+        return torch.empty(*shape, dtype=torch.bool, device=device).bernoulli_(1 - p, generator=generator)
     count = torch.Size(shape).numel()
     lowest = -(2**63)
-    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(lowest, None)  # all 64 bits
+    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(lowest, None, generator=generator)  # all 64 bits
     return (bits.view(torch.int16)[:count] >= round(p * LEVELS) - LEVELS // 2).view(*shape)
 
 
-def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
-    """x with elements set to 0 with the probability p and the others scaled to keep the mean."""
-    return x * draw_kept(x.shape, p, x.device) * (1 / (1 - p)) if training and p else x
+def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
+    """x with each element set to 0 with probability p, and the others scaled so that the mean stays."""
+    return x * draw_kept(x.shape, p, x.device, generator) * (1 / (1 - p)) if p else x
 
 
 class TanhDropout(Function):
-    """tanh(x) where kept, scaled, else 0; in the memory of x, and nothing but the result is kept for the way back."""
+    """tanh(x) * scale where kept, else 0. It overwrites x and saves only its result for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:

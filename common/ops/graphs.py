@@ -7,18 +7,19 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+Group = TypeVar("Group", bound=tuple[Any, ...])  # of tensors and None: NamedTuples, or tuples of those
 LIMIT = 64  # graphs that are kept for each owner
-ALIGNMENT = 512  # bytes, as of CUDA's own allocations
+ALIGNMENT = 512  # bytes, as in CUDA's own allocations
 
 
 class _Everyone:
-    """The owner of graphs that depend on nothing but their arguments."""
+    """The owner of graphs that use nothing but their arguments."""
 
 
 _EVERYONE = _Everyone()
@@ -27,19 +28,19 @@ _LOCK = threading.Lock()
 
 class _Device:
     """What all graphs of one device share. They run one after the other, so one stream, one pool of memory and one
-    arena for their arguments do for all of them."""
+    arena for their arguments serve them all."""
 
     def __init__(self) -> None:
         self.stream = torch.cuda.Stream()
         self.pool = torch.cuda.graph_pool_handle()
         self.done = torch.cuda.Event()
         self.arena = torch.empty(0, dtype=torch.uint8, device="cuda")
-        # owner -> key -> a graph with its arguments, or None when the key has been seen once
+        # owner -> key -> a graph and the tensors that it computes with, or None if the key was seen only once
         self.captured: WeakKeyDictionary[Any, OrderedDict[Hashable, tuple[Any, list[Tensor | None]] | None]]
         self.captured = WeakKeyDictionary()
 
     def places(self, arguments: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Tensors like the arguments in the arena. If that has to grow, no graph is any good."""
+        """Tensors like the arguments, in the arena. If the arena has to grow, all graphs become invalid."""
         offsets, total = [], 0
         for x in arguments:
             offsets.append(total)
@@ -58,89 +59,108 @@ _DEVICES: dict[int, _Device] = {}
 
 
 def graphed(
-    function: Callable[..., None], written: Sequence[Tensor | None], read: Sequence[Tensor | None],
-    owner: object = None, **constants: Any,
-) -> None:  # fmt: skip
-    """function([owner,] *written, *read, **constants), which changes `written` in place and nothing else.
+    function: Callable[..., None], written: tuple[Any, ...], read: tuple[Any, ...], owner: object = None, **options: Any
+) -> None:
+    """Call function([owner,] written, read, **options), which changes the tensors of `written` in place and no others.
 
-    On GPUs it runs as a CUDA graph from the second time on that the shapes and constants are these: the arguments are
-    copied to where the graph has them, and the results back. It must not wait for the device nor draw random numbers.
-    Tensors that it uses beside its arguments belong to `owner`, with which its graphs go.
+    On GPUs the call becomes a CUDA graph the second time that its shapes and options occur: the arguments are copied to
+    the graph's own tensors, and the results back. `function` must not wait for the device or draw random numbers.
+    Tensors that it uses beside its arguments belong to `owner`; its graphs are freed with it.
     """
-    arguments = (*written, *read)
     if owner is not None:
         function = functools.partial(function, owner)
-    first = next(x for x in arguments if x is not None)
+    first = next(x for x in flat((written, read)) if x is not None)
     if not first.is_cuda:
-        return function(*arguments, **constants)
+        return function(written, read, **options)
     with _LOCK, torch.cuda.device(first.device):
-        _on_device(function, arguments, len(written), owner or _EVERYONE, constants)
+        _on_device(function, written, read, owner or _EVERYONE, options)
 
 
 def _on_device(
-    function: Callable[..., None], arguments: Sequence[Tensor | None], num_written: int, owner: object,
-    constants: dict[str, Any],
-) -> None:  # fmt: skip
+    function: Callable[..., None],
+    written: tuple[Any, ...],
+    read: tuple[Any, ...],
+    owner: object,
+    options: dict[str, Any],
+) -> None:
     index = torch.cuda.current_device()
     if index not in _DEVICES:
-        with _as_usual():
+        with _outside_inference_mode():
             _DEVICES[index] = _Device()
-    device = _DEVICES[index]
+    device, arguments = _DEVICES[index], flat((written, read))
     shapes = tuple(None if x is None else (x.shape, x.dtype) for x in arguments)
     name = function.func if isinstance(function, functools.partial) else function
-    key = name, shapes, tuple(constants.items()), torch.backends.cuda.matmul.fp32_precision
+    key = name, shapes, tuple(options.items()), torch.backends.cuda.matmul.fp32_precision
     known = device.captured.setdefault(owner, OrderedDict())
-    if key not in known:  # perhaps these shapes come only once
+    if key not in known:  # these shapes may never come again
         known[key] = None
-        return function(*arguments, **constants)
+        return function(written, read, **options)
     known.move_to_end(key)
-    device.done.wait()  # for whoever ran a graph before, on another stream
+    device.done.wait()  # a graph before this one may have run on another stream
     captured = known[key]
     if captured is None:
-        captured = _capture(device, function, arguments, constants)
+        captured = _capture(device, function, written, read, options)
         known[key] = captured
         while len(known) > LIMIT:
             known.popitem(last=False)
     graph, places = captured
     _copy(places, arguments)
     graph.replay()
-    _copy(arguments[:num_written], places[:num_written])
+    results = flat(written)
+    _copy(results, places[: len(results)])
     device.done.record()
 
 
 def _capture(
-    device: _Device, function: Callable[..., None], arguments: Sequence[Tensor | None], constants: dict[str, Any]
+    device: _Device,
+    function: Callable[..., None],
+    written: tuple[Any, ...],
+    read: tuple[Any, ...],
+    options: dict[str, Any],
 ) -> tuple[Any, list[Tensor | None]]:
-    with _as_usual():
+    arguments = flat((written, read))
+    with _outside_inference_mode():
         places = device.places(arguments)
-        # Once without a graph: kernels are compiled for the alignment of these tensors, and libraries set up, which a
-        # capture must not.
+        own_written, own_read = _like((written, read), iter(places))
+        # Once without a graph: kernels are compiled for the alignment of these tensors and libraries are set up, which
+        # must not happen during a capture.
         device.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(device.stream):
             _copy(places, arguments)
-            function(*places, **constants)
+            function(own_written, own_read, **options)
         torch.cuda.current_stream().wait_stream(device.stream)
         graph = torch.cuda.CUDAGraph()
-        # thread_local: loader threads may go on pinning memory
+        # thread_local: loader threads may pin memory meanwhile
         with torch.cuda.graph(graph, device.pool, device.stream, capture_error_mode="thread_local"):
-            function(*places, **constants)
+            function(own_written, own_read, **options)
     return graph, places
 
 
+def flat(group: tuple[Any, ...]) -> list[Tensor | None]:
+    """The tensors of a group and of the groups in it, in order."""
+    return [x for part in group for x in (flat(part) if isinstance(part, tuple) else (part,))]
+
+
+def _like(group: Group, tensors: Iterator[Tensor | None]) -> Group:
+    """A group of the same structure with the next of `tensors`."""
+    parts: list[Any] = [_like(part, tensors) if isinstance(part, tuple) else next(tensors) for part in group]
+    return type(group)(*parts) if hasattr(group, "_fields") else type(group)(parts)
+
+
 @contextmanager
-def _as_usual() -> Iterator[None]:
-    """Tensors made in inference mode could not be written to outside of it."""
+def _outside_inference_mode() -> Iterator[None]:
+    """Tensors made in inference mode cannot be written to outside of it."""
     with torch.inference_mode(False), torch.no_grad():
         yield
 
 
-def _copy(to: Sequence[Tensor | None], of: Sequence[Tensor | None]) -> None:
+def _copy(targets: Sequence[Tensor | None], sources: Sequence[Tensor | None]) -> None:
     """One kernel for all tensors of a type."""
     by_type: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
-    for x, y in zip(to, of, strict=True):
-        if x is not None and y is not None:
-            pair = by_type.setdefault(x.dtype, ([], []))
-            pair[0].append(x)
-            pair[1].append(y)
-    for places, values in by_type.values():
-        torch._foreach_copy_(places, values)
+    for target, source in zip(targets, sources, strict=True):
+        if target is not None and source is not None:
+            pair = by_type.setdefault(target.dtype, ([], []))
+            pair[0].append(target)
+            pair[1].append(source)
+    for targets_of_type, sources_of_type in by_type.values():
+        torch._foreach_copy_(targets_of_type, sources_of_type)

@@ -1,8 +1,7 @@
-"""Products with the same weight again and again."""
+"""Matrix products that use the same weight many times: the weight is prepared once."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -16,10 +15,10 @@ _PACKED: WeakKeyDictionary[nn.Module, tuple[object, Any]] = WeakKeyDictionary()
 
 
 def packed_once(module: nn.Module, setting: object, pack: Callable[[], T]) -> T:
-    """What `pack` makes of the weights of `module`, made anew only after they or `setting` have changed.
+    """The result of `pack` for the weights of `module`, computed again only after they or `setting` have changed.
 
-    A change is another place in memory or a write that PyTorch counts; whoever writes past that, as fused optimizers
-    do, has to call torch.autograd.graph.increment_version.
+    A change is a new address in memory or a write that PyTorch counts. Code that writes without being counted, as fused
+    optimizers do, has to call torch.autograd.graph.increment_version.
     """
     key = setting, [(parameter.data_ptr(), parameter._version) for parameter in module.parameters()]
     found = _PACKED.get(module)
@@ -30,16 +29,16 @@ def packed_once(module: nn.Module, setting: object, pack: Callable[[], T]) -> T:
 
 
 def forget_packed(module: nn.Module) -> None:
-    """Let go of what packed_once keeps for a module and those in it."""
+    """Free what packed_once holds for a module and its submodules."""
     for part in module.modules():
         _PACKED.pop(part, None)
 
 
 class PackedLinear:
-    """x (rows, in) -> x @ weight.T + bias (rows, out), for a weight (out, in) that does not change meanwhile.
+    """x (rows, in) -> x @ weight.T + bias (rows, out), for a constant weight (out, in).
 
-    On CPUs the weight is laid out once as oneDNN's kernels read it. With few rows, where a product is bound by reading
-    the weight, that is about twice as fast as a BLAS call; the result is the same up to the order of the sums.
+    On CPUs the weight is stored once in the layout that oneDNN's kernels read. For few rows, where reading the weight
+    takes most of the time, this is about twice as fast as BLAS. The result is the same up to the order of the sums.
     """
 
     def __init__(self, weight: Tensor, rows: int, bias: Tensor | None = None) -> None:
@@ -56,17 +55,15 @@ class PackedLinear:
 
 
 class Int8Linear:
-    """The same on a CPU with the weight in 8 bits, a scale for each output, and x in 8 bits, a scale for each call:
+    """As PackedLinear, on a CPU, with 8-bit weights (a scale for each output) and 8-bit inputs (a scale for each call):
     a quarter of the bytes to read."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.reduce_range = not torch.cpu._is_vnni_supported()  # older instructions add up in 16 bits
+        self.reduce_range = not torch.cpu._is_vnni_supported()  # older instructions accumulate in 16 bits
         weight = weight.float()
         scale = weight.abs().amax(1).clamp(min=1e-12).double() / 127
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that these calls will have other names
-            quantized = torch.quantize_per_channel(weight, scale, torch.zeros_like(scale).long(), 0, torch.qint8)
-            self.packed = torch.ops.quantized.linear_prepack(quantized, None if bias is None else bias.float())
+        quantized = torch.quantize_per_channel(weight, scale, torch.zeros_like(scale).long(), 0, torch.qint8)
+        self.packed = torch.ops.quantized.linear_prepack(quantized, None if bias is None else bias.float())
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.ops.quantized.linear_dynamic(x, self.packed, self.reduce_range)

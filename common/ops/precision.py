@@ -1,17 +1,20 @@
-"""Number formats: float32 with or without TensorFloat-32, bfloat16 and float16 through autocast."""
+"""Number formats: float32 with or without TensorFloat-32, and bfloat16 or float16 through autocast."""
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 import torch
 
 from common.errors import UserError, did_you_mean
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def set_tf32(enabled: bool) -> None:
-    """On GPUs let matrix products, convolutions and LSTMs round float32 inputs to TF32; torch has products off."""
+    """On GPUs, let matrix products, convolutions and LSTMs round float32 inputs to TensorFloat-32."""
     precision = "tf32" if enabled else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
@@ -26,6 +29,6 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def compute_dtype(x: torch.Tensor) -> torch.dtype:
-    """What x is rounded to where autocast is on, else its own type."""
+    """The type that autocast rounds x to where it is enabled, else the type of x."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -1,4 +1,4 @@
-"""Whether kernels written in Triton can run."""
+"""Whether Triton kernels can run here."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 
 def runs_kernels(x: Tensor) -> bool:
-    """True if what is computed from x may be a Triton kernel: on a GPU of Ampere's generation or later, whose
-    processors have memory enough for it, in float32 or less."""
+    """True if a Triton kernel can compute with x: a GPU of the Ampere generation or later, which has enough shared
+    memory, and float32 or less."""
     return x.is_cuda and x.dtype != torch.float64 and torch.cuda.get_device_capability(x.device) >= (8, 0) and _works()
 
 
@@ -20,10 +20,10 @@ def _works() -> bool:
     try:
         import triton
 
-        assert triton.runtime.driver.active.utils  # compiled at its first use, which needs a C compiler
-    except Exception as error:  # whatever it is, there is another way
+        assert triton.runtime.driver.active.utils  # compiled at first use, which needs a C compiler
+    except Exception as error:  # whatever the reason, plain PyTorch takes over
         warnings.warn(
-            f"Triton's kernels are off, which costs speed: {error!r}. They need Triton (pip install triton), a C "
+            f"Triton kernels are off, which costs speed: {error!r}. They need Triton (pip install triton), a C "
             "compiler and Python's headers (apt-get install gcc python3-dev)",
             stacklevel=3,
         )

@@ -1,11 +1,8 @@
-"""Where a run's numbers, pictures and sounds go: the console, log.jsonl, TensorBoard and samples/."""
+"""Records the numbers, pictures and sounds of a run: on the console, in log.jsonl, TensorBoard and samples/."""
 
 from __future__ import annotations
 
-import json
-import math
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,32 +11,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.audio import save_audio
+from common.tracking.jsonl import JsonLines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BAR_FORMAT = "{n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"  # leaves the numbers room on 80 columns
-
-
-class JsonLines:
-    """Appends one JSON object a line, each with the time, and flushes it."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
-
-    def write(self, **values: Any) -> None:
-        # JSON has no NaN: a diverged loss is null
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        self.file.write(json.dumps({"time": round(time.time(), 3), **finite}) + "\n")
-        self.file.flush()
-
-    def close(self) -> None:
-        self.file.close()
+BAR_FORMAT = "{n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"  # leaves room for the numbers in 80 columns
 
 
 class Tracker:
-    """Rank 0's record of a run. On the other ranks (`active=False`) every method does nothing."""
+    """The record of a run, kept by rank 0. On the other ranks (`active=False`) every method is a no-op."""
 
     def __init__(
         self, run_dir: Path, sample_rate: int, step: int = 0, active: bool = True, progress: bool = True
@@ -53,11 +34,13 @@ class Tracker:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             self.log = JsonLines(run_dir / "log.jsonl")
-            self.board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)  # what a crash undid
+            self.board = SummaryWriter(
+                str(run_dir / "tensorboard"), purge_step=step + 1
+            )  # drops the steps that a crash undid
             self.samples.mkdir(parents=True, exist_ok=True)
 
     def start(self, step: int, total_steps: int | None) -> None:
-        """Show the progress bar, at `step` of `total_steps`; where output is no terminal, plain lines stand for it."""
+        """Show the progress bar, at `step` of `total_steps`, if the output is a terminal."""
         if self.active and self.show_bar:
             self.bar = tqdm(total=total_steps, initial=step, dynamic_ncols=True, smoothing=0.1, bar_format=BAR_FORMAT)
 
@@ -77,12 +60,12 @@ class Tracker:
         self.record(step=step, warning=text)
 
     def record(self, **values: Any) -> None:
-        """A line of log.jsonl that is no measurement."""
+        """Write a line to log.jsonl that is no measurement."""
         if self.active:
             self.log.write(**values)
 
     def scalars(self, step: int, epoch: int, values: Mapping[str, float], line: str = "") -> None:
-        """Log `values`; `line` is what the console shows, next to the bar or as a line of its own."""
+        """Log `values`. The console shows `line`, beside the progress bar or as a line of its own."""
         if not self.active:
             return
         self.log.write(step=step, epoch=epoch, **values)

@@ -1,4 +1,4 @@
-"""Averages of weights, which often speak better than the last step's."""
+"""The exponential moving average of a model's weights, which often gives better results than the last weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class MovingAverage:
-    """The exponential moving average (EMA) of a model's parameters: average <- decay * average + (1 - decay) * now.
+    """average <- decay * average + (1 - decay) * weights, after each step.
 
-    Without a decay it is empty, and all it does is nothing. Early on the decay is smaller, (1 + step) / (10 + step), so
-    that the first steps' weights are forgotten.
+    Without a decay it is empty and a no-op. In the first steps the decay is smaller, (1 + step) / (10 + step), so that
+    the initial weights are forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float | None) -> None:
@@ -23,14 +23,14 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after `step` steps."""
+        """Include the weights after `step` steps."""
         if self.decay:
             weight = 1 - min(self.decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(self.weights.values()), list(self.named.values()), weight)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """While the block runs the model has the averaged weights."""
+        """While the block runs, the model has the averaged weights."""
         self._swap()
         try:
             yield
@@ -42,6 +42,6 @@ class MovingAverage:
             parameter.data, self.weights[name] = self.weights[name], parameter.data
 
     def load(self, weights: dict[str, Tensor]) -> None:
-        """Go on from those of a checkpoint; one that has none starts from the model's weights."""
+        """Continue from the average of a checkpoint; a weight that it lacks starts from the model's."""
         for name, parameter in self.named.items():
             self.weights[name].copy_(weights.get(name, parameter.detach()))

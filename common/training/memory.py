@@ -1,4 +1,4 @@
-"""Running out of memory, said in a way that helps."""
+"""Turns "out of memory" into an error that says what to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from common.errors import UserError, first_line
 
 @contextmanager
 def memory_errors(cure: str) -> Iterator[None]:
-    """Turn "out of memory", of a GPU or of the machine, into a UserError with the cure."""
+    """Raise a UserError with the cure if a GPU or the machine runs out of memory in the block."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

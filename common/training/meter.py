@@ -1,4 +1,4 @@
-"""Sums over some steps: what a line of the log is made from."""
+"""Sums over a number of steps, from which a line of the log is made."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from common.distributed import ranks as distributed
+from common.distributed.ranks import sum_over_ranks
 from common.training.task import Loss
 
 T = TypeVar("T")
 
 
 class Summary(NamedTuple):
-    """A window over all ranks."""
+    """A meter's result over all ranks."""
 
     parts: dict[str, float]  # means of the loss's parts over the items
     items: float
-    padding_share: float  # of what was computed
+    padding_share: float  # of all positions that were computed
     seconds: float
 
 
-class Window:
-    """Sums of this rank, kept on the device: nothing here waits for it before `summary`."""
+class Meter:
+    """The sums of this rank, kept on the device: nothing waits for it before `summary`."""
 
     def __init__(self, part_names: Sequence[str]) -> None:
         self.start = time.monotonic()
@@ -49,16 +49,16 @@ class Window:
         self.grad_norm = grad_norm
 
     def summary(self, device: torch.device) -> Summary:
-        """Every rank must call it."""
+        """All ranks must call it."""
         sums = [float(self.items), self.positions, *map(float, self.parts)]  # waits for the device, so before the clock
         seconds = time.monotonic() - self.start
-        items, positions, *sums = distributed.sum_over_ranks(sums, device)
+        items, positions, *sums = sum_over_ranks(sums, device)
         parts = {name: value / max(items, 1) for name, value in zip(self.part_names, sums, strict=True)}
         return Summary(parts, items, 1 - items / max(positions, 1), seconds)
 
 
-def timed(iterable: Iterable[T], current: Callable[[], Window]) -> Iterator[T]:
-    """The elements of `iterable`; the time that each was waited for is added to the window that is then current."""
+def timed(iterable: Iterable[T], current: Callable[[], Meter]) -> Iterator[T]:
+    """The elements of `iterable`. The time that each was waited for is added to the meter that is then current."""
     iterator = iter(iterable)
     while True:
         start = time.monotonic()

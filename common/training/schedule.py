@@ -1,4 +1,4 @@
-"""Epoch -> learning rate, a pure function."""
+"""The learning rate of each epoch, a pure function."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from common.config import TrainerConfig
 
 
 def learning_rate(config: TrainerConfig, epoch: int) -> float:
-    """The rate of `epoch` (counted from 0): `learning_rate`, times the factor of the last anneal epoch reached."""
+    """`learning_rate` times the factor of the last of `anneal_epochs` that `epoch`, counted from 0, has reached."""
     factor = 1.0
     for start, next_factor in zip(config.anneal_epochs, config.anneal_factors, strict=True):
         if epoch >= start:

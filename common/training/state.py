@@ -1,102 +1,94 @@
-"""All that must survive for a run to go on as if it had never stopped."""
+"""Everything that changes during a run, so that a checkpoint of it lets the run continue as if it had never stopped."""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
 
-from common.checkpoint import files as checkpoints
+from common.checkpoint import files
+from common.checkpoint.checkpoint import Checkpoint, Progress
 from common.config import TrainConfig
-from common.data.batching import Done
 from common.data.mels import audio_differences
 from common.distributed.ranks import Ranks
 from common.errors import UserError
 from common.training.ema import MovingAverage
-from common.training.task import MEANINGS, Task
+from common.training.task import Task
 
 
-@dataclasses.dataclass
-class Progress:
-    """How far training has come; part of every checkpoint."""
-
-    step: int = 0  # optimizer steps
-    epoch: int = 0  # the one in progress, from 0
-    done: Done = dataclasses.field(default_factory=list)  # batches of it that are done
-    data: list[int] = dataclasses.field(default_factory=list)  # seed, number and hash of the clips `done` refers to
-    best_loss: float = float("inf")
-    bad_steps: int = 0  # steps in a row without a finite gradient
-
-
-@dataclasses.dataclass
+@dataclass
 class TrainingState:
-    """The parts of a run that a checkpoint holds."""
+    """The parts of a run that a checkpoint holds. Dropout and noise draw from `generator`, on the model's device."""
 
-    task: Task
-    config: TrainConfig
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: MovingAverage
+    generator: Generator
     progress: Progress
 
-    def contents(self, rng: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
-        """A checkpoint of now; `rng` are the random states of every rank."""
-        return {
-            "model_name": self.task.name,
-            "model_config": dataclasses.asdict(self.task.model_config),
-            "audio_config": dataclasses.asdict(self.config.audio),
-            "text": self.task.text_state(),
-            "state_dict": self.model.state_dict(),
-            "average": self.average.weights,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "progress": dataclasses.asdict(self.progress),
-            "rng": rng,
-            "config": dataclasses.asdict(self.config),
-        }
+    def rng(self) -> dict[str, Tensor]:
+        """The random state of this rank, as a checkpoint stores it."""
+        return {self.generator.device.type: self.generator.get_state()}
 
-    def restore(self, path: Path, ranks: Ranks) -> None:
-        """Go on from the checkpoint at `path`, this rank's random state included."""
-        state = checkpoints.load(path)
-        self._check(state, path)
+    def checkpoint(self, task: Task, config: TrainConfig, rng: list[dict[str, Tensor]]) -> Checkpoint:
+        """A checkpoint of now; `rng` are the random states of all ranks."""
+        return Checkpoint(
+            model_name=task.spec.name,
+            model_config=dataclasses.asdict(task.model_config),
+            audio=config.audio,
+            text=task.text,
+            state_dict=self.model.state_dict(),
+            average=self.average.weights,
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.scaler.state_dict(),
+            progress=self.progress,
+            rng=rng,
+            config=dataclasses.asdict(config),
+        )
+
+    def restore(self, path: Path, task: Task, config: TrainConfig, ranks: Ranks) -> None:
+        """Continue from the checkpoint at `path`, with the random state of this rank."""
+        checkpoint = files.load(path, resumable=True)
+        _check(checkpoint, task, config)
+        checkpoint = checkpoint.with_present_names(task.spec)
         cure = "use the options it was trained with, or another run_dir"
-        checkpoints.load_state(self.model, state["state_dict"], path, cure)
-        self.average.load(state.get("average") or {})
-        self.optimizer.load_state_dict(state["optimizer"])
+        files.load_state(self.model, checkpoint.state_dict, path, cure)
+        self.average.load(checkpoint.average)
+        assert checkpoint.optimizer is not None
+        assert checkpoint.progress is not None
+        self.optimizer.load_state_dict(checkpoint.optimizer)
         for group in self.optimizer.param_groups:
-            group["weight_decay"] = self.config.trainer.weight_decay  # of today; the rate is set every epoch
-        if state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
+            group["weight_decay"] = config.trainer.weight_decay  # today's option; the rate is set in every epoch
+        if checkpoint.scaler:
+            self.scaler.load_state_dict(checkpoint.scaler)
         data = self.progress.data
-        self.progress = Progress(**state["progress"])
+        self.progress = checkpoint.progress
         if self.progress.data != data:
             self.progress.data, self.progress.done = data, []
             warnings.warn(
-                "the seed or the training clips have changed: the epoch in progress starts anew", stacklevel=1
+                "the seed or the training clips have changed: the current epoch starts from its beginning", stacklevel=1
             )
-        if ranks.rank < len(state["rng"]):
-            rng = state["rng"][ranks.rank]
-            torch.set_rng_state(rng["cpu"])
-            if ranks.device.type == "cuda" and "cuda" in rng:
-                torch.cuda.set_rng_state(rng["cuda"], ranks.device)
+        if ranks.rank < len(checkpoint.rng):
+            state = checkpoint.rng[ranks.rank].get(self.generator.device.type)
+            if state is not None:
+                self.generator.set_state(state)
 
-    def _check(self, state: dict[str, Any], path: Path) -> None:
-        run_dir = f"run_dir={self.config.run_dir}"
-        if state["model_name"] != self.task.name:
-            raise UserError(f"{run_dir} holds a {state['model_name']}; choose another run_dir")
-        if differences := audio_differences(self.config.audio, state["audio_config"]):
-            raise UserError(f"{run_dir}: {'; '.join(differences)}; choose another run_dir")
-        if state["text"] != self.task.text_state():
-            raise UserError(f"{run_dir}: other symbols or cleaners than data's; choose another run_dir")
-        ours, theirs = dataclasses.asdict(self.task.model_config), state["model_config"]
-        if other := [f"model.{key}={theirs[key]}" for key in MEANINGS if key in ours and theirs[key] != ours[key]]:
-            raise UserError(f"{run_dir} was trained with {' '.join(other)}; use the same, or another run_dir")
-        if "optimizer" not in state:
-            raise UserError(
-                f"checkpoint {path} holds weights alone; start from it with init_from={path} and a new run_dir"
-            )
+
+def _check(checkpoint: Checkpoint, task: Task, config: TrainConfig) -> None:
+    """A UserError if the checkpoint is of another model than the task's."""
+    run_dir = f"run_dir={config.run_dir}"
+    if checkpoint.model_name != task.spec.name:
+        raise UserError(f"{run_dir} holds a {checkpoint.model_name}; choose another run_dir")
+    if differences := audio_differences(config.audio, checkpoint.audio):
+        raise UserError(f"{run_dir}: {'; '.join(differences)}; choose another run_dir")
+    if checkpoint.text != task.text:
+        raise UserError(f"{run_dir}: trained with other symbols or cleaners than data's; choose another run_dir")
+    ours = dataclasses.asdict(task.model_config)
+    theirs = ours | checkpoint.with_present_names(task.spec).model_config
+    if other := [f"model.{key}={theirs[key]}" for key in task.spec.meanings if theirs[key] != ours[key]]:
+        raise UserError(f"{run_dir} was trained with {' '.join(other)}; use the same, or another run_dir")

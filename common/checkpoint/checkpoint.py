@@ -1,0 +1,101 @@
+"""A checkpoint: all that is needed to continue training or to synthesize, with a name for each part."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from common.config import AudioConfig, TextConfig
+from common.schema import from_dict
+from common.spec import ModelSpec
+
+
+@dataclass
+class Progress:
+    """How far training has come."""
+
+    step: int = 0  # optimizer steps
+    epoch: int = 0  # the current one, counted from 0
+    done: list[list[int]] = field(default_factory=list)  # its finished batches, see common/data/batching.py
+    data: list[int] = field(default_factory=list)  # RunData.identity of the data that `done` refers to
+    best_loss: float = float("inf")  # of validation
+    bad_steps: int = 0  # consecutive steps without a finite gradient
+
+
+@dataclass
+class Checkpoint:
+    """The first five fields describe a model. The others are written by a training run, for the run to continue."""
+
+    model_name: str
+    model_config: dict[str, Any]
+    audio: AudioConfig
+    text: TextConfig | None  # None: the model reads no text
+    state_dict: dict[str, Tensor]
+    average: dict[str, Tensor] = field(default_factory=dict)  # averaged weights, if the run keeps them
+    optimizer: dict[str, Any] | None = None
+    scaler: dict[str, Any] = field(default_factory=dict)  # empty unless the precision is fp16
+    progress: Progress | None = None
+    rng: list[dict[str, Tensor]] = field(default_factory=list)  # of each rank: device type -> state of its generator
+    config: dict[str, Any] = field(default_factory=dict)  # of the whole run
+
+    def description(self) -> dict[str, Any]:
+        """The model without its weights, as plain containers."""
+        return {
+            "model_name": self.model_name,
+            "model_config": self.model_config,
+            "audio_config": dataclasses.asdict(self.audio),
+            "text": None
+            if self.text is None
+            else {"symbols": self.text.symbols and list(self.text.symbols), "cleaners": self.text.cleaners},
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contents of a file: tensors and plain containers only."""
+        return {
+            **self.description(),
+            "state_dict": self.state_dict,
+            "average": self.average,
+            "optimizer": self.optimizer,
+            "scaler": self.scaler,
+            "progress": self.progress and dataclasses.asdict(self.progress),
+            "rng": self.rng,
+            "config": self.config,
+        }
+
+    @classmethod
+    def from_dict(cls, contents: Mapping[str, Any]) -> Checkpoint:
+        """The inverse of to_dict. What only a run needs may be missing; KeyError or TypeError if anything else is."""
+        text, progress = contents["text"], contents.get("progress")
+        symbols = None if text is None or text["symbols"] is None else tuple(text["symbols"])
+        return cls(
+            model_name=contents["model_name"],
+            model_config=dict(contents["model_config"]),
+            audio=from_dict(AudioConfig, contents["audio_config"]),
+            text=None if text is None else TextConfig(symbols, text["cleaners"]),
+            state_dict=dict(contents["state_dict"]),
+            average=contents.get("average") or {},
+            optimizer=contents.get("optimizer"),
+            scaler=contents.get("scaler") or {},
+            progress=None if progress is None else Progress(**progress),
+            rng=contents.get("rng") or [],
+            config=contents.get("config") or {},
+        )
+
+    def with_present_names(self, spec: ModelSpec) -> Checkpoint:
+        """This checkpoint with the names that its settings and weights have today, if an older version wrote it."""
+
+        def weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+            renamed = {}
+            for name, tensor in state.items():
+                prefix = next((old for old in spec.renamed_weights if name.startswith(old)), "")
+                renamed[spec.renamed_weights.get(prefix, "") + name.removeprefix(prefix)] = tensor
+            return renamed
+
+        config = {spec.renamed_settings.get(name, name): value for name, value in self.model_config.items()}
+        return dataclasses.replace(
+            self, model_config=config, state_dict=weights(self.state_dict), average=weights(self.average)
+        )

@@ -1,0 +1,96 @@
+"""The data of a run: the data sets of its task, batched, shared between the ranks and loaded by processes."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from torch.utils.data import DataLoader
+
+from common.config import TrainConfig
+from common.data.batching import BatchPlan, BatchSize, Done, Draw, RankSampler
+from common.data.filelist import Clip
+from common.data.loading import close_loader, make_loader
+from common.distributed.ranks import Ranks
+from common.errors import UserError
+
+
+class ClipDataset(Protocol):
+    """Maps draws to items. `lengths` are in mel frames; batches are planned by them."""
+
+    @property
+    def clips(self) -> Sequence[Clip]: ...
+
+    @property
+    def lengths(self) -> Sequence[int]: ...
+
+    def __getitem__(self, draw: Draw) -> Any: ...
+
+    def __len__(self) -> int: ...
+
+
+class RunData:
+    """Training and validation data of one run, as one rank sees it."""
+
+    def __init__(
+        self,
+        datasets: tuple[ClipDataset, ClipDataset],
+        collate: Callable[[list[Any]], Any],
+        config: TrainConfig,
+        ranks: Ranks,
+    ) -> None:
+        self.train, self.val = datasets
+        self.collate, self.config, self.ranks = collate, config, ranks
+        options = config.trainer
+        self.plan = BatchPlan(self.train.lengths, config.seed)
+        self.batch_size = BatchSize.of(options.batch_size, options.batch_frames, ranks.world_size)
+        self._check_lengths()
+        self.sampler, val_sampler = RankSampler(ranks.rank, ranks.world_size), RankSampler(0, 1)
+        val_batches, self.num_val_batches = self._val_batches()
+        val_sampler.set_epoch(0, val_batches)
+        self.loader, self.val_loader = self._loader(self.train, self.sampler), self._loader(self.val, val_sampler)
+
+    @property
+    def identity(self) -> list[int]:
+        """Seed, number and hash of the training clips: what a position in an epoch refers to."""
+        names = "\n".join(clip.path for clip in self.train.clips)
+        return [self.config.seed, len(self.train), zlib.crc32(names.encode())]
+
+    def start_epoch(self, epoch: int, done: Done) -> list[list[int]]:
+        """Make `loader` give what is left of an epoch; the clips of each batch, over all ranks. See
+        BatchPlan.batches."""
+        batches = self.plan.batches(epoch, self.batch_size, done)
+        self.sampler.set_epoch(epoch, batches)
+        return batches
+
+    def largest_batch(self) -> list[int]:
+        """This rank's clips of the largest batch that can occur."""
+        return self.sampler.share(self.plan.largest(self.batch_size))
+
+    def close(self) -> None:
+        """End the loader processes."""
+        for loader in (self.loader, self.val_loader):
+            close_loader(loader)
+
+    def _loader(self, data: ClipDataset, sampler: RankSampler) -> DataLoader[Any]:
+        on_gpu, minutes = self.ranks.device.type == "cuda", self.config.trainer.timeout_minutes
+        return make_loader(data, sampler, self.collate, self.config.data.num_workers, on_gpu, minutes)
+
+    def _check_lengths(self) -> None:
+        """A UserError if a clip does not fit into a batch."""
+        longest = max(range(len(self.train)), key=lambda i: self.train.lengths[i])
+        length = self.train.lengths[longest]
+        if not self.batch_size.fitting(length):
+            raise UserError(
+                f"trainer.batch_frames={self.config.trainer.batch_frames} is less than the {length} mel frames of "
+                f"{self.train.clips[longest].where}; raise it, or cut or remove the clip"
+            )
+
+    def _val_batches(self) -> tuple[list[list[int]], int]:
+        """This rank's validation batches, longest clips first, and the number of batches of the rank with the most."""
+        options, num_ranks = self.config.trainer, self.ranks.world_size
+        size = BatchSize.of(options.batch_size, options.batch_frames, 1)
+        batches = BatchPlan(self.val.lengths, 0).in_order(size)[::-1]
+        shares = [batches[rank::num_ranks][: options.val_batches] for rank in range(num_ranks)]
+        return shares[self.ranks.rank], len(shares[0])

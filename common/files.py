@@ -1,0 +1,88 @@
+"""Writing files and directories: each appears complete or not at all, and nothing is overwritten by accident."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import UserError, first_line
+
+
+@contextmanager
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path; the file that the block writes there then replaces `path`.
+
+    After a crash, a full disk or an error in the block, `path` is what it was before. With `durable` the block ends
+    only when the file is on the disk, so that a power failure cannot undo it. Raises UserError if writing fails.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        try:
+            yield temporary
+            if durable:
+                _sync(temporary)
+            os.replace(temporary, path)
+            if durable:
+                _sync(path.parent)  # the new name
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for some failed writes
+        raise UserError(f"{path}: not written ({first_line(error)}); free some space or check the path") from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, complete or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def make_directory(path: Path, key: str) -> None:
+    """Create a directory and check that files can be written to it; `key` is the option that names it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written to ({error.strerror or error}); choose another {key}") from error
+
+
+def refuse_existing(paths: Iterable[Path], cure: str) -> None:
+    """A UserError with the cure if one of `paths` exists."""
+    for path in paths:
+        if path.exists():
+            raise UserError(f"{path} exists already; {cure}")
+
+
+def check_new_file(path: Path, name: str) -> None:
+    """A UserError unless `path` is free and its directory exists; `name` is how the user knows the file."""
+    refuse_existing([path], f"choose another name for {name} or remove it")
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such directory; create it first")
+
+
+@contextmanager
+def new_directory(path: Path, key: str) -> Iterator[Path]:
+    """Yield an empty temporary directory that becomes `path` when the block ends, and is removed if it fails."""
+    refuse_existing([path], f"choose another {key} or remove it")
+    part = path.with_name(f"{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    make_directory(part, key)
+    try:
+        yield part
+        part.rename(path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise

@@ -1,0 +1,42 @@
+"""What a model is, apart from its code: how it is built, and what its options and weights mean in a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from common.checkpoint.checkpoint import Checkpoint
+
+
+class Reference(Protocol):
+    """The reference's checkpoints of one model. The module reference.py of each model implements it."""
+
+    def recognizes(self, state_dict: Mapping[str, Tensor]) -> bool: ...
+
+    def from_reference(self, state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -> Checkpoint: ...
+
+    def to_reference(self, checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tensor]]: ...
+
+    def added_weights(self, config: Any) -> dict[str, Tensor]:
+        """The weights that our model has in addition, with values that change nothing."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One kind of model. `meanings`, `not_sizes` and `for_synthesis` are names of fields of its config class."""
+
+    name: str
+    model_class: type[nn.Module]
+    config_class: type[Any]
+    reference: Reference
+    meanings: tuple[str, ...] = ()  # settings that change the meaning of weights, not their shapes
+    not_sizes: tuple[str, ...] = ()  # whole numbers that follow from audio and data, or that no weight depends on
+    for_synthesis: tuple[str, ...] = ()  # settings that only synthesis uses
+    symbol_weights: tuple[str, ...] = ()  # weights with a row for each symbol
+    renamed_settings: Mapping[str, str] = field(default_factory=dict)  # names in older checkpoints -> today's
+    renamed_weights: Mapping[str, str] = field(default_factory=dict)  # prefixes of names, likewise

@@ -1,0 +1,44 @@
+"""Where a run starts: at its newest checkpoint, at the weights of another one, or at random weights."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from common.checkpoint import files
+from common.checkpoint.initialize import Target, initialize
+from common.config import TrainConfig
+from common.distributed.ranks import Ranks, barrier, from_main
+from common.files import make_directory
+from common.training.state import TrainingState
+from common.training.task import Task
+
+
+def open_run_dir(config: TrainConfig, ranks: Ranks) -> Path:
+    """The run directory, ready to be written to. With trainer.fresh, what an earlier run wrote is removed."""
+    run_dir = Path(config.run_dir)
+    make_directory(run_dir / "checkpoints", "run_dir")
+    if config.trainer.fresh and ranks.is_main:
+        for path in (run_dir / "checkpoints").glob("*.pt"):
+            path.unlink()
+        for name in ("samples", "tensorboard"):
+            shutil.rmtree(run_dir / name, ignore_errors=True)
+        (run_dir / "log.jsonl").unlink(missing_ok=True)
+    barrier()
+    return run_dir
+
+
+def resume_or_initialize(state: TrainingState, task: Task, config: TrainConfig, ranks: Ranks) -> str:
+    """Restore the newest checkpoint of the run directory, else load init_from if it is set; says what was done."""
+    directory = Path(config.run_dir) / "checkpoints"
+    path = from_main(files.newest(directory) if ranks.is_main else None)
+    if path is not None:
+        state.restore(path, task, config, ranks)
+        note = f"resumed from {path} at step {state.progress.step}"
+        return f"{note}\ninit_from={config.init_from} was for the first start only" if config.init_from else note
+    if config.init_from is None:
+        return ""
+    target = Target(state.model, task.spec, task.model_config, config.audio, task.text)
+    note = initialize(target, config.init_from, config.warm_start)
+    state.average.load({})  # starts from these weights
+    return note

@@ -1,0 +1,75 @@
+"""One optimizer step: forward pass, loss, backward pass and update."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from common.config import TrainerConfig
+from common.distributed.ranks import Ranks
+from common.ops.precision import autocast
+from common.training.meter import Meter
+from common.training.state import TrainingState
+from common.training.task import Objective
+
+
+class OptimizerStep:
+    """Called with the batches of one step, it updates the weights, unless the gradient is not finite."""
+
+    def __init__(self, objective: Objective, state: TrainingState, options: TrainerConfig, ranks: Ranks) -> None:
+        self.objective, self.state, self.options, self.device = objective, state, options, ranks.device
+        self.parallel = _parallel(state.model, ranks)
+        self.bad_steps = torch.tensor(state.progress.bad_steps, device=ranks.device)  # consecutive ones
+
+    def __call__(self, batches: list[Any], *meters: Meter) -> None:
+        """Accumulate the gradients of `batches` and update the weights. Nothing here waits for the device: whether the
+        gradient is finite is decided there."""
+        model, optimizer, scaler = self.state.model, self.state.optimizer, self.state.scaler
+        optimizer.zero_grad(set_to_none=True)
+        buffers = [buffer.clone() for buffer in model.buffers()]  # the forward pass moves BatchNorm's averages
+        for i, batch in enumerate(batches):
+            with nullcontext() if i == len(batches) - 1 else self._no_sync():
+                with autocast(self.device, self.options.precision):
+                    on_device = to_device(batch, self.device)
+                    result = self.objective(self.parallel, on_device, self.state.progress.step, self.state.generator)
+                scaler.scale(result.loss / len(batches)).backward()
+            for meter in meters:
+                meter.add(result)
+        scaler.unscale_(optimizer)
+        limit = self.options.grad_clip_norm or float("inf")
+        norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
+        finite = torch.isfinite(norm)
+        if not scaler.is_enabled():  # an enabled scaler tells the optimizer by itself, and lowers its scale
+            optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined] # read by fused Adam
+        scaler.step(optimizer)
+        scaler.update()
+        # A fused optimizer does not count its writes, by which packed weights (common/ops/packed.py) know of a change.
+        torch.autograd.graph.increment_version(list(model.parameters()))
+        for buffer, before in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(torch.where(finite, buffer, before))
+        self.bad_steps = torch.where(finite, 0, self.bad_steps + 1)
+        for meter in meters:
+            meter.add_step(norm, finite)
+
+    def _no_sync(self) -> AbstractContextManager[None]:
+        """Gradients of all but the last accumulated batch stay on their rank."""
+        return self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else nullcontext()
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch, which is a NamedTuple of tensors, on the device."""
+    return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
+
+
+def _parallel(model: nn.Module, ranks: Ranks) -> nn.Module:
+    if ranks.world_size == 1:
+        return model
+    devices = [ranks.local_rank] if ranks.device.type == "cuda" else None
+    # BatchNorm has its own statistics on each rank, as in the reference, and validation uses the averages of rank 0.
+    # With tens of clips on each rank these are over thousands of positions: SyncBatchNorm, which waits for all ranks in
+    # every layer both ways, would gain nothing.
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)

@@ -1,0 +1,21 @@
+"""Cuts a long text into pieces that the model can read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MAX_SYMBOLS = 300  # attention loses its place in texts longer than those of training; LJSpeech's longest have 190
+BREAKS = (".!?", ";:", ",", " ")  # where a text is cut, the best places first
+
+
+def split_long(ids: list[int], symbols: Sequence[str], limit: int = MAX_SYMBOLS) -> list[list[int]]:
+    """Cut ids into pieces of at most `limit`, each after the last sentence that fits, or else a clause, or a word."""
+    pieces = []
+    while len(ids) > limit:
+        head = [symbols[i] for i in ids[:limit]]
+        # Only the second half is searched: a sentence of three words is no reason for a piece of its own.
+        places = ([k + 1 for k in range(limit // 2, limit) if head[k] in marks] for marks in BREAKS)
+        cut = next((found[-1] for found in places if found), limit)
+        pieces.append(ids[:cut])
+        ids = ids[cut:]
+    return [*pieces, ids]

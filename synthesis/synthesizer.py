@@ -1,0 +1,179 @@
+"""Text to audio: Tacotron 2, then a vocoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from common.checkpoint import formats
+from common.device import now, resolve_device
+from common.errors import UserError
+from common.ops.padding import pad_last
+from common.ops.precision import autocast
+from common.schema import Count, NonNegative, Options, Seed
+from synthesis.models import MODELS, load_checkpoint
+from synthesis.sentences import split_long
+from synthesis.vocoder import INT8, SpeechPrecision, Vocoder, total_latency
+from tacotron2.model import Tacotron2
+from tacotron2.text import SYMBOLS, encode
+
+
+@dataclass(frozen=True)
+class SpeechOptions(Options):
+    """How to synthesize. A seed gives the same audio again on one device, whatever other threads do."""
+
+    seed: Seed = 0
+    sigma: NonNegative | None = None  # standard deviation of WaveGlow's noise; None: the model's own
+    denoiser_strength: NonNegative = 0.01  # 0: no denoiser
+    max_decoder_steps: Count | None = None  # None: the model's own
+
+
+@dataclass
+class Utterance:
+    """The result for one text."""
+
+    audio: Tensor  # (N) on the CPU
+    mel: Tensor  # (n_mels, T)
+    alignment: Tensor  # (T, L)
+    truncated: bool  # the decoder did not stop by itself
+    stats: dict[str, float]  # latencies in seconds, items/s, rtf, by the reference's log keys
+    num_pieces: int = 1  # that a long text was cut into
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Utterance]) -> Utterance:
+        """The pieces of one text in sequence."""
+        if len(pieces) == 1:
+            return pieces[0]
+        seconds = ("audio_seconds", *(key for key in pieces[0].stats if key.endswith("latency")))
+        stats = {key: sum(piece.stats[key] for piece in pieces) for key in seconds}
+        audio, mel = torch.cat([piece.audio for piece in pieces]), torch.cat([piece.mel for piece in pieces], 1)
+        for key in pieces[0].stats:
+            if key.endswith("_items_per_sec"):
+                model = key.removesuffix("_items_per_sec")
+                stats[key] = (mel.shape[1] if model == "tacotron2" else len(audio)) / stats[f"{model}_latency"]
+        alignment = torch.block_diag(*(piece.alignment for piece in pieces))
+        truncated = any(piece.truncated for piece in pieces)
+        return cls(audio, mel, alignment, truncated, with_speed(stats), len(pieces))
+
+
+def with_speed(stats: dict[str, float]) -> dict[str, float]:
+    """Add rtf, seconds of computing for a second of audio, and its inverse."""
+    rtf = stats["latency"] / stats["audio_seconds"]
+    return {**stats, "rtf": rtf, "times_real_time": 1 / rtf}
+
+
+class Synthesizer:
+    """A voice: `speak` one text, or `batches` of texts. Several threads may use it at once."""
+
+    def __init__(
+        self,
+        tacotron2: Tacotron2,
+        vocoder: Vocoder,
+        cleaners: str = "english_cleaners",
+        symbols: Sequence[str] = SYMBOLS,
+        precision: SpeechPrecision = "fp32",
+    ) -> None:
+        self.tacotron2, self.vocoder, self.audio = tacotron2, vocoder, vocoder.audio
+        self.cleaners, self.symbols = cleaners, symbols
+        self.device = next(tacotron2.parameters()).device
+        if precision == INT8 and self.device.type != "cpu":
+            raise UserError(f"precision=int8 is for device=cpu, not for {self.device.type}; use bf16 or fp16 there")
+        tacotron2.decoder.int8 = precision == INT8
+        self.precision = vocoder.precision
+
+    @classmethod
+    def load(
+        cls,
+        tacotron2: str | Path,
+        waveglow: str | Path | None = None,
+        device: str = "auto",
+        precision: SpeechPrecision = "fp32",
+        match_mel: int | None = None,
+        postfilter_strength: float = 1.0,
+        **overrides: Any,
+    ) -> Synthesizer:
+        """From checkpoints or run directories. Without `waveglow` the vocoder is Griffin-Lim.
+
+        match_mel: passes of the mel match; None: WaveGlow's own number.
+        postfilter_strength: of Tacotron 2's global-variance postfilter; 0: off.
+        overrides: fields of Tacotron 2's config.
+        """
+        where = resolve_device(device)
+        checkpoint = load_checkpoint(tacotron2, "tacotron2")
+        text = checkpoint.text
+        assert text is not None
+        if text.symbols is None:
+            raise UserError(
+                f"tacotron2={tacotron2}: its {checkpoint.model_config['n_symbols']} symbols are not the reference's, "
+                "and the file does not name them; convert it first: python scripts/convert_checkpoint.py IN OUT "
+                "--symbols FILE"
+            )
+        vocoder = Vocoder.load(waveglow, checkpoint.audio, where, precision, match_mel)
+        model = formats.build(checkpoint, tacotron2, MODELS.values(), **overrides).to(where)
+        assert isinstance(model, Tacotron2)
+        model.postfilter.strength = postfilter_strength
+        return cls(model, vocoder, text.cleaners, text.symbols, precision)
+
+    def speak(self, text: str, **options: Any) -> Utterance:
+        """Synthesize one text; `options` are the fields of SpeechOptions."""
+        utterance = next(self.batches([text], **options))[0]
+        if utterance is None:
+            raise UserError(f"nothing is left to say of {text[:60]!r} after {self.cleaners}")
+        return utterance
+
+    def batches(self, texts: Sequence[str], batch_size: int = 1, **options: Any) -> Iterator[list[Utterance | None]]:
+        """Synthesize `texts` in their order, `batch_size` at a time; None stands for a text with nothing to say.
+
+        A text of more than MAX_SYMBOLS symbols is synthesized in pieces, see `split_long`. `options` are the fields of
+        SpeechOptions.
+        """
+        chosen = SpeechOptions(**options)
+        generator = torch.Generator(self.device).manual_seed(chosen.seed)
+        for start in range(0, len(texts), batch_size):
+            ids = [self.ids(text) for text in texts[start : start + batch_size]]
+            pieces = [split_long(i, self.symbols) if i else [] for i in ids]
+            flat = [piece for cut in pieces for piece in cut]
+            utterances = (
+                utterance
+                for k in range(0, len(flat), batch_size)
+                for utterance in self._batch(flat[k : k + batch_size], chosen, generator)
+            )
+            yield [Utterance.joined([next(utterances) for _ in cut]) if cut else None for cut in pieces]
+
+    def ids(self, text: str) -> list[int]:
+        """The symbols for `text`, an empty list if there is nothing to say."""
+        return encode(text, self.cleaners, self.symbols).ids
+
+    def dropped(self, text: str) -> list[str]:
+        """The characters of `text` that the model has no symbol for."""
+        return encode(text, self.cleaners, self.symbols).dropped
+
+    def _batch(self, ids: list[list[int]], options: SpeechOptions, generator: Generator) -> Iterator[Utterance]:
+        """One batch through Tacotron 2, then each utterance through the vocoder alone, without padding."""
+        if not ids:
+            return
+        text = pad_last([torch.tensor(i) for i in ids], 0).to(self.device)
+        lengths = torch.tensor([len(i) for i in ids], device=self.device)
+        start = now(self.device)
+        with autocast(self.device, self.precision):
+            speech = self.tacotron2.infer(text, lengths, options.max_decoder_steps, generator)
+        seconds = now(self.device) - start
+        total_frames = int(speech.mel_lengths.sum())
+        for row, num_frames in enumerate(speech.mel_lengths.tolist()):
+            mel = speech.mel_postnet[row, :, :num_frames].float()
+            audio, vocoder_stats = self.vocoder(mel, generator, options.sigma, options.denoiser_strength)
+            # The utterance's share of the time of its batch; for a batch of one this is the latency itself.
+            stats = {
+                "tacotron2_items_per_sec": total_frames / seconds,
+                "tacotron2_latency": seconds * num_frames / total_frames,
+                **vocoder_stats,
+            }
+            stats["latency"] = total_latency(stats)
+            stats["audio_seconds"] = len(audio) / self.audio.sample_rate
+            alignment = speech.alignment[row, :num_frames, : len(ids[row])].float().cpu()
+            yield Utterance(audio, mel.cpu(), alignment, bool(speech.truncated[row]), with_speed(stats))

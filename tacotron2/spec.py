@@ -1,0 +1,16 @@
+"""What checkpoints and commands need to know of Tacotron 2."""
+
+from common.spec import ModelSpec
+from tacotron2 import reference
+from tacotron2.model import Tacotron2, Tacotron2Config
+
+TACOTRON2 = ModelSpec(
+    name="tacotron2",
+    model_class=Tacotron2,
+    config_class=Tacotron2Config,
+    reference=reference,
+    meanings=("mel_mean", "mel_std"),
+    not_sizes=("n_mel_channels", "n_symbols", "max_decoder_steps"),
+    symbol_weights=("embedding.weight",),
+    renamed_weights={"sharpening.": "postfilter."},
+)
