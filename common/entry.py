@@ -209,3 +209,14 @@ def fail(message: str, status: int = 1) -> None:
     sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(status)
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run the main function of a command without Hydra; a UserError ends the process with status 1 and its message."""
+    warnings.showwarning = _show_warning
+    try:
+        main()
+    except UserError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted", status=130)

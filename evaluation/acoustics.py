@@ -1,4 +1,4 @@
-"""Distances between two readings of a text, or between a clip and its copy.
+"""Distances between two recordings of a text, or between a clip and its copy.
 
 Shapes: N samples, float64 or float32 in [-1, 1], T frames of 5 ms.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 from typing import Any, NamedTuple
 
 import librosa
@@ -19,12 +18,13 @@ from evaluation.judges import RATE, optional
 FRAME_MS = 5.0
 ENVELOPE_POINTS = 256  # on the mel axis
 MEL_CEPSTRA = 24  # without the 0th, the loudness
-SILENCE_DB = 40.0  # below the loudest frame: not compared
-SHORTEST_SECONDS = 0.5  # less has no 30 frames above the silence, which STOI needs
+SILENCE_DB = 40.0  # frames this far below the loudest one are not compared
+SHORTEST_SECONDS = 0.5  # STOI needs 30 frames of speech
+NO_STOI = 1e-5  # what pystoi returns for too little speech
 
 
 class Analysis(NamedTuple):
-    """A clip as WORLD sees it (Morise et al., 2016)."""
+    """WORLD's analysis of a clip (Morise et al., 2016)."""
 
     pitch: np.ndarray  # (T) Hz, 0 where unvoiced
     cepstra: np.ndarray  # (T, MEL_CEPSTRA)
@@ -32,13 +32,13 @@ class Analysis(NamedTuple):
 
 
 def analyse(audio: np.ndarray, sample_rate: int, fmax: float) -> Analysis:
-    """audio (N); the envelope up to fmax, in Hz, is compared: beyond, a mel says nothing"""
+    """audio (N); the envelope is compared up to fmax in Hz, where the mel ends"""
     pyworld = optional("pyworld")
     samples = np.ascontiguousarray(audio, dtype=np.float64)
     coarse, times = pyworld.dio(samples, sample_rate, frame_period=FRAME_MS)
     pitch = pyworld.stonemask(samples, coarse, times, sample_rate)
     log_envelope = 0.5 * np.log(pyworld.cheaptrick(samples, pitch, times, sample_rate) + 1e-16)  # (T, bins), amplitude
-    # log |H| = sum of c_k cos(k w) on the mel axis
+    # log |H| = sum of c_k cos(k w) on the mel scale
     bins = librosa.mel_frequencies(ENVELOPE_POINTS, fmin=0.0, fmax=fmax) / (sample_rate / 2)
     grid = np.linspace(0, 1, log_envelope.shape[1])
     warped = np.stack([np.interp(bins, grid, frame) for frame in log_envelope])  # (T, ENVELOPE_POINTS)
@@ -49,12 +49,12 @@ def analyse(audio: np.ndarray, sample_rate: int, fmax: float) -> Analysis:
 
 class Distance(NamedTuple):
     mcd: float  # dB
-    pitch_error: float  # root mean square in cents, over frames that are voiced in both; NaN if there is none
-    voicing_error: float  # share of the frames that only one of both voices
+    pitch_error: float  # root mean square in cents over frames that are voiced in both; NaN if there are none
+    voicing_error: float  # share of the frames that are voiced in only one of them
 
 
 def distance(a: Analysis, b: Analysis) -> Distance:
-    """Mel-cepstral distortion (Kubichek, 1993) and differences in pitch along the best path by dynamic time warping."""
+    """Mel-cepstral distortion (Kubichek, 1993) and pitch differences, aligned by dynamic time warping."""
     _, path = librosa.sequence.dtw(a.cepstra.T, b.cepstra.T, metric="euclidean")
     i, j = path[::-1].T
     kept = a.loud[i] | b.loud[j]
@@ -69,18 +69,16 @@ def distance(a: Analysis, b: Analysis) -> Distance:
 
 
 def copy_quality(clip: np.ndarray, copy: np.ndarray) -> dict[str, float]:
-    """clip and copy (N), at RATE, in step with each other -> "stoi" (Taal et al., 2011; 0 to 1) and "pesq" (ITU-T
-    P.862.2, wideband; 1 to 4.6)."""
+    """clip and copy (N) at RATE, aligned in time -> "stoi" (Taal et al., 2011; 0 to 1) and "pesq" (ITU-T P.862.2,
+    wideband; 1 to 4.6), each if there is enough speech for it."""
     stoi, pesq = optional("pystoi"), optional("pesq")
     length = min(len(clip), len(copy))
     clip, copy = clip[:length], copy[:length]
     found: dict[str, Any] = {}
     if length < SHORTEST_SECONDS * RATE or not copy.any():
         return found
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)  # how it says that there is too little speech
-        with contextlib.suppress(RuntimeWarning):
-            found["stoi"] = float(stoi.stoi(clip, copy, RATE))
-    with contextlib.suppress(pesq.NoUtterancesError):  # nothing in the clip that it takes for speech
+    if (value := float(stoi.stoi(clip, copy, RATE))) != NO_STOI:
+        found["stoi"] = value
+    with contextlib.suppress(pesq.NoUtterancesError):  # it finds no speech
         found["pesq"] = float(pesq.pesq(RATE, clip, copy, "wb"))
     return found

@@ -1,5 +1,5 @@
-"""Judges of speech that nobody here trained: what was said (Whisper), how natural it sounds (DistillMOS), and whose
-voice it is (Resemblyzer). All load from installed packages, see requirements-eval.txt; nothing is downloaded.
+"""Judges of speech that were trained elsewhere: what was said (Whisper), how natural it sounds (DistillMOS), and whose
+voice it is (Resemblyzer). They load from installed packages, see requirements-eval.txt; nothing is downloaded.
 
 Shapes: N samples at RATE, float32 in [-1, 1].
 """
@@ -14,7 +14,6 @@ import io
 import re
 import sys
 import types
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,22 +21,20 @@ import torch
 
 from common.errors import UserError
 
-RATE = 16000  # Hz, of all three
+RATE = 16000  # Hz, for all three
 INSTALL = "pip install --no-deps -r requirements-eval.txt"
 
 
 def optional(module: str) -> Any:
-    """An imported module of the extra [eval]; a UserError that tells how to get it."""
+    """Import a module of the extra [eval]; a UserError tells how to install it."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # these packages use what others have deprecated
-            return importlib.import_module(module)
+        return importlib.import_module(module)
     except ImportError as error:
         raise UserError(f"evaluation needs the package {error.name or module}: {INSTALL}") from error
 
 
 class Errors(NamedTuple):
-    """Substitutions, deletions and insertions, and the length of the text that was to be said."""
+    """Substitutions, deletions and insertions, and the length of the correct text."""
 
     words_wrong: int
     words: int
@@ -50,24 +47,24 @@ def _normalizer() -> Any:
     return optional("whisper_normalizer.english").EnglishTextNormalizer()
 
 
-def written(said: str) -> str:
-    """A text as Whisper's normalizer writes English. A UserError if no word is left of it."""
-    if "{" in said:
-        raise UserError(f"{said!r}: ARPAbet has no spelling that can be compared; write the words")
-    # The normalizer takes what stands in brackets for a remark, but it is read aloud.
-    result: str = _normalizer()(re.sub(r"[()\[\]<>]", " ", said))
+def normalized(text: str) -> str:
+    """A text as Whisper's normalizer writes English. A UserError if no word is left."""
+    if "{" in text:
+        raise UserError(f"{text!r}: ARPAbet has no spelling that can be compared; write the words")
+    # The normalizer removes what is in brackets as a remark, but it is read aloud.
+    result: str = _normalizer()(re.sub(r"[()\[\]<>]", " ", text))
     if not any(map(str.isalnum, result)):
-        raise UserError(f"{said!r}: no word in it that could be compared with speech; remove it")
+        raise UserError(f"{text!r}: it has no word that could be compared with speech; remove it")
     return result
 
 
-def errors(said: str, heard: str) -> Errors:
-    """Word and character errors of what was heard, both written as Whisper's normalizer writes English."""
+def errors(text: str, heard: str) -> Errors:
+    """Word and character errors between a text and what was heard, both written by Whisper's normalizer."""
     jiwer = optional("jiwer")
-    said, heard = written(said), _normalizer()(heard)
+    text, heard = normalized(text), _normalizer()(heard)
     if not heard:
-        return Errors(len(said.split()), len(said.split()), len(said), len(said))
-    words, characters = jiwer.process_words(said, heard), jiwer.process_characters(said, heard)
+        return Errors(len(text.split()), len(text.split()), len(text), len(text))
+    words, characters = jiwer.process_words(text, heard), jiwer.process_characters(text, heard)
     return Errors(
         words.substitutions + words.deletions + words.insertions,
         words.substitutions + words.deletions + words.hits,
@@ -94,12 +91,12 @@ class Naturalness:
     """DistillMOS (Stahl and Gamper, 2025): an estimate of the mean opinion score, 1 (bad) to 5 (excellent)."""
 
     def __init__(self) -> None:
-        # It imports torchaudio and never calls it for audio in memory: an empty module will do where there is none.
+        # It imports torchaudio, and never calls it for audio in memory: an empty module can stand in for it.
         stub = importlib.util.find_spec("torchaudio") is None
         if stub:
             sys.modules["torchaudio"] = types.ModuleType("torchaudio")
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # it says where its weights lie
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints where its weights are
                 self.model = optional("distillmos").ConvTransformerSQAModel().eval()
         finally:
             if stub:
@@ -107,6 +104,7 @@ class Naturalness:
 
     @torch.no_grad()
     def __call__(self, audio: np.ndarray) -> float:
+        """audio (N) -> the score"""
         return float(self.model(torch.from_numpy(audio).unsqueeze(0)))
 
 
@@ -118,8 +116,6 @@ class SpeakerEncoder:
         self.encoder, self.prepare = module.VoiceEncoder("cpu", verbose=False), module.preprocess_wav
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            voiced = self.prepare(audio, source_sr=RATE)
-        # No speech found, as in a hum: then all of it is the voice.
-        return self.encoder.embed_utterance(voiced if len(voiced) else audio)
+        """audio (N) -> embedding (256)"""
+        voiced = self.prepare(audio, source_sr=RATE)
+        return self.encoder.embed_utterance(voiced if len(voiced) else audio)  # all of it if no speech is found

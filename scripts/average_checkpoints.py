@@ -1,40 +1,45 @@
-"""Average the weights of several checkpoints of one run into one, which often speaks better than each of them.
+"""Average the weights of several checkpoints of one run, which often gives better results than each of them.
 
     python scripts/average_checkpoints.py OUT IN [IN ...]
 
-An IN that is a run directory stands for all the step checkpoints it holds (trainer.keep_last says how many). OUT holds
-the description and the averaged weights: it speaks, converts and is started from, but training does not resume from it.
+An IN that is a run directory stands for all its step checkpoints (trainer.keep_last sets their number). OUT holds the
+averaged weights and the description of the model: for synthesis, conversion and init_from, not to resume training.
 """
 
 from __future__ import annotations
 
+import checkout  # noqa: F401
+
 import argparse
-import sys
+import dataclasses
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from torch import Tensor
 
-from common.checkpoint import files as checkpoints
-from common.checkpoint import formats as interchange
-from common.entry import fail
-from common.errors import UserError, check_new_file
-from train import TASKS
+from common.checkpoint import files, formats
+from common.checkpoint.checkpoint import Checkpoint
+from common.entry import run_command
+from common.errors import UserError
+from common.files import check_new_file
+from synthesis.models import MODELS
 
 
-def average(paths: list[Path]) -> dict[str, Any]:
-    """A checkpoint with the mean of all weights; counters, which have no mean, are the last one's."""
-    total: dict[str, Any] = {}
-    first: dict[str, Any] = {}
+def average(paths: list[Path]) -> Checkpoint:
+    """A checkpoint with the mean of all weights. Counters, which have no mean, are the last one's."""
+    total: dict[str, Tensor] = {}
+    first: Checkpoint | None = None
     for path in paths:
-        checkpoint = interchange.load(path, TASKS.values())
-        first = first or {key: checkpoint[key] for key in interchange.DESCRIPTION}
-        for key in interchange.DESCRIPTION:
-            if checkpoint[key] != first[key]:
+        checkpoint = formats.load(path, MODELS.values())
+        first = first or checkpoint
+        for key, value in checkpoint.description().items():
+            if value != first.description()[key]:
                 raise UserError(f"{path} and {paths[0]} differ in their {key}; average checkpoints of one run")
-        for key, weight in checkpoint["state_dict"].items():
-            total[key] = total.get(key, 0.0) + weight.double() / len(paths) if weight.is_floating_point() else weight
-    return {**first, "state_dict": {key: w.float() if w.is_floating_point() else w for key, w in total.items()}}
+        for name, weight in checkpoint.state_dict.items():
+            is_float = weight.is_floating_point()
+            total[name] = total.get(name, 0.0) + weight.double() / len(paths) if is_float else weight
+    assert first is not None
+    mean = {name: weight.float() if weight.is_floating_point() else weight for name, weight in total.items()}
+    return dataclasses.replace(first, state_dict=mean, average={}, optimizer=None, progress=None, rng=[], config={})
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,19 +49,16 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> None:
-    options = parser().parse_args(arguments)
+def main() -> None:
+    options = parser().parse_args()
     check_new_file(options.target, "OUT")
     paths: list[Path] = []
     for source in options.sources:
-        steps = checkpoints.all_steps(source / "checkpoints") or checkpoints.all_steps(source)
-        paths += steps or [checkpoints.find(source)]
-    checkpoints.save(options.target, average(paths))
+        steps = files.all_steps(source / "checkpoints") or files.all_steps(source)
+        paths += steps or [files.find(source)]
+    files.save(options.target, average(paths))
     print(f"{options.target}: the average of {', '.join(path.name for path in paths)}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        fail(str(error))
+    run_command(main)

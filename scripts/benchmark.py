@@ -1,20 +1,22 @@
-"""How fast training and synthesis are on this machine, against its limits and against others, in one run.
+"""Measure the speed of training and synthesis on this machine, compared with its limits and with other projects.
 
     python scripts/benchmark.py                                  everything, at full size
-    python scripts/benchmark.py training free_running            some of it
+    python scripts/benchmark.py training free_running            some sections
     python scripts/benchmark.py --json benchmark.json --runs 10  more runs, and all figures as JSON
     python scripts/benchmark.py training --batch 16 --frames 800 other sizes than the usual
 
-Sections: training (a step of both models), free_running (Tacotron 2 alone, a frame), waveglow (the inverse), synthesis
-(latency from characters to audio), sweep (what each optimization of it brings), growth (cost against characters,
-frames, batch), mels.
+Sections: training (a step of both models), free_running (Tacotron 2 alone, per frame), waveglow (the inverse),
+synthesis (latency from characters to audio), sweep (the effect of each optimization on it), growth (cost against
+characters, frames and batch size), mels.
 
-Each case runs in a process of its own, so that its peak memory is its own. Where it says so, speed is also given as a
-share of the machine's own limit, GEMM peak or memory bandwidth, measured in the same run, or in multiples of real time.
-The Tacotron 2 of torchaudio and of SpeechBrain are peers if they are installed.
+Each case runs in its own process, so that its peak memory is its own. Some speeds are also given as a share of the
+machine's limit, GEMM peak or memory bandwidth, measured in the same run, or in multiples of real time. The Tacotron 2
+of torchaudio and of SpeechBrain are measured too if they are installed.
 """
 
 from __future__ import annotations
+
+import checkout  # noqa: F401
 
 import argparse
 import json
@@ -25,26 +27,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import torch
 
-from common.entry import fail
+from common.entry import run_command
 from common.errors import UserError
 from common.ops.precision import set_tf32
-from inference import INT8
-from scripts.benchmarks.cases import MEASURES, RATE
-from scripts.benchmarks.peers import installed
+from synthesis.vocoder import INT8
+
+from benchmarks.cases import MEASURES, RATE
+from benchmarks.peers import installed
 
 PERCENTILES = (50, 90, 95, 99)
 SIZES = ("batch", "characters", "frames", "samples")
 
-# ---- sections: what is compared with what ----
+# ---- sections ----
 
 
 def sections(device: str, peers: list[str], given: dict[str, int]) -> dict[str, list[dict[str, Any]]]:
-    """The cases of each section; those of one `group` are compared with its first. `given` are sizes that replace the
-    usual ones, except where a section is about them."""
+    """The cases of each section. Those of one `group` are compared with its first. `given` sizes replace the usual
+    ones, except in the section that varies them."""
 
     def size(name: str, *usual: int) -> tuple[int, ...]:
         return (given[name],) if name in given else usual
@@ -62,9 +63,9 @@ def sections(device: str, peers: list[str], given: dict[str, int]) -> dict[str, 
         for channels, usual in ((256, 4), (512, 1)) for batch in size("batch", usual)
         for samples in size("samples", 8000) for name in ("ours", "checkpointed")
     ]  # fmt: skip
-    speaking = [{"implementation": name} for name in names]
-    speaking += [{"implementation": "ours", "precision": precision} for precision in ("bf16", INT8)]
-    spoken = {"kind": "synthesis", "implementation": "ours", "batch": 1, "characters": 128}
+    free_running = [{"implementation": name} for name in names]
+    free_running += [{"implementation": "ours", "precision": precision} for precision in ("bf16", INT8)]
+    synthesis = {"kind": "synthesis", "implementation": "ours", "batch": 1, "characters": 128}
     sweep: list[dict[str, Any]] = [{"implementation": "plain"}, {"implementation": "compiled"}, {}]
     sweep += [{"precision": precision} for precision in ("bf16", INT8 if device == "cpu" else "fp16")]
     sweep += [{"batch": 4}, {"batch": 8}, {"implementation": "offloaded"}]
@@ -74,7 +75,7 @@ def sections(device: str, peers: list[str], given: dict[str, int]) -> dict[str, 
             {"kind": "free_running", "group": f"batch {batch}", "batch": batch, "characters": characters,
              "frames": frames} | case
             for batch in size("batch", 1) for characters in size("characters", 100) for frames in size("frames", 400)
-            for case in speaking if device == "cpu" or case.get("precision") != INT8
+            for case in free_running if device == "cpu" or case.get("precision") != INT8
         ],
         "waveglow": [
             {"kind": "waveglow", "group": "256 channels", "batch": batch, "channels": 256, "frames": frames,
@@ -82,11 +83,11 @@ def sections(device: str, peers: list[str], given: dict[str, int]) -> dict[str, 
             for batch in size("batch", 1) for frames in size("frames", 200) for precision in ("fp32", "bf16")
         ],
         "synthesis": [
-            {**spoken, "group": f"batch {batch}", "batch": batch, "characters": characters}
+            {**synthesis, "group": f"batch {batch}", "batch": batch, "characters": characters}
             for batch in size("batch", 1, 4) for characters in size("characters", 64, 128, 256)
         ],
         "sweep": [
-            {**spoken, "group": f"{characters} characters", "characters": characters, **case}
+            {**synthesis, "group": f"{characters} characters", "characters": characters, **case}
             for characters in size("characters", 32) for case in sweep
         ],
         "growth": [
@@ -102,20 +103,20 @@ def sections(device: str, peers: list[str], given: dict[str, int]) -> dict[str, 
 
 
 def run_case(case: dict[str, Any]) -> dict[str, Any]:
-    """Measure in a new process."""
+    """Measure a case in a new process."""
     result = subprocess.run(
         [sys.executable, __file__, "--case", json.dumps(case)],
         capture_output=True,
         text=True,
     )
     if result.returncode:
-        ended = f"ended with status {result.returncode}; often there is not enough memory"
+        ended = f"ended with status {result.returncode}; often the memory is too small"
         raise UserError(f"left out {case}: {(result.stderr.strip().splitlines() or [ended])[-1]}")
     return json.loads(result.stdout.splitlines()[-1])
 
 
 def figures(case: dict[str, Any], result: dict[str, Any], peaks: dict[str, Any]) -> dict[str, Any]:
-    """What is worth reading of a result."""
+    """The figures to report of a result."""
     times = sorted(result["seconds"])
     mean = statistics.mean(times)
     values = {
@@ -141,7 +142,7 @@ LABELS = ("implementation", "precision", "characters", "frames", "batch")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A line a case: its speed and memory, and both as multiples of those of the first of its group."""
+    """A line for each case: its speed and memory, and both as multiples of those of the first case of its group."""
     lines = []
     first: dict[str, Any] = {}
     for row in rows:
@@ -163,7 +164,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def latencies(rows: list[dict[str, Any]]) -> str:
-    """The synthesis section in the form of the reference's tables; "-" where there were too few runs to tell."""
+    """The synthesis section in the form of the reference's tables, without percentiles that need more runs."""
     percentiles = "".join(f"{f'{p} %':>8}" for p in PERCENTILES)
     lines = [f"\n  batch characters   avg s   std s{percentiles}   samples/s   mels  audio s  times_real_time"]
     for row in rows:
@@ -177,11 +178,12 @@ def latencies(rows: list[dict[str, Any]]) -> str:
 
 
 def exponents(rows: list[dict[str, Any]]) -> str:
-    """How cost grows: p of "seconds ~ size ** p" between the smallest and the largest size of a group; 1 is linear."""
+    """The growth of cost: p in "seconds ~ size ** p" between the smallest and the largest size of a group; 1 is
+    linear."""
     lines = [""]
     for group in dict.fromkeys(row["group"] for row in rows):
         sized = [row for row in rows if row["group"] == group]
-        if len(sized) < 2:  # the others were left out
+        if len(sized) < 2:  # the other cases failed
             continue
         small, large = sized[0], sized[-1]
         ratio = large[group] / small[group]
@@ -198,18 +200,18 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "section", nargs="*", help="training, free_running, waveglow, synthesis, sweep, growth, mels; all"
     )
-    parser.add_argument("--runs", type=int, default=3, help="timed runs of each case, after one to warm up")
-    parser.add_argument("--precision", default="fp32", help="of the cases that do not name one")
+    parser.add_argument("--runs", type=int, default=3, help="timed runs of each case, after one warm-up")
+    parser.add_argument("--precision", default="fp32", help="for cases that do not name one")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     for name in SIZES:
-        parser.add_argument(f"--{name}", type=int, help=f"another number of {name} than the usual")
+        parser.add_argument(f"--{name}", type=int, help=f"number of {name} instead of the usual one")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     return parser
 
 
-def main(arguments: list[str] | None = None) -> None:
-    options = parser().parse_args(arguments)
+def main() -> None:
+    options = parser().parse_args()
     if options.case:
         set_tf32(True)
         print(json.dumps(MEASURES[options.case["kind"]](options.case)))
@@ -249,7 +251,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        fail(str(error))
+    run_command(main)

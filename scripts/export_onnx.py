@@ -1,65 +1,43 @@
-"""Write both models as ONNX, and compare them with PyTorch; scripts/speak_onnx.py speaks with them.
+"""Write both models as ONNX graphs and compare them with PyTorch. scripts/speak_onnx.py synthesizes with them.
 
     python scripts/export_onnx.py tacotron2=CKPT waveglow=CKPT output=DIR
 
-DIR gets encoder.onnx, decoder_step.onnx, postnet.onnx, waveglow.onnx and config.json, which holds all that a loop
-around them must know: symbols, cleaners, sizes, the audio config. Batch B, text length L and frames T are free.
-
-    encoder       text (B, L) int64, text_lengths (B) int64 -> memory (B, L, E), keys (B, L, attention_dim)
-    decoder_step  frames (B, n_mels * r), the r last frames; prenet_masks (2, B, prenet_dim), 0 where the prenet drops
-                  and 1 / (1 - p) elsewhere; memory, keys, text_lengths; the state, see STATE
-                  -> next_frames, gate (B) logits, and the state for the next step, each named next_...
-    postnet       mel (B, n_mels, T), mel_lengths (B) int64 -> mel_postnet (B, n_mels, T)
-    waveglow      mel (B, n_mels, T), z (B, n_group, T * hop_length / n_group), already times sigma
-                  -> audio (B, T * hop_length)
+DIR gets encoder.onnx, decoder_step.onnx, postnet.onnx, waveglow.onnx and config.json, which has all that a loop around
+the graphs needs: symbols, cleaners, sizes, the audio config. Their inputs and outputs: synthesis/onnx/graphs.py.
 """
 
 from __future__ import annotations
 
-import copy
+import checkout  # noqa: F401
+
 import dataclasses
 import json
-import logging
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from common.config import from_dict
 from common.entry import hydra_entry
-from common.errors import UserError, make_directory
-from common.ops.padding import lengths_to_mask
-from inference import Synthesizer
-from tacotron2.model import AttentionState, Memory, Tacotron2
-from waveglow.model import InvertibleConv, WaveGlow, WeightNormConv
-
-STATE = {  # input of decoder_step: its last dimension
-    "attention_hidden": "attention_rnn_dim",
-    "attention_cell": "attention_rnn_dim",
-    "attention_weights": "length",
-    "attention_weights_sum": "length",
-    "attention_context": "encoder_embedding_dim",
-    "decoder_hidden": "decoder_rnn_dim",
-    "decoder_cell": "decoder_rnn_dim",
-}
-OUTPUTS = {
-    "encoder": ["memory", "keys"],
-    "decoder_step": ["next_frames", "gate", *(f"next_{name}" for name in STATE)],
-    "postnet": ["mel_postnet"],
-    "waveglow": ["audio"],
-}
-TOLERANCE = 1e-3
+from common.errors import UserError
+from common.files import make_directory, refuse_existing, write_text
+from common.schema import Options, from_dict
+from synthesis.onnx.graphs import (
+    OUTPUTS,
+    STATE,
+    TOLERANCE,
+    DecoderStepGraph,
+    EncoderGraph,
+    PostnetGraph,
+    WaveGlowGraph,
+    example_inputs,
+    export,
+    largest_difference,
+)
+from synthesis.synthesizer import Synthesizer
 
 
 @dataclass
-class ExportConfig:
+class ExportConfig(Options):
     """The keys of conf/export_onnx.yaml."""
 
     tacotron2: str
@@ -67,193 +45,9 @@ class ExportConfig:
     output: str
 
 
-class EncoderGraph(nn.Module):
-    """The encoder and the attention's keys. ONNX knows no packed sequences: the backward LSTM reads each text from its
-    own end instead."""
-
-    def __init__(self, model: Tacotron2) -> None:
-        super().__init__()
-        self.model = model
-        lstm = model.encoder.lstm
-        self.directions = nn.ModuleList()
-        for suffix in ("", "_reverse"):
-            one = nn.LSTM(lstm.input_size, lstm.hidden_size, batch_first=True)
-            one.load_state_dict({key: getattr(lstm, key + suffix) for key in one.state_dict()})
-            self.directions.append(one)
-
-    def forward(self, text: Tensor, text_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        mask = lengths_to_mask(text_lengths, text.shape[1])
-        x = self.model.embedding(text).transpose(1, 2) * mask.unsqueeze(1)
-        for convolution in self.model.encoder.convolutions:
-            x = F.relu(convolution(x)) * mask.unsqueeze(1)
-        x = x.transpose(1, 2)  # (B, L, E)
-        position = torch.arange(text.shape[1]).unsqueeze(0)
-        mirrored = torch.where(mask, text_lengths.unsqueeze(1) - 1 - position, position)
-        forward, backward = self.directions
-        there = _rows(forward(x)[0], position.expand_as(mirrored))  # the exporter takes an LSTM's length for fixed
-        back = _rows(backward(_rows(x, mirrored))[0], mirrored)
-        memory = torch.cat((there, back), 2) * mask.unsqueeze(2)
-        return memory, self.model.decoder.attention_layer.memory_layer(memory)
-
-
-def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """x (B, L, E) with its rows in the order of index (B, L)."""
-    return torch.gather(x, 1, index.unsqueeze(2).expand(-1, -1, x.shape[2]))
-
-
-class DecoderStepGraph(nn.Module):
-    """One step of the decoder; the prenet's dropout comes from outside, so that the graph has no chance in it."""
-
-    def __init__(self, model: Tacotron2) -> None:
-        super().__init__()
-        self.decoder = model.decoder
-
-    def forward(
-        self,
-        frames: Tensor,
-        prenet_masks: Tensor,
-        memory: Tensor,
-        keys: Tensor,
-        text_lengths: Tensor,
-        attention_hidden: Tensor,
-        attention_cell: Tensor,
-        attention_weights: Tensor,
-        attention_weights_sum: Tensor,
-        attention_context: Tensor,
-        decoder_hidden: Tensor,
-        decoder_cell: Tensor,
-    ) -> tuple[Tensor, ...]:
-        decoder = self.decoder
-        x = frames
-        for i, layer in enumerate(decoder.prenet.layers):
-            x = F.relu(layer(x)) * prenet_masks[i]
-        attention = AttentionState(
-            attention_hidden, attention_cell, attention_weights, attention_weights_sum, attention_context
-        )
-        padding = ~lengths_to_mask(text_lengths, memory.shape[1])
-        attention = decoder.attention_step(x, attention, Memory(memory, keys, padding))
-        rnn = decoder.decoder_step(attention, (decoder_hidden, decoder_cell))
-        output = torch.cat((rnn[0], attention.context), 1)
-        return (
-            decoder.linear_projection(output),
-            decoder.gate_layer(output).squeeze(1),
-            attention.hidden,
-            attention.cell,
-            attention.weights,
-            attention.weights_sum,
-            attention.context,
-            *rnn,
-        )
-
-
-class PostnetGraph(nn.Module):
-    def __init__(self, model: Tacotron2) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, mel: Tensor, mel_lengths: Tensor) -> Tensor:
-        mask = lengths_to_mask(mel_lengths, mel.shape[2]).unsqueeze(1)
-        mel = mel * mask
-        return self.model.sharpening(self.model.log_mel(mel + self.model.postnet(mel, mask))) * mask
-
-
-class WaveGlowGraph(nn.Module):
-    """The inverse flow, its weight norms and inverses computed once and for all."""
-
-    def __init__(self, model: WaveGlow) -> None:
-        super().__init__()
-        self.model = copy.deepcopy(model)
-        self.model.packed = False  # the runtime lays out weights by itself
-        for module in self.model.modules():
-            if isinstance(module, WeightNormConv):
-                _fix(module, "weight")
-            elif isinstance(module, InvertibleConv):
-                _fix(module, "inverse_weight")
-
-    def forward(self, mel: Tensor, z: Tensor) -> Tensor:
-        return self.model.infer(mel, 1.0, z)
-
-
-def _fix(module: nn.Module, method: str) -> None:
-    """Replace a method without arguments by its value of now, for this instance."""
-    module.register_buffer(f"fixed_{method}", getattr(module, method)().detach())
-    object.__setattr__(module, method, lambda: getattr(module, f"fixed_{method}"))
-
-
-@torch.no_grad()
-def example_inputs(
-    tacotron2: Tacotron2, waveglow: WaveGlow, batch: int, length: int, num_frames: int
-) -> dict[str, dict[str, Tensor]]:
-    """The inputs of each graph by name, the last of the batch shorter than the others."""
-    config, hop = tacotron2.config, waveglow.config.hop_length
-    generator = torch.Generator().manual_seed(0)
-    text = torch.randint(1, config.n_symbols, (batch, length), generator=generator)
-    text_lengths, mel_lengths = torch.full((batch,), length), torch.full((batch,), num_frames)
-    text_lengths[-1], mel_lengths[-1] = length // 2, num_frames // 2
-    memory, keys = EncoderGraph(tacotron2)(text, text_lengths)
-    sizes = dataclasses.asdict(config) | {"length": length}
-    state = {name: torch.rand(batch, sizes[size], generator=generator) for name, size in STATE.items()}
-    masks = torch.randint(0, 2, (2, batch, config.prenet_dim), generator=generator) * 2.0
-    frames = torch.randn(batch, config.n_mel_channels * config.n_frames_per_step, generator=generator)
-    mel = torch.randn(batch, config.n_mel_channels, num_frames, generator=generator)
-    z = torch.randn(batch, waveglow.config.n_group, num_frames * hop // waveglow.config.n_group, generator=generator)
-    step = {"frames": frames, "prenet_masks": masks, "memory": memory, "keys": keys, "text_lengths": text_lengths}
-    return {
-        "encoder": {"text": text, "text_lengths": text_lengths},
-        "decoder_step": step | state,
-        "postnet": {"mel": mel, "mel_lengths": mel_lengths},
-        "waveglow": {"mel": mel, "z": z},
-    }
-
-
-def free_dimensions(inputs: dict[str, Tensor], waveglow: WaveGlow) -> dict[str, dict[int, Any]]:
-    """Which dimensions of each input are free, by name; those of one name are equal."""
-    batch, length, frames = (torch.export.Dim(name, min=1) for name in ("batch", "length", "frames"))
-    groups_a_frame = waveglow.config.hop_length // waveglow.config.n_group
-    named = {
-        "text": {0: batch, 1: length},
-        "memory": {0: batch, 1: length},
-        "keys": {0: batch, 1: length},
-        "attention_weights": {0: batch, 1: length},
-        "attention_weights_sum": {0: batch, 1: length},
-        "prenet_masks": {1: batch},
-        "mel": {0: batch, 2: frames},
-        "z": {0: batch, 2: groups_a_frame * frames},
-    }
-    return {name: named.get(name, {0: batch}) for name in inputs}
-
-
-def export(path: Path, graph: nn.Module, inputs: dict[str, Tensor], outputs: list[str], waveglow: WaveGlow) -> None:
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # on its own innards
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        torch.onnx.export(
-            graph.eval(),
-            tuple(inputs.values()),
-            path,
-            input_names=list(inputs),
-            output_names=outputs,
-            dynamic_shapes=tuple(free_dimensions(inputs, waveglow).values()),
-            external_data=False,
-            verbose=False,
-        )
-
-
-def largest_difference(path: Path, graph: nn.Module, inputs: dict[str, Tensor]) -> float:
-    """Between PyTorch and onnxruntime, over all outputs."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    theirs = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
-    with torch.no_grad():
-        ours = graph(**inputs)
-    ours = ours if isinstance(ours, tuple) else (ours,)
-    return max(float((a - torch.from_numpy(b)).abs().max()) for a, b in zip(ours, theirs, strict=True))
-
-
 @hydra_entry("export_onnx")
 def main(values: dict[str, Any]) -> None:
-    config: ExportConfig = from_dict(ExportConfig, values)
+    config = from_dict(ExportConfig, values)
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -262,8 +56,8 @@ def main(values: dict[str, Any]) -> None:
         raise UserError(f"{error.name} is not installed; run: pip install -r requirements-onnx.txt") from error
     output = Path(config.output)
     names = [output / f"{name}.onnx" for name in OUTPUTS] + [output / "config.json"]
-    if taken := [path for path in names if path.exists()]:
-        raise UserError(f"{taken[0]} exists already; choose another output=DIR, or remove it")
+    refuse_existing(names, "choose another output=DIR, or remove it")
+    warnings.simplefilter("ignore")  # PyTorch's exporter warns of its own code
     voice = Synthesizer.load(config.tacotron2, config.waveglow, device="cpu")
     tacotron2, waveglow = voice.tacotron2, voice.vocoder.waveglow
     assert waveglow is not None
@@ -280,9 +74,8 @@ def main(values: dict[str, Any]) -> None:
         path = output / f"{name}.onnx"
         export(path, graph, traced[name], OUTPUTS[name], waveglow)
         difference = largest_difference(path, graph, other[name])
-        print(
-            f"{path}: {path.stat().st_size / 1e6:,.1f} MB, differs from PyTorch by at most {difference:.1e}", flush=True
-        )
+        size = f"{path.stat().st_size / 1e6:,.1f} MB"
+        print(f"{path}: {size}, differs from PyTorch by at most {difference:.1e}", flush=True)
         if not difference <= TOLERANCE:
             raise UserError(f"{path}: differs from PyTorch by {difference:.1e}, more than {TOLERANCE}: do not use it")
     description = {
@@ -292,7 +85,7 @@ def main(values: dict[str, Any]) -> None:
         "text": {"symbols": list(voice.symbols), "cleaners": voice.cleaners},
         "state": STATE,
     }
-    (output / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    write_text(output / "config.json", json.dumps(description, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     pip install hibari-tts==0.2.1
     python scripts/make_demo_corpus.py path/to/LJSpeech-1.1/metadata.csv
 
-Only this script needs hibari-tts (Apache-2.0; the voice is inside the wheel). The sentences are rows of LJSpeech's
+Only this script needs hibari-tts (Apache-2.0; the wheel contains the voice). The sentences are rows of LJSpeech's
 metadata (public domain), chosen by a fixed rule, so that the same inputs give the same clips. Rows of LJSpeech's own
-validation and test split are left out. demo/unseen gets the same voice reading filelists/unseen_sentences.txt, none of
-which is in the corpus: what a voice that was trained on the corpus is measured by.
+validation and test split are left out. demo/unseen gets the same voice reading filelists/unseen_sentences.txt, which
+are not in the corpus: they are for judging a voice that was trained on the corpus.
 """
 
 import argparse
@@ -21,10 +21,10 @@ import soundfile
 from scipy.signal import resample_poly
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SAMPLE_RATE = 22050  # Hz; the voice speaks at 24,000 Hz, 22,050 / 24,000 = 147 / 160
-EDGE_SECONDS = 0.1  # silence kept before and after the speech
+SAMPLE_RATE = 22050  # Hz; the voice has 24,000 Hz, and 22,050 / 24,000 = 147 / 160
+EDGE_SECONDS = 0.1  # silence to keep before and after the speech
 SILENCE = 0.005  # peak amplitude, full scale 1
-COMPRESSION = 0.6  # libsndfile's Vorbis scale, 0 (large) to 1 (small): about 49 kbit/s here
+COMPRESSION = 0.6  # of libsndfile's Vorbis, 0 (large) to 1 (small): about 49 kbit/s here
 WHOLE_SENTENCE = re.compile(r"[A-Z][A-Za-z ,;'-]*[.?!]")
 
 
@@ -43,14 +43,14 @@ def choose_sentences(metadata: Path) -> list[tuple[str, str]]:
 
 
 def trim(audio: np.ndarray) -> np.ndarray:
-    """`audio` (N) without its silent ends, but for EDGE_SECONDS."""
+    """`audio` (N) without the silence at its ends, except for EDGE_SECONDS."""
     loud = np.flatnonzero(np.abs(audio) > SILENCE)
     edge = round(EDGE_SECONDS * SAMPLE_RATE)
     return audio[max(loud[0] - edge, 0) : loud[-1] + edge]
 
 
 def read(voice: Callable[..., np.ndarray], text: str, path: Path) -> float:
-    """Write the voice's reading of `text`; its seconds."""
+    """Write the voice's reading of `text`; returns its seconds."""
     audio = trim(resample_poly(voice(text, seed=0), 147, 160).astype(np.float32))
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, audio, SAMPLE_RATE, format="OGG", subtype="VORBIS", compression_level=COMPRESSION)

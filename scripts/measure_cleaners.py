@@ -1,16 +1,16 @@
-"""How often english_cleaners reads numbers as a person did: `measure_cleaners.py metadata.csv --show 20`.
+"""Measure how often english_cleaners reads numbers as a person did: `measure_cleaners.py metadata.csv --show 20`.
 
-The metadata is LJSpeech's: id|text as printed|text as read aloud. A row counts when its printed text has a digit or one
-of £ $ % &, and agrees when both texts, cleaned, have the same words.
+The metadata is LJSpeech's: id|text as printed|text as read aloud. Rows count whose printed text has a digit or one of
+£ $ % &. A row agrees if both texts have the same words after cleaning.
 """
+
+import checkout  # noqa: F401
 
 import argparse
 import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tacotron2.text.cleaners import english_cleaners
 
@@ -24,12 +24,12 @@ class Row(NamedTuple):
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words without punctuation: apostrophes and periods vanish, every other mark separates."""
+    """Lower-case words without punctuation: apostrophes and periods are removed, all other marks separate words."""
     return re.findall(r"[a-z0-9]+", re.sub(r"['.]", "", text.lower()))
 
 
 def number_rows(metadata: Path) -> list[Row]:
-    """The rows whose printed text needs a number or a sign read. Raises ValueError for a line without three columns."""
+    """The rows whose printed text has a number or a sign. Raises ValueError for a line without three columns."""
     rows = []
     for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), start=1):
         columns = line.split("|")
@@ -40,7 +40,7 @@ def number_rows(metadata: Path) -> list[Row]:
 
 
 def disagreements(rows: list[Row]) -> list[Row]:
-    """The rows whose two texts are cleaned to different words."""
+    """The rows whose two texts have different words after cleaning."""
     return [row for row in rows if words(english_cleaners(row.printed)) != words(english_cleaners(row.spoken))]
 
 

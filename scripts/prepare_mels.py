@@ -1,46 +1,43 @@
-"""Compute the mel of every clip in a corpus's filelists, in parallel; what is done and fresh is skipped.
+"""Compute the mels of all clips in a corpus's filelists, in parallel. Finished, fresh mels are skipped.
 
 python scripts/prepare_mels.py data.root=DIR [audio.fmax=7600 ...]
 """
 
 from __future__ import annotations
 
+import checkout  # noqa: F401
+
 import functools
 import multiprocessing
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from tqdm import tqdm
 
 from common.audio import LogMel, load_audio
-from common.config import AudioConfig, DataConfig, from_dict
+from common.config import AudioConfig, DataConfig
 from common.data.filelist import Clip, raise_problems, read_filelist
 from common.data.mels import MEL_SUFFIXES, Entry, MelDirectory, audio_differences
 from common.entry import hydra_entry
-from common.errors import UserError, make_directory
+from common.errors import UserError
+from common.files import make_directory
+from common.schema import Count, Options, from_dict
 
 
 @dataclass
-class PreprocessConfig:
-    """The keys of conf/preprocess.yaml."""
+class PrepareConfig(Options):
+    """The keys of conf/prepare_mels.yaml."""
 
     audio: AudioConfig
     data: DataConfig
-    num_processes: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.num_processes is not None and self.num_processes < 1:
-            raise UserError(f"num_processes={self.num_processes} must be at least 1 (or null: one for each core)")
+    num_processes: Count | None = None
 
 
 def all_clips(data: DataConfig) -> list[Clip]:
-    """The clips of all lists that are audio files."""
+    """The clips of all filelists that are audio files."""
     lists = [data.train_filelist, data.val_filelist]
     if data.test_filelist and Path(data.test_filelist).is_file() and Path(data.test_filelist).stat().st_size:
         lists.append(data.test_filelist)
@@ -50,12 +47,12 @@ def all_clips(data: DataConfig) -> list[Clip]:
 
 @functools.cache
 def log_mel(audio: AudioConfig) -> LogMel:
-    torch.set_num_threads(1)  # the processes share the cores already
+    torch.set_num_threads(1)  # the processes share the cores
     return LogMel(audio)
 
 
 def compute(job: tuple[Clip, AudioConfig, DataConfig]) -> Entry | str:
-    """Write one clip's mel; its manifest entry, or what is wrong with the clip."""
+    """Write the mel of a clip; returns its entry in the manifest, or the problem with the clip."""
     clip, audio, data = job
     stat = clip.file.stat()
     try:
@@ -67,9 +64,9 @@ def compute(job: tuple[Clip, AudioConfig, DataConfig]) -> Entry | str:
     return Entry(clip.path, mel.shape[1], stat.st_size, stat.st_mtime_ns)
 
 
-@hydra_entry("preprocess")
+@hydra_entry("prepare_mels")
 def main(values: dict[str, Any]) -> None:
-    config: PreprocessConfig = from_dict(PreprocessConfig, values)
+    config = from_dict(PrepareConfig, values)
     clips = all_clips(config.data)
     make_directory(Path(config.data.mel_dir), "data.mel_dir")
     mels = MelDirectory(config.data.mel_dir)
@@ -77,7 +74,7 @@ def main(values: dict[str, Any]) -> None:
         if mels.audio is not None:
             print(f"{mels.path}: the audio config has changed, all mels are computed again")
         mels.reset(config.audio)
-    mels.compact()  # no half line of a killed run to append to
+    mels.compact()  # a killed run may have left half a line, to which nothing must be appended
     todo = [(clip, config.audio, config.data) for clip in clips if not mels.is_fresh(clip)]
     problems = []
     if todo:

@@ -1,4 +1,4 @@
-"""What scripts/benchmark.py measures: each case is a function of its settings, run in a process of its own."""
+"""The measurements of scripts/benchmark.py: functions of a case's settings, each run in its own process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import gc
 import itertools
 import resource
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,18 @@ from torch import Tensor
 
 from common.audio import LogMel, load_audio
 from common.config import AudioConfig
+from common.device import now
 from common.ops.packed import PackedLinear, forget_packed
 from common.ops.precision import autocast
-from inference import INT8, Synthesizer, Vocoder
-from scripts.benchmarks.peers import PEERS
+from synthesis.synthesizer import Synthesizer
+from synthesis.vocoder import INT8, Vocoder
 from tacotron2.loss import tacotron2_loss
 from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.text import SYMBOLS
 from waveglow.loss import waveglow_loss
 from waveglow.model import WaveGlow, WaveGlowConfig
+
+from benchmarks.peers import PEERS
 
 HOP = AudioConfig().hop_length
 RATE = AudioConfig().sample_rate
@@ -37,26 +39,20 @@ RATE = AudioConfig().sample_rate
 
 
 def seconds_of(function: Callable[[], object], runs: int, device: str, warm_up: int = 1) -> list[float]:
-    """Of each of `runs` calls, after `warm_up` that do not count."""
-    times = []
+    """The time of each of `runs` calls, after `warm_up` that do not count."""
+    times, where = [], torch.device(device)
     for i in range(warm_up + runs):
-        start = _now(device)
+        start = now(where)
         function()
         if i >= warm_up:
-            times.append(_now(device) - start)
+            times.append(now(where) - start)
     return times
 
 
-def _now(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def measure_peaks(case: dict[str, Any]) -> dict[str, Any]:
-    """GEMM peak of each precision, on CPUs by the faster of BLAS and oneDNN, and the bandwidth of reading 512 MiB."""
+    """GEMM peak of each precision, on CPUs with the faster of BLAS and oneDNN, and the bandwidth of reading 512 MiB."""
     device = case["device"]
-    size, calls = (2048, 1) if device == "cpu" else (8192, 20)  # a GPU has to be filled, and launching it costs
+    size, calls = (2048, 1) if device == "cpu" else (8192, 20)  # enough to fill a GPU and hide launching
 
     def seconds(function: Callable[[], object]) -> float:
         return min(seconds_of(lambda: [function() for _ in range(calls)], 5, device)) / calls
@@ -74,7 +70,7 @@ def measure_peaks(case: dict[str, Any]) -> dict[str, Any]:
     return {"gflops": gflops, "gigabytes": 4 * big.numel() / seconds(big.sum) / 1e9}
 
 
-# ---- what is counted ----
+# ---- operations ----
 
 
 def tacotron2_flops(config: Tacotron2Config, batch: int, characters: int, frames: int) -> float:
@@ -93,17 +89,18 @@ def tacotron2_flops(config: Tacotron2Config, batch: int, characters: int, frames
 
 
 def waveglow_flops(model: WaveGlow, samples: int) -> float:
-    """Multiplications and additions of a pass, either way: each convolution's weight once for each group of samples."""
+    """Multiplications and additions of a pass in either direction: each weight once for each group of samples."""
     groups = samples / model.config.n_group
     flops = 2.0 * groups * sum(p.numel() for name, p in model.WN.named_parameters() if p.dim() == 3 and p.shape[1] > 1)
     return flops + 2.0 * samples / HOP * model.upsample.weight.numel()
 
 
-# ---- cases: each runs in a process of its own ----
+# ---- cases ----
 
 
 def build_tacotron2(case: dict[str, Any]) -> Any:
-    """Ours or a peer: modules with `infer`, of no common class. None stops by itself: every run has the same length."""
+    """Ours or another project's: modules with `infer`, of no common class. None stops by itself, so that all runs have
+    the same length."""
     torch.manual_seed(0)
     if case["implementation"] in PEERS:
         return PEERS[case["implementation"]](case["frames"]).to(case["device"])
@@ -119,7 +116,7 @@ def random_text(batch: int, characters: int, device: str) -> tuple[Tensor, Tenso
 
 
 def measure_tacotron2_training(case: dict[str, Any]) -> dict[str, Any]:
-    """Forward and backward pass and Adam, on a batch without padding."""
+    """Forward pass, backward pass and Adam on a batch without padding."""
     model, device, frames = build_tacotron2(case).train(), case["device"], case["frames"]
     text, text_lengths = random_text(case["batch"], case["characters"], device)
     mel = torch.randn(case["batch"], 80, frames, device=device)
@@ -158,18 +155,18 @@ def measure_waveglow_training(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_free_running(case: dict[str, Any]) -> dict[str, Any]:
-    """Tacotron 2 alone, `frames` of it; the limit is reading the decoder's weights once a frame."""
+    """Tacotron 2 alone, for `frames` frames. The limit is reading the decoder's weights once for each frame."""
     model, device = build_tacotron2(case).eval(), case["device"]
     text, lengths = random_text(case["batch"], case["characters"], device)
     precision = "fp32" if case["precision"] == INT8 else case["precision"]
 
-    def speak() -> None:
+    def run() -> None:
         with torch.no_grad(), autocast(torch.device(device), precision):
             model.infer(text, lengths, case["frames"])
 
     bytes_of = {"fp32": 4, "bf16": 2, "fp16": 2, INT8: 1}[case["precision"]]
     weights = sum(p.numel() for name, p in model.named_parameters() if "decoder." in name)
-    return measured(speak, case) | {"items": case["frames"], "bytes": case["frames"] * weights * bytes_of}
+    return measured(run, case) | {"items": case["frames"], "bytes": case["frames"] * weights * bytes_of}
 
 
 def measure_waveglow(case: dict[str, Any]) -> dict[str, Any]:
@@ -178,20 +175,20 @@ def measure_waveglow(case: dict[str, Any]) -> dict[str, Any]:
     model = WaveGlow(WaveGlowConfig(n_channels=case["channels"])).to(device).eval()
     mel = torch.randn(case["batch"], 80, case["frames"], device=device)
 
-    def speak() -> None:
+    def run() -> None:
         with autocast(torch.device(device), case["precision"]):
             model.infer(mel)
 
     samples = case["batch"] * case["frames"] * HOP
-    return measured(speak, case) | {"items": samples, "flops": waveglow_flops(model, samples)}
+    return measured(run, case) | {"items": samples, "flops": waveglow_flops(model, samples)}
 
 
 def measure_synthesis(case: dict[str, Any]) -> dict[str, Any]:
-    """From characters to audio, with a Tacotron 2 that speaks 6 frames a character and does not stop by itself.
+    """From characters to audio, with a Tacotron 2 that gives 6 frames for each character and does not stop by itself.
 
-    implementation: ours; "plain", the decoder step by step and WaveGlow's convolutions as in training, weight norm
-    applied each time; "compiled", those by torch.compile; "offloaded", ours with each model's weights on the disk while
-    the other one works.
+    implementation: ours; "plain", the decoder step by step and WaveGlow's convolutions as in training, with weight norm
+    applied each time; "compiled", plain with torch.compile; "offloaded", ours with the weights of one model on disk
+    while the other computes.
     """
     torch.manual_seed(0)
     device, implementation = case["device"], case["implementation"]
@@ -207,7 +204,7 @@ def measure_synthesis(case: dict[str, Any]) -> dict[str, Any]:
     text = (words * (1 + case["characters"] // len(words)))[: case["characters"] - 1] + "."
     frames = 6 * case["characters"]
 
-    def speak() -> None:
+    def run() -> None:
         for _ in voice.batches([text] * case["batch"], case["batch"], max_decoder_steps=frames):
             pass
 
@@ -215,11 +212,11 @@ def measure_synthesis(case: dict[str, Any]) -> dict[str, Any]:
         if implementation == "offloaded":
             offload(tacotron2, Path(directory) / "tacotron2.pt")
             offload(waveglow, Path(directory) / "waveglow.pt")
-        return measured(speak, case) | {"mels": case["batch"] * frames, "items": case["batch"] * frames * HOP}
+        return measured(run, case) | {"mels": case["batch"] * frames, "items": case["batch"] * frames * HOP}
 
 
 def offload(model: Any, path: Path) -> None:
-    """Keep the weights in a file; `infer` reads them and lets go of them."""
+    """Move the weights to a file; `infer` reads them and frees them again."""
     torch.save(model.state_dict(), path)
     device, infer = next(model.parameters()).device, model.infer
 
@@ -252,16 +249,16 @@ def measure_mels(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def measured(function: Callable[[], object], case: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of each run, the peak of memory in it, and by how much memory had grown then, in MB."""
+    """Seconds of each run, the peak of memory during the runs, and its growth, in MB."""
     device = case["device"]
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     else:
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # what building the models has left
+        ctypes.CDLL(None).malloc_trim(0)  # frees what building the models has left
         before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     times = seconds_of(function, case["runs"], device)
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else 1024 * _peak_kib()
     return {"seconds": times, "megabytes": (peak - before) / 1e6, "peak_megabytes": peak / 1e6}

@@ -1,4 +1,4 @@
-"""Tacotron 2 of other projects, for scripts/benchmark.py: the same calls for all. They are used where installed."""
+"""Tacotron 2 of other projects with the same calls, for scripts/benchmark.py, if they are installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tacotron2.text import SYMBOLS
 
 
 class Torchaudio(nn.Module):
-    """pip install torchaudio, of a version that goes with torch."""
+    """pip install torchaudio, in a version that fits torch."""
 
     def __init__(self, frames: int) -> None:
         super().__init__()
@@ -47,12 +47,12 @@ PEERS: dict[str, type[nn.Module]] = {"torchaudio": Torchaudio, "speechbrain": Sp
 
 
 def installed() -> list[str]:
-    """The names of those that can be imported."""
+    """The names of those that can be imported and built."""
     found = []
     for name, peer in PEERS.items():
         try:
             peer(1)
-        except Exception:  # they fail in many ways beside another torch
+        except Exception:  # with an unsuitable torch they fail in many ways
             continue
         found.append(name)
     return found

@@ -1,0 +1,56 @@
+"""The panel: all judges and measures, applied to one utterance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import librosa
+import numpy as np
+
+from common.config import AudioConfig
+from evaluation.acoustics import Analysis, analyse, copy_quality, distance
+from evaluation.judges import RATE, Listener, Naturalness, SpeakerEncoder, errors
+from evaluation.table import Utterance
+
+
+class Panel:
+    """`listen` to every utterance first, then `compare` each with the recordings."""
+
+    def __init__(self, config: AudioConfig) -> None:
+        self.sample_rate, self.fmax = config.sample_rate, config.fmax
+        self.listener, self.naturalness, self.encoder = Listener(), Naturalness(), SpeakerEncoder()
+        self.analyses: dict[int, Analysis] = {}
+
+    def listen(self, utterance: Utterance) -> None:
+        """Add what can be found from the utterance alone."""
+        utterance.audio = np.nan_to_num(utterance.audio).clip(-1, 1)  # as it would be heard, also of a diverged model
+        audio, found = librosa.resample(utterance.audio, orig_sr=self.sample_rate, target_sr=RATE), utterance.found
+        if len(audio) < RATE // 2:  # the judges need half a second
+            audio = np.pad(audio, (0, RATE // 2 - len(audio)))
+        found["heard"] = self.listener(audio)
+        found["mos"], found["embedding"] = self.naturalness(audio), self.encoder(audio)
+        found["audio_seconds"] = len(utterance.audio) / self.sample_rate
+        if utterance.text is not None:
+            found.update(errors(utterance.text, found["heard"])._asdict())
+            trimmed, _ = librosa.effects.trim(utterance.audio, top_db=40)
+            found["text_characters"] = len(utterance.text)
+            found["speech_seconds"] = max(len(trimmed), 1) / self.sample_rate
+
+    def compare(self, utterance: Utterance, recordings: Sequence[Utterance], aligned: bool) -> None:
+        """Add what can be found from the utterance and the recordings; `aligned`: a copy, aligned in time."""
+        others = [r.found["embedding"] for i, r in enumerate(recordings) if r is not utterance and i != utterance.clip]
+        if others:
+            utterance.found["speaker"] = float(np.mean(others, axis=0) @ utterance.found["embedding"])
+        if utterance.clip is None:
+            return
+        clip = recordings[utterance.clip]
+        if utterance.clip not in self.analyses:
+            self.analyses[utterance.clip] = analyse(clip.audio, self.sample_rate, self.fmax)
+        found = distance(self.analyses[utterance.clip], analyse(utterance.audio, self.sample_rate, self.fmax))
+        utterance.found.update(mcd=found.mcd, voicing_error=100 * found.voicing_error)
+        if not math.isnan(found.pitch_error):
+            utterance.found["pitch_error"] = found.pitch_error
+        if aligned:
+            both = (librosa.resample(u.audio, orig_sr=self.sample_rate, target_sr=RATE) for u in (clip, utterance))
+            utterance.found.update(copy_quality(*both))

@@ -1,0 +1,207 @@
+"""The systems to judge: recordings, copies of them, synthesized text, and folders of audio files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from tqdm import tqdm
+
+from common.audio import LogMel, load_audio
+from common.config import AudioConfig
+from common.data.filelist import AUDIO_SUFFIXES, Clip, read_filelist, read_lines
+from common.data.mels import audio_differences
+from common.device import Device, resolve_device
+from common.errors import UserError
+from common.ops.precision import set_tf32
+from common.schema import Count, NonNegative, Options, Seed
+from evaluation.judges import normalized, optional
+from evaluation.table import RECORDINGS, System, Utterance
+from synthesis.synthesizer import Synthesizer
+from synthesis.vocoder import Vocoder, total_latency
+from tacotron2.measures import reading
+from tacotron2.text import word_spans
+
+VocoderName = Literal["waveglow", "waveglow_matched", "griffin_lim"]
+VOCODERS: tuple[VocoderName, ...] = get_args(VocoderName)
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig(Options):
+    """The keys of conf/evaluate.yaml, which explains them."""
+
+    audio: AudioConfig
+    output: str
+    tacotron2: str | None = None
+    waveglow: str | None = None
+    vocoders: list[VocoderName] | None = None
+    sentences: str | None = None
+    recordings: str | None = None
+    root: str = "."
+    wavs: str | None = None
+    limit: Count | None = None
+    denoiser_strength: NonNegative = 0.01
+    sigma: NonNegative | None = None
+    match_mel: Count = 3
+    postfilter_strength: NonNegative = 1.0
+    device: Device = "auto"
+    seed: Seed = 0
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vocoders is not None and len(set(self.vocoders)) < max(len(self.vocoders), 1):
+            raise UserError(f"vocoders={self.vocoders}: name at least one, and each once")
+        if self.waveglow is None and any(name != "griffin_lim" for name in self.vocoders or []):
+            raise UserError(f"vocoders={self.vocoders} needs waveglow=CKPT")
+        if self.tacotron2 and not (self.sentences or self.recordings):
+            raise UserError("tacotron2 needs texts: set sentences=FILE, or recordings=FILELIST for their transcripts")
+        if not (self.tacotron2 or self.recordings or self.wavs):
+            raise UserError(
+                "nothing to judge: set tacotron2=CKPT with sentences=FILE, recordings=FILELIST, or wavs=DIR"
+            )
+
+
+def systems(config: EvaluateConfig) -> Iterator[System]:
+    """All that the config names, the recordings first. What cannot be read is an error before anything is judged."""
+    for module in ("pyworld", "pesq", "pystoi", "jiwer"):
+        optional(module)
+    voice, vocoders = _load(config) if config.tacotron2 or config.recordings else (None, [])
+    recordings = read_recordings(config) if config.recordings else None
+    clips = recordings.utterances if recordings else []
+    by_text = {clip.text: i for i, clip in enumerate(clips)}
+    wavs = read_wavs(config, by_text) if config.wavs else None
+    if config.sentences:
+        sentences = read_sentences(config)[: config.limit]
+        texts = [(f"{i:04d}", text, by_text.get(text)) for i, text in enumerate(sentences)]
+    else:
+        texts = [(clip.name, str(clip.text), i) for i, clip in enumerate(clips)]
+    if voice and (silent := [text for _, text, _ in texts if not voice.ids(text)]):
+        raise UserError(f"{silent[0]!r}: nothing of it is left to say after {voice.cleaners}; remove it")
+    yield from filter(None, (recordings, wavs))
+    if recordings:
+        for vocoder in vocoders:
+            yield copies(recordings, vocoder, config)
+    if voice:
+        yield from synthesized(voice, vocoders, texts, config)
+
+
+def read_recordings(config: EvaluateConfig) -> System:
+    """The real clips, resampled if necessary."""
+    try:
+        clips: list[Clip] = read_filelist(str(config.recordings), config.root, follow_links=True)[: config.limit]
+    except UserError as error:
+        raise UserError(str(error).replace("data.root=", "root=")) from error
+    for clip in clips:
+        _check_text(clip.text, clip.where)
+    audio = [load_audio(clip.file, config.audio, convert=True) for clip in clips]
+    stems = [Path(clip.path).stem for clip in clips]
+    names = stems if len(set(stems)) == len(stems) else [f"{i:04d}_{stem}" for i, stem in enumerate(stems)]
+    return System(RECORDINGS, [Utterance(n, a, c.text) for n, a, c in zip(names, audio, clips, strict=True)])
+
+
+def read_sentences(config: EvaluateConfig) -> list[str]:
+    """The lines of config.sentences."""
+    lines = read_lines(str(config.sentences), "sentences")
+    for number, text in lines:
+        _check_text(text, f"{config.sentences}:{number}")
+    return [text for _, text in lines]
+
+
+def _check_text(text: str, where: str) -> None:
+    try:
+        normalized(text)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def read_wavs(config: EvaluateConfig, by_text: Mapping[str | None, int]) -> System:
+    """The files of a folder; the lines of `sentences`, if given, are their texts."""
+    folder = Path(str(config.wavs)).resolve()
+    files = sorted(file for file in folder.glob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
+    if not files:
+        raise UserError(f"wavs={config.wavs}: the folder holds no {', '.join(AUDIO_SUFFIXES)} file; check it")
+    texts: Sequence[str | None] = [None] * len(files)
+    if config.sentences:
+        texts = read_sentences(config)
+        if len(texts) != len(files):
+            raise UserError(
+                f"wavs={config.wavs} has {len(files)} audio files and sentences={config.sentences} {len(texts)} "
+                "lines; there must be one line for each file, in the order of the files' names"
+            )
+    files = files[: config.limit]
+    audio = [load_audio(file, config.audio, convert=True) for file in files]
+    utterances = [
+        Utterance(file.name, samples, text, by_text.get(text) if text else None)
+        for file, samples, text in zip(files, audio, texts, strict=False)
+    ]
+    return System(f"wavs in {folder.name}", utterances)
+
+
+def copies(recordings: System, vocoder: Vocoder, config: EvaluateConfig) -> System:
+    """Copy-synthesis: the mel of each recording through a vocoder."""
+    log_mel, utterances = LogMel(config.audio), []
+    for i, clip in enumerate(tqdm(recordings.utterances, desc=f"copies by {vocoder.name}", disable=None)):
+        mel = log_mel(torch.from_numpy(clip.audio).unsqueeze(0))[0]
+        generator = torch.Generator(vocoder.device).manual_seed(config.seed)
+        audio, stats = vocoder(mel, generator, config.sigma, config.denoiser_strength)
+        copied = audio.numpy()[: len(clip.audio)]
+        utterances.append(Utterance(clip.name, copied, clip.text, i, {"latency": total_latency(stats)}))
+    return System(f"copies by {vocoder.name}", utterances, copies=True, made=True)
+
+
+def synthesized(
+    voice: Synthesizer,
+    vocoders: Sequence[Vocoder],
+    texts: Sequence[tuple[str, str, int | None]],
+    config: EvaluateConfig,
+) -> list[System]:
+    """Texts, as (name, text, index of the recording), through Tacotron 2 once and through each of the vocoders."""
+    systems = [System(f"tacotron2 + {vocoder.name}", [], made=True) for vocoder in vocoders]
+    for name, text, clip in tqdm(texts, desc="synthesizing", disable=None):
+        utterance = voice.speak(text, seed=config.seed, sigma=config.sigma, denoiser_strength=config.denoiser_strength)
+        read = reading(utterance.alignment, word_spans(voice.ids(text), voice.symbols))
+        found = {
+            "coverage": 100 * read.coverage,
+            "skips": read.skips,
+            "repeats": read.repeats,
+            "truncated": utterance.truncated,
+            "flawless": 100.0 * (read.skips == read.repeats == 0 and not utterance.truncated),
+        }
+        for k, (system, vocoder) in enumerate(zip(systems, vocoders, strict=True)):
+            audio, stats = utterance.audio, utterance.stats
+            if k > 0:  # the first is the voice's own
+                generator = torch.Generator(vocoder.device).manual_seed(config.seed)
+                audio, stats = vocoder(utterance.mel, generator, config.sigma, config.denoiser_strength)
+                stats = {"tacotron2_latency": utterance.stats["tacotron2_latency"], **stats}
+            found_here = {**found, "latency": total_latency(stats)}
+            system.utterances.append(Utterance(name, audio.numpy(), text, clip, found_here))
+    return systems
+
+
+def _load(config: EvaluateConfig) -> tuple[Synthesizer | None, list[Vocoder]]:
+    """The models that the config names. Each is used once: what only the first use does would distort its speed."""
+    device = resolve_device(config.device)
+    set_tf32(True)
+    vocoders = [
+        Vocoder.load(
+            None if name == "griffin_lim" else config.waveglow,
+            config.audio,
+            device,
+            match_mel=config.match_mel if name == "waveglow_matched" else 0,
+        )
+        for name in config.vocoders or (VOCODERS if config.waveglow else VOCODERS[-1:])
+    ]
+    for vocoder in vocoders:
+        vocoder(torch.zeros(config.audio.n_mels, 8, device=vocoder.device), torch.Generator(vocoder.device))
+    if config.tacotron2 is None:
+        return None, vocoders
+    voice = Synthesizer.load(config.tacotron2, device=device.type, postfilter_strength=config.postfilter_strength)
+    if differences := audio_differences(config.audio, voice.audio, "in the checkpoint"):
+        raise UserError(f"tacotron2={config.tacotron2}: {'; '.join(differences)}; set audio=... as it was trained")
+    voice.vocoder = vocoders[0]
+    voice.speak("One.", max_decoder_steps=8)
+    return voice, vocoders

@@ -1,0 +1,1 @@
+"""Synthesis with ONNX: `graphs` writes the models, `voice` runs them without PyTorch."""
