@@ -10,22 +10,17 @@ from __future__ import annotations
 
 import checkout  # noqa: F401
 
-import multiprocessing
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from common.data.filelist import Clip
 from common.entry import fail, hydra_entry
 from common.files import make_directory, write_text
+from common.parallel import in_parallel
 from common.schema import from_dict
 from evaluation.corpus import (
     CheckConfig,
     Row,
-    Sound,
     check_text,
     measure,
     picture,
@@ -37,22 +32,14 @@ from evaluation.corpus import (
 from tacotron2.text import symbol_table
 
 
-def measure_all(config: CheckConfig, clips: list[Clip]) -> list[Sound | str]:
-    """The sound of each clip, or the problem with it, in parallel."""
-    jobs = [(clip, config.audio, config.data.convert_audio) for clip in clips]
-    num_processes = max(1, min(config.num_processes or os.cpu_count() or 1, len(jobs)))
-    # spawn: a forked process must not use PyTorch's threads
-    with multiprocessing.get_context("spawn").Pool(num_processes) as pool:
-        return list(tqdm(pool.imap(measure, jobs, chunksize=8), total=len(jobs), unit="clip"))
-
-
 @hydra_entry("check_dataset")
 def main(values: dict[str, Any]) -> None:
     config = from_dict(CheckConfig, values)
     data, output, symbols = config.data, Path(config.output), symbol_table(config.data.characters)
     clip_lists, problems = read_lists(data)
     make_directory(output, "output")
-    sounds = iter(measure_all(config, [clip for clips in clip_lists.values() for clip in clips]))
+    jobs = [(clip, config.audio, data.convert_audio) for clips in clip_lists.values() for clip in clips]
+    sounds = iter(list(in_parallel(measure, jobs, config.num_processes, "clip")))
     lists: dict[str, list[Row]] = {name: [] for name in clip_lists}
     unknown: Counter[str] = Counter()
     for name, clips in clip_lists.items():

@@ -8,14 +8,11 @@ from __future__ import annotations
 import checkout  # noqa: F401
 
 import functools
-import multiprocessing
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from common.audio import LogMel, load_audio
 from common.config import AudioConfig, DataConfig
@@ -24,6 +21,7 @@ from common.data.mels import MEL_SUFFIXES, Entry, MelDirectory, audio_difference
 from common.entry import hydra_entry
 from common.errors import UserError
 from common.files import make_directory
+from common.parallel import in_parallel
 from common.schema import Count, Options, from_dict
 
 
@@ -47,7 +45,6 @@ def all_clips(data: DataConfig) -> list[Clip]:
 
 @functools.cache
 def log_mel(audio: AudioConfig) -> LogMel:
-    torch.set_num_threads(1)  # the processes share the cores
     return LogMel(audio)
 
 
@@ -77,16 +74,12 @@ def main(values: dict[str, Any]) -> None:
     mels.compact()  # a killed run may have left half a line, to which nothing must be appended
     todo = [(clip, config.audio, config.data) for clip in clips if not mels.is_fresh(clip)]
     problems = []
-    if todo:
-        num_processes = min(config.num_processes or os.cpu_count() or 1, len(todo))
-        # spawn: a forked process must not use PyTorch's threads
-        with multiprocessing.get_context("spawn").Pool(num_processes) as pool:
-            for result in tqdm(pool.imap_unordered(compute, todo, chunksize=4), total=len(todo), unit="clip"):
-                if isinstance(result, Entry):
-                    mels.add(result)
-                else:
-                    problems.append(result)
-        mels.compact()
+    for result in in_parallel(compute, todo, config.num_processes, "clip") if todo else ():
+        if isinstance(result, Entry):
+            mels.add(result)
+        else:
+            problems.append(result)
+    mels.compact()
     print(f"{mels.path}: {len(todo) - len(problems):,} mels computed, {len(clips) - len(todo):,} were up to date")
     raise_problems(problems)
 

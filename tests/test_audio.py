@@ -10,7 +10,8 @@ import torch
 from common.audio import GriffinLim, LogMel, load_audio, save_audio
 from common.config import AudioConfig
 from common.errors import UserError
-from tests.conftest import GOLDEN, golden, tone
+from tests.helpers.corpus import tone
+from tests.helpers.golden import GOLDEN, golden
 
 CONFIG = AudioConfig()
 
@@ -96,5 +97,5 @@ def test_bad_files_are_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"bad.wav: no samples"):
         load_audio(bad, CONFIG)
     soundfile.write(bad, np.full(100, np.nan, np.float32), 22050, subtype="FLOAT")
-    with pytest.raises(UserError, match=r"bad.wav: holds samples that are not finite"):
+    with pytest.raises(UserError, match=r"bad.wav: holds samples that are NaN or infinite"):
         load_audio(bad, CONFIG)

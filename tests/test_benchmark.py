@@ -2,15 +2,17 @@
 
 import json
 
+import benchmark
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts import benchmark, benchmark_cases
 from tacotron2.model import Tacotron2, Tacotron2Config
-from tests.conftest import run_script
-from tests.test_tacotron2 import NO_DROPOUT
+from tests.helpers.commands import run_here
+from tests.helpers.tacotron2 import NO_DROPOUT
 from waveglow.model import WaveGlow, WaveGlowConfig
+
+from benchmarks import cases as benchmark_cases
 
 
 def test_tacotron2s_operations_are_counted():
@@ -100,8 +102,8 @@ def test_tables_of_known_rows():
 
 def test_a_section_from_the_command_line(tmp_path):
     out = tmp_path / "out.json"
-    result = run_script("scripts/benchmark.py", "mels", "--runs", "1", "--json", out)
+    result = run_here("scripts/benchmark.py", "mels", "--runs", "1", "--json", out)
     assert "GEMM peak" in result.stdout
     assert "x real time" in result.stdout
     assert json.loads(out.read_text())["rows"][0]["times_real_time"] > 1
-    assert "choose from: training" in run_script("scripts/benchmark.py", "speed", expect=1).stderr
+    assert "choose from: training" in run_here("scripts/benchmark.py", "speed", expect=1).stderr

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from scripts.check_dataset import outliers
-from tests.conftest import fails_with, run_script, tone, write_corpus
+from evaluation.corpus import outliers
+from tests.helpers.commands import fails_with, run_here
+from tests.helpers.corpus import tone, write_corpus
 
 CHECK = "scripts/check_dataset.py"
 RATE = 22050
@@ -46,21 +47,21 @@ def bad_corpus(corpus: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.fault(16, 17)
 def test_every_bad_row_is_named(bad_corpus: Path, tmp_path: Path):
-    result = run_script(CHECK, f"data.root={bad_corpus}", f"output={tmp_path / 'out'}", "num_processes=1", expect=1)
-    fails_with(result, "12 row(s)", "need mending")
+    result = run_here(CHECK, f"data.root={bad_corpus}", f"output={tmp_path / 'out'}", "num_processes=1", expect=1)
+    fails_with(result, "12 row(s)", "must be corrected")
     report = (tmp_path / "out/report.txt").read_text()
     assert report.strip() in result.stdout
     assert (tmp_path / "out/report.png").stat().st_size > 10_000
-    bad, notes = report.split("12 bad row(s):\n")[1].split("unusual one(s), no errors:\n")
+    bad, notes = report.split("12 bad row(s):\n")[1].split("unusual row(s), which are no errors:\n")
     filelist = bad_corpus / "filelists/train.txt"
     lines = {line.split("|")[0]: number for number, line in enumerate(filelist.read_text().splitlines(), 1)}
     for name, reason in (
         ("wavs/silent.wav", "is silent"),
         ("wavs/rate.wav", "16000 Hz"),
         ("wavs/stereo.wav", "2 channels"),
-        ("wavs/nan.wav", "not finite"),
-        ("wavs/truncated.wav", "truncated, 22"),
-        ("wavs/header.wav", "truncated, 0 of"),
+        ("wavs/nan.wav", "NaN or infinite"),
+        ("wavs/truncated.wav", "truncated, it holds 22"),
+        ("wavs/header.wav", "truncated, it holds 0 of"),
         ("wavs/empty.wav", "not a readable audio file"),
         ("wavs/garbage.wav", "not a readable audio file"),
         ("wavs/none.wav", "does not exist"),
@@ -75,13 +76,13 @@ def test_every_bad_row_is_named(bad_corpus: Path, tmp_path: Path):
     assert "quiet_ends.wav: 1.00 s of silence at the end" in notes
     assert "loud.wav: " in notes
     assert "are clipped" in notes
-    assert "short.wav: 0.18 s, shorter than WaveGlow's pieces of 0.36 s" in notes
-    assert "symbols a second, the median is" in notes
+    assert "short.wav: 0.18 s, shorter than the 0.36 s of WaveGlow's pieces" in notes
+    assert "symbols per second, the median is" in notes
     assert "'#' x 2" in report
 
 
 def test_a_good_corpus_has_a_table_and_no_bad_row(corpus: Path, tmp_path: Path):
-    result = run_script(CHECK, f"data.root={corpus}", f"output={tmp_path}", "num_processes=1")
+    result = run_here(CHECK, f"data.root={corpus}", f"output={tmp_path}", "num_processes=1")
     assert "0 bad row(s)" in result.stdout
     table = {row.split()[0]: row.split() for row in result.stdout.splitlines() if row.startswith(("train ", "val "))}
     assert (table["train"][1], table["val"][1]) == ("7", "1")
@@ -95,9 +96,9 @@ def test_a_clip_in_two_lists_and_a_text_read_twice(corpus: Path, tmp_path: Path)
     first, second = train.splitlines()[:2]
     (root / "filelists/val.txt").write_text(val + first + "\n")
     (root / "filelists/train.txt").write_text(train.replace(second, f"{second.split('|')[0]}|{first.split('|')[1]}"))
-    result = run_script(CHECK, f"data.root={root}", f"output={tmp_path / 'out'}", "num_processes=1", expect=1)
+    result = run_here(CHECK, f"data.root={root}", f"output={tmp_path / 'out'}", "num_processes=1", expect=1)
     assert "1 bad row(s)" in result.stdout
-    assert f"val.txt:2: {first.split('|')[0]} is in train as well" in result.stdout
+    assert f"val.txt:2: {first.split('|')[0]} is also in train" in result.stdout
     assert "train.txt:1: the same text as " in result.stdout
 
 
@@ -116,10 +117,10 @@ def test_silence_is_cut_off_the_ends(tmp_path: Path):
         lengths.append(len(audio))
         quiet = 1e-4 * np.random.default_rng(0).standard_normal(rate)
         soundfile.write(clip, np.concatenate([quiet, audio, quiet[: rate // 2]]), rate)
-    run_script("scripts/trim_silence.py", root, tmp_path / "out", "--keep", "0.05")
+    run_here("scripts/trim_silence.py", root, tmp_path / "out", "--keep", "0.05")
     for clip, length in zip(clips, lengths, strict=True):
         audio, rate = soundfile.read(tmp_path / "out" / "wavs" / clip.name)
         assert abs(len(audio) - length - 2 * 0.05 * rate) < 0.1 * rate
     assert (tmp_path / "out" / "metadata.csv").read_bytes() == (root / "metadata.csv").read_bytes()
     assert soundfile.info(clips[0]).frames == lengths[0] + int(1.5 * 22050)  # the source is left as it is
-    fails_with(run_script("scripts/trim_silence.py", root, tmp_path / "out", expect=1), "exists already")
+    fails_with(run_here("scripts/trim_silence.py", root, tmp_path / "out", expect=1), "exists already")

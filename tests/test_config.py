@@ -8,15 +8,20 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from common.config import AudioConfig, DataConfig, TrainConfig, TrainerConfig, from_dict
+from common.config import AudioConfig, DataConfig, TrainConfig, TrainerConfig
 from common.entry import CONF, _quoted
 from common.errors import UserError
+from common.schema import from_dict
 from common.training.schedule import learning_rate
-from inference import InferenceConfig
+from synthesis.jobs import InferenceConfig
+from synthesis.models import MODELS as MODELS_BY_NAME
 from tacotron2.model import Tacotron2Config
-from tests.conftest import REPOSITORY, fails_with, run_script
+from tacotron2.task import Tacotron2Options
+from tests.helpers import REPOSITORY
+from tests.helpers.commands import fails_with, run_here
 from train import TASKS, build_task
 from waveglow.model import WaveGlowConfig
+from waveglow.task import WaveGlowOptions
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 TRAINERS = sorted(path.stem for path in (CONF / "trainer").glob("*.yaml"))
@@ -31,9 +36,10 @@ def composed(name: str, *overrides: str) -> dict:
 def test_every_model_and_its_recipe_make_a_task(model: str):
     values = composed("train", f"model={model}", "data.root=somewhere", "run_dir=runs/x")
     config = from_dict(TrainConfig, values)
-    assert config.trainer == from_dict(TrainerConfig, composed("train", f"model={model}", f"trainer={model}",
-                                                               "data.root=x", "run_dir=x")["trainer"])  # fmt: skip
-    assert build_task(config).name in TASKS
+    explicit = composed("train", f"model={model}", f"trainer={model}", f"task={model}", "data.root=x", "run_dir=x")
+    assert config.trainer == from_dict(TrainerConfig, explicit["trainer"])
+    assert config.task == explicit["task"]
+    assert build_task(config).spec.name in TASKS
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
@@ -44,7 +50,7 @@ def test_every_recipe_is_valid(trainer: str):
 
 @pytest.mark.parametrize("debug", sorted(path.stem for path in (CONF / "debug").glob("*.yaml")))
 def test_every_debug_config_is_valid(debug: str):
-    result = run_script("train.py", "model=waveglow_small", "data=demo", f"debug={debug}", "--cfg", "job", "--resolve")
+    result = run_here("train.py", "model=waveglow_small", "data=demo", f"debug={debug}", "--cfg", "job", "--resolve")
     config = from_dict(TrainConfig, OmegaConf.to_container(OmegaConf.create(result.stdout)))
     assert config.run_dir.startswith("runs/debug/")
 
@@ -55,30 +61,31 @@ def test_yaml_and_dataclasses_have_the_same_keys_and_defaults():
     assert values["data"].keys() == {field.name for field in dataclasses.fields(DataConfig)}
     assert values["trainer"].keys() == {field.name for field in dataclasses.fields(TrainerConfig)}
     inference = composed("inference", "tacotron2=a", "waveglow=b", "input=c", "output=d")
-    assert from_dict(InferenceConfig, inference) == InferenceConfig("a", "c", "d", "b")
-    for name, model in (("tacotron2", "tacotron2"), ("waveglow", "waveglow")):
-        model_values = composed("train", f"model={model}", "data.root=x", "run_dir=x")["model"]
-        assert model_values.pop("name") == name
-        assert from_dict(TASKS[name].config_class, model_values) == TASKS[name].config_class()
-        fields = {field.name for field in dataclasses.fields(TASKS[name].config_class)}
-        assert model_values.keys() == fields - {"n_symbols"}  # which follows from data.characters
+    assert from_dict(InferenceConfig, inference) == InferenceConfig(tacotron2="a", waveglow="b", input="c", output="d")
+    for name, options in (("tacotron2", Tacotron2Options), ("waveglow", WaveGlowOptions)):
+        values, cls = composed("train", f"model={name}", "data.root=x", "run_dir=x"), MODELS_BY_NAME[name].config_class
+        assert values["model"].pop("name") == name
+        assert from_dict(cls, values["model"]) == cls()
+        fields = {field.name for field in dataclasses.fields(cls)}
+        assert values["model"].keys() == fields - {"n_symbols"}  # which data.characters implies
+        assert values["task"].keys() == {field.name for field in dataclasses.fields(options)}
 
 
 def test_strictness():
     with pytest.raises(
         UserError, match=r"unknown config key 'audio.hop_lenght' \(value 3\); did you mean .audio.hop_length"
     ):
-        from_dict(AudioConfig, {"hop_lenght": 3}, "audio")
+        from_dict(AudioConfig, {"hop_lenght": 3})
     with pytest.raises(UserError, match=r"'audio.n_mels' is '80' \(str\); it must be of type int"):
-        from_dict(AudioConfig, {"n_mels": "80"}, "audio")
-    with pytest.raises(UserError, match=r"'n_mels' is True"):
+        from_dict(AudioConfig, {"n_mels": "80"})
+    with pytest.raises(UserError, match=r"'audio.n_mels' is True"):
         from_dict(AudioConfig, {"n_mels": True})
     with pytest.raises(UserError, match=r"'model' has no value"):
         from_dict(TrainConfig, {"audio": {}, "data": {}, "trainer": {}})
     with pytest.raises(UserError, match=r"'trainer.anneal_epochs\[1\]' is 'x'"):
-        from_dict(TrainerConfig, {"anneal_epochs": [1, "x"]}, "trainer")
+        from_dict(TrainerConfig, {"anneal_epochs": [1, "x"]})
     with pytest.raises(UserError, match=r"'data.root' is empty"):
-        from_dict(DataConfig, {"root": ""}, "data")
+        from_dict(DataConfig, {"root": ""})
     assert (
         from_dict(InferenceConfig, {"tacotron2": "a", "waveglow": "b", "input": "c", "output": 2024}).output == "2024"
     )
@@ -174,7 +181,7 @@ def test_annealing_is_the_references():
     ],
 )
 def test_mistakes_on_the_command_line(command: list[str], parts: list[str]):
-    fails_with(run_script(*command, expect=1), *parts)
+    fails_with(run_here(*command, expect=1), *parts)
 
 
 def test_the_kubernetes_recipe_runs_a_valid_command():

@@ -17,7 +17,9 @@ from common.data.filelist import read_filelist, read_lines
 from common.data.mels import MelDirectory
 from common.errors import UserError
 from tacotron2.data import TextMelDataset, collate
-from tests.conftest import REPOSITORY, SENTENCES, fails_with, prepare, run_script, tone, write_corpus
+from tests.helpers import REPOSITORY
+from tests.helpers.commands import fails_with, run_here
+from tests.helpers.corpus import SENTENCES, prepare, tone, write_corpus
 from waveglow.data import SegmentDataset
 
 AUDIO = AudioConfig()
@@ -46,7 +48,7 @@ def test_ljspeech_split(tmp_path: Path):
     for clip in ids:
         soundfile.write(tmp_path / f"wavs/{clip}.flac", tone(0.2, 0), 22050)
     (tmp_path / "metadata.csv").write_text("".join(f"{clip}|5 raw|five spoken\n" for clip in ids))
-    run_script("scripts/prepare_filelists.py", tmp_path)
+    run_here("scripts/prepare_filelists.py", tmp_path)
     lists = {part: (tmp_path / f"filelists/{part}.txt").read_text() for part in ("train", "val", "test")}
     assert lists["val"] == f"wavs/{ids[0]}.flac|five spoken\n"
     assert lists["test"] == f"wavs/{ids[1]}.flac|five spoken\n"
@@ -55,13 +57,13 @@ def test_ljspeech_split(tmp_path: Path):
 
 def test_an_edited_filelist_is_kept(tmp_path: Path):
     root = write_corpus(tmp_path / "c")
-    run_script("scripts/prepare_filelists.py", root)
+    run_here("scripts/prepare_filelists.py", root)
     train = root / "filelists/train.txt"
     train.write_text("wavs/clip0.wav|my own\n")
-    assert "kept as" in run_script("scripts/prepare_filelists.py", root).stdout
+    assert "kept as" in run_here("scripts/prepare_filelists.py", root).stdout
     assert (root / "filelists/train.txt.old").read_text() == "wavs/clip0.wav|my own\n"
     assert train.read_text().count("\n") == 7
-    assert "kept" not in run_script("scripts/prepare_filelists.py", root).stdout
+    assert "kept" not in run_here("scripts/prepare_filelists.py", root).stdout
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_an_edited_filelist_is_kept(tmp_path: Path):
 def test_bad_metadata(tmp_path: Path, metadata: str, parts: list[str]):
     write_corpus(tmp_path / "c")
     (tmp_path / "c/metadata.csv").write_text(metadata)
-    fails_with(run_script("scripts/prepare_filelists.py", tmp_path / "c", expect=1), *parts)
+    fails_with(run_here("scripts/prepare_filelists.py", tmp_path / "c", expect=1), *parts)
 
 
 @pytest.mark.fault(17)
@@ -154,7 +156,7 @@ def test_mels_are_those_of_the_clips(corpus: Path):
 def test_mels_are_skipped_refreshed_and_refused(tmp_path: Path):
     root = prepare(write_corpus(tmp_path / "c"))
     command = ["scripts/prepare_mels.py", f"data.root={root}", "num_processes=1"]
-    assert "0 mels computed, 8 were up to date" in run_script(*command).stdout
+    assert "0 mels computed, 8 were up to date" in run_here(*command).stdout
     # a clip that changed, and a mel that was lost
     soundfile.write(root / "wavs/clip0.wav", tone(2.0, 5), 22050)
     (root / "mels/wavs/clip1.wav.npy").unlink()
@@ -162,12 +164,12 @@ def test_mels_are_skipped_refreshed_and_refused(tmp_path: Path):
     clips = read_filelist(config.train_filelist, root) + read_filelist(config.val_filelist, root)
     with pytest.raises(UserError, match="2 of 8 mels are missing or older"):
         MelDirectory(config.mel_dir).check(clips, AUDIO)
-    assert "2 mels computed, 6 were up to date" in run_script(*command).stdout
+    assert "2 mels computed, 6 were up to date" in run_here(*command).stdout
     assert sum(MelDirectory(config.mel_dir).check(clips, AUDIO)) > 8 * 40
     # another audio config
     with pytest.raises(UserError, match=r"audio.fmax is 7600.0, stored 8000.0.*prepare_mels"):
         MelDirectory(config.mel_dir).check(clips, AudioConfig(fmax=7600.0))
-    result = run_script(*command, "audio.fmax=7600")
+    result = run_here(*command, "audio.fmax=7600")
     assert "has changed" in result.stdout
     assert "8 mels computed" in result.stdout
     MelDirectory(config.mel_dir).check(clips, AudioConfig(fmax=7600.0))
@@ -181,7 +183,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path):
     manifest = root / "mels/manifest.jsonl"
     lines = manifest.read_text().splitlines(keepends=True)
     manifest.write_text("".join(lines[:5]) + lines[5][:20])
-    result = run_script("scripts/prepare_mels.py", f"data.root={root}", "num_processes=2")
+    result = run_here("scripts/prepare_mels.py", f"data.root={root}", "num_processes=2")
     assert "3 mels computed, 5 were up to date" in result.stdout
 
 
@@ -190,13 +192,13 @@ def test_bad_clips_are_all_listed(tmp_path: Path):
     root = write_corpus(tmp_path / "c")
     (root / "wavs/clip1.wav").write_bytes(b"no audio")
     soundfile.write(root / "wavs/clip2.wav", tone(0.5, 0), 16000)
-    run_script("scripts/prepare_filelists.py", root)
-    result = run_script("scripts/prepare_mels.py", f"data.root={root}", "num_processes=1", expect=1)
+    run_here("scripts/prepare_filelists.py", root)
+    result = run_here("scripts/prepare_mels.py", f"data.root={root}", "num_processes=1", expect=1)
     fails_with(result, "clip1.wav: not a readable audio file", "clip2.wav: the sample rate is 16000 Hz", "train.txt:")
     assert "6 mels computed" in result.stdout
     (root / "wavs/clip1.wav").unlink()
     soundfile.write(root / "wavs/clip1.wav", tone(0.5, 0), 22050)
-    run_script("scripts/prepare_mels.py", f"data.root={root}", "num_processes=1", "data.convert_audio=true")
+    run_here("scripts/prepare_mels.py", f"data.root={root}", "num_processes=1", "data.convert_audio=true")
 
 
 # ---- data sets ----

@@ -12,7 +12,8 @@ import soundfile
 
 from common.data.filelist import read_filelist
 from evaluation.judges import RATE, Listener, errors
-from tests.conftest import REPOSITORY, run_script
+from tests.helpers import REPOSITORY
+from tests.helpers.commands import run_here
 
 CORPUS = REPOSITORY / "demo" / "corpus"
 
@@ -56,11 +57,11 @@ def test_from_the_corpus_to_speech(tmp_path: Path):
     assert (len(train), len(val)) == (362, 7)
     assert len(list((root / "mels").rglob("*.npy"))) == 369
     for name in ("tacotron2", "waveglow"):
-        run_script(
+        run_here(
             "train.py", f"model={name}_small", "data=demo", f"data.root={root}", "debug=fdr",
             f"run_dir={tmp_path / name}",
         )  # fmt: skip
-    run_script(
+    run_here(
         "inference.py", f"tacotron2={tmp_path / 'tacotron2'}", f"waveglow={tmp_path / 'waveglow'}",
         "input=filelists/demo_phrases.txt", f"output={tmp_path / 'speech'}", "max_decoder_steps=20",
     )  # fmt: skip
@@ -72,7 +73,7 @@ def test_the_embedded_voice_is_understood(tmp_path: Path):
     voice = REPOSITORY / "demo" / "voice"
     assert sum(path.stat().st_size for path in voice.glob("*.safetensors")) < 15e6
     sentences = (REPOSITORY / "filelists/demo_phrases.txt").read_text(encoding="utf-8").splitlines()
-    run_script(
+    run_here(
         "inference.py", f"tacotron2={voice / 'tacotron2.safetensors'}", f"waveglow={voice / 'waveglow.safetensors'}",
         f"input={REPOSITORY / 'filelists/demo_phrases.txt'}", f"output={tmp_path / 'speech'}",
     )  # fmt: skip

@@ -14,10 +14,12 @@ from common.errors import UserError
 from evaluation import judges
 from evaluation.acoustics import analyse, copy_quality, distance
 from evaluation.judges import RATE, Listener, Naturalness, SpeakerEncoder, errors
-from scripts.evaluate import System, Utterance, interval, markdown, summarize, table
+from evaluation.table import System, Utterance, interval, markdown, summarize, table
 from tacotron2.measures import reading
 from tacotron2.text import text_to_ids, word_spans
-from tests.conftest import REPOSITORY, fails_with, run_script, tone
+from tests.helpers import REPOSITORY
+from tests.helpers.commands import fails_with, run_here
+from tests.helpers.corpus import tone
 
 UNSEEN = REPOSITORY / "demo" / "unseen"
 
@@ -74,7 +76,11 @@ def test_errors_of_what_was_heard():
     assert errors("the cat sat", "the bat")[:2] == (2, 3)
     assert errors("the cat", "") == (2, 2, 7, 7)
     assert errors("The man (who was [very] tall) left.", "the man who was very tall left")[0] == 0
-    for text, message in (("...", r"'...': no word"), ("Hmm, um.", "no word"), ("{HH AH0} there", "ARPAbet")):
+    for text, message in (
+        ("...", r"'...': it has no word"),
+        ("Hmm, um.", "it has no word"),
+        ("{HH AH0} there", "ARPAbet"),
+    ):
         with pytest.raises(UserError, match=message):
             errors(text, "a")
 
@@ -153,7 +159,7 @@ def test_a_missing_package_is_named_with_its_cure():
 def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path):
     """Recordings, copies by both vocoders, and speech; then a folder of the wavs that this made; then the page."""
     output = tacotron2_run / "evaluation"
-    run_script(
+    run_here(
         "scripts/evaluate.py", f"tacotron2={tacotron2_run}", f"waveglow={waveglow_run}", "limit=2", "device=cpu",
         f"recordings={UNSEEN / 'filelist.txt'}", f"root={UNSEEN}", f"output={output}",
         "sentences=filelists/unseen_sentences.txt",
@@ -174,12 +180,12 @@ def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path
 
     sentences = tmp_path / "two.txt"
     sentences.write_text("".join((REPOSITORY / "filelists/unseen_sentences.txt").open().readlines()[:2]))
-    result = run_script("scripts/evaluate.py", f"wavs={wavs}", f"sentences={sentences}", f"output={tmp_path / 'out'}")
+    result = run_here("scripts/evaluate.py", f"wavs={wavs}", f"sentences={sentences}", f"output={tmp_path / 'out'}")
     assert "wavs in copies_by_griffin_lim" in result.stdout
-    again = run_script("scripts/evaluate.py", f"wavs={wavs}", f"output={tmp_path / 'out'}", expect=1)
+    again = run_here("scripts/evaluate.py", f"wavs={wavs}", f"output={tmp_path / 'out'}", expect=1)
     fails_with(again, "exists already", "overwrite=true")
 
-    run_script("scripts/report.py", tacotron2_run)
+    run_here("scripts/report.py", tacotron2_run)
     page = (tacotron2_run / "report.html").read_text()
     for part in ("Curves", "train_loss", "Evaluation", "heard by Whisper", "Sounds", "Pictures", "Config"):
         assert part in page
@@ -192,10 +198,10 @@ def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path
     ("options", "message"),
     [
         ([], "nothing to judge"),
-        (["tacotron2=x"], "nothing to speak"),
+        (["tacotron2=x"], "tacotron2 needs texts"),
         (["wavs=nowhere"], "wavs=nowhere"),
         (["wavs=demo/unseen/wavs", "sentences=filelists/demo_phrases.txt"], "40 audio files"),
-        (["recordings=demo/unseen/filelist.txt", "vocoders=[hifigan]"], "vocoders='hifigan'"),
+        (["recordings=demo/unseen/filelist.txt", "vocoders=[hifigan]"], "vocoders[0]='hifigan'"),
         (["recordings=demo/unseen/filelist.txt", "vocoders=[waveglow]"], "waveglow=CKPT"),
         (["recordings=demo/unseen/filelist.txt", "vocoders=[griffin_lim,griffin_lim]"], "each once"),
         (["recordings=demo/unseen/filelist.txt", "root=nowhere"], " root=nowhere"),
@@ -206,8 +212,8 @@ def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path
     ],
 )
 def test_what_cannot_be_evaluated_is_said(options, message, tmp_path: Path):
-    fails_with(run_script("scripts/evaluate.py", f"output={tmp_path}", *options, expect=1), message)
+    fails_with(run_here("scripts/evaluate.py", f"output={tmp_path}", *options, expect=1), message)
 
 
 def test_a_report_of_no_run(tmp_path: Path):
-    fails_with(run_script("scripts/report.py", tmp_path, expect=1), "log.jsonl", "run_dir")
+    fails_with(run_here("scripts/report.py", tmp_path, expect=1), "log.jsonl", "run_dir")

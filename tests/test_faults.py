@@ -10,14 +10,28 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
 from common.checkpoint import files as checkpoints
 from common.distributed.run_lock import run_lock
-from tests.conftest import REPOSITORY, TINY_TACOTRON2, TINY_WAVEGLOW, fails_with, run_script, train_command
-from tests.test_train import assert_same_run, load_state_is_finite, losses, make_trainer, read_log
+from common.training.task import Loss
+from tests.helpers import REPOSITORY
+from tests.helpers.commands import fails_with, run_here, run_process
+from tests.helpers.runs import (
+    TINY_TACOTRON2,
+    TINY_WAVEGLOW,
+    assert_same_run,
+    losses,
+    make_trainer,
+    read_log,
+    state_is_finite,
+    train_command,
+    with_objective,
+)
 
 ENDLESS = ("trainer.max_steps=100000", "trainer.epochs=100000")
 # The second: without it a restarted worker finds the rendezvous store of the agent closed about every other time.
@@ -92,7 +106,7 @@ def interrupted(run_dir: Path, corpus: Path, name: str, *options: str) -> int:
     marker = json.loads((run_dir / "stopped.json").read_text())
     newest = checkpoints.load(checkpoints.find(run_dir))
     assert marker["signal"] == name
-    assert marker["step"] == newest["progress"]["step"] == max(losses(run_dir))
+    assert marker["step"] == newest.progress.step == max(losses(run_dir))
     assert f"stopped by {name} at step {marker['step']}, saved" in output
     return marker["step"]
 
@@ -102,7 +116,7 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(corpus: Path,
     options = ("trainer.val_every_steps=1000000", "trainer.epochs=100000")
     last = 3 + interrupted(tmp_path / "cut", corpus, "SIGTERM", *options)
     for name in ("cut", "whole"):
-        run_script(*train_command(corpus, tmp_path / name, TINY_WAVEGLOW, *options, f"trainer.max_steps={last}"))
+        run_here(*train_command(corpus, tmp_path / name, TINY_WAVEGLOW, *options, f"trainer.max_steps={last}"))
     assert not (tmp_path / "cut/stopped.json").exists()
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
@@ -124,8 +138,8 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(corpus: Path, tmp_path:
     output = end(agent)
     step = json.loads((tmp_path / "run/stopped.json").read_text())["step"]
     newest = checkpoints.load(checkpoints.find(tmp_path / "run"))
-    assert newest["progress"]["step"] == step >= 4
-    assert len(newest["rng"]) == 2
+    assert newest.progress.step == step >= 4
+    assert len(newest.rng) == 2
     assert "stopped by SIGTERM" in output
     assert "Traceback" not in output.split("stopped by SIGTERM")[0]
 
@@ -149,20 +163,25 @@ def test_a_killed_rank_is_restarted_and_changes_nothing(corpus: Path, tmp_path: 
 @pytest.mark.fault(13)
 def test_a_signal_in_validation_cuts_it_short(corpus: Path, tmp_path: Path):
     trainer = make_trainer(corpus, tmp_path / "run", "waveglow", "trainer.max_steps=2", "trainer.val_every_steps=1")
-    inner, calls = trainer.task.loss, []
+    objective, calls = trainer.task.objective, []
 
-    def loss(model, batch, step=None):
-        if not model.training:
-            calls.append(1)
-            os.kill(os.getpid(), signal.SIGTERM)
-        return inner(model, batch, step)
+    class Signalling:
+        """The task's objective; it gets a SIGTERM in validation."""
 
-    trainer.task.loss = loss
-    trainer.num_val_batches = 5  # more than there are: the rest is cut
+        part_names, advice = objective.part_names, objective.advice
+
+        def __call__(self, model: nn.Module, *arguments: Any) -> Loss:
+            if not model.training:
+                calls.append(1)
+                os.kill(os.getpid(), signal.SIGTERM)
+            return objective(model, *arguments)
+
+    with_objective(trainer, Signalling())
+    trainer.data.num_val_batches = 5  # more than there are: the others are not run
     assert trainer.fit() == signal.SIGTERM
     assert len(calls) == 1
     assert not any("val_loss" in row for row in read_log(tmp_path / "run"))
-    assert checkpoints.load(checkpoints.find(tmp_path / "run"))["progress"]["step"] == 1
+    assert checkpoints.load(checkpoints.find(tmp_path / "run")).progress.step == 1
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
@@ -170,7 +189,7 @@ def test_a_signal_in_validation_cuts_it_short(corpus: Path, tmp_path: Path):
 def test_two_runs_do_not_share_a_directory(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with run_lock(tmp_path / "run"):
         command = train_command(corpus, tmp_path / "run", TINY_WAVEGLOW, "trainer.max_steps=1")
-        result = run_script(*command, expect=1)
+        result = run_here(*command, expect=1)
         fails_with(result, f"run_dir={tmp_path / 'run'} is in use", f"process {os.getpid()}", "another run_dir")
         assert not (tmp_path / "run/log.jsonl").exists()
     with run_lock(tmp_path / "run"):
@@ -204,9 +223,9 @@ os.replace = killed
 sys.argv = {command!r}
 runpy.run_path("train.py", run_name="__main__")
 """
-    run_script("-c", code, expect=-signal.SIGKILL)
+    run_process("-c", code, expect=-signal.SIGKILL)
     assert (tmp_path / "checkpoints/.step_00000003.pt.tmp").exists()
-    assert f"resumed from {tmp_path}/checkpoints/step_00000002.pt" in run_script(*command).stdout
+    assert f"resumed from {tmp_path}/checkpoints/step_00000002.pt" in run_here(*command).stdout
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
@@ -223,7 +242,7 @@ def test_a_signal_to_the_whole_process_group_saves(corpus: Path, tmp_path: Path)
     output = end(process)
     assert process.returncode == 128 + signal.SIGTERM, output
     step = json.loads((tmp_path / "stopped.json").read_text())["step"]
-    assert checkpoints.load(checkpoints.find(tmp_path))["progress"]["step"] == step
+    assert checkpoints.load(checkpoints.find(tmp_path)).progress.step == step
 
 
 @pytest.mark.fault(18)
@@ -234,7 +253,7 @@ def test_a_killed_loader_process_is_an_error(corpus: Path, tmp_path: Path):
     os.kill(int(children[-1]), signal.SIGKILL)
     output = end(process)
     assert process.returncode == 1
-    assert "error: a process that loads data is gone" in output
+    assert "error: a process that loads data has died" in output
     assert "data.num_workers" in output
     assert "Traceback" not in output
 
@@ -271,7 +290,7 @@ def test_nan_on_one_rank_is_skipped_by_all(corpus: Path, tmp_path: Path):
     output = end(agent)
     assert agent.returncode == 0, output
     assert [row["skipped_steps"] for row in read_log(tmp_path / "one") if "skipped_steps" in row] == [1, 1]
-    assert load_state_is_finite(tmp_path / "one")
+    assert state_is_finite(tmp_path / "one")
     for mel in poisoned:
         np.save(mel, np.full_like(np.load(mel), np.nan))
     agent = start(*train_command(root, tmp_path / "all", TINY_TACOTRON2, *options, "trainer.epochs=99"), ranks=2)
@@ -291,7 +310,7 @@ def test_a_rank_that_hangs_is_named(corpus: Path, tmp_path: Path):
     os.kill(worker, signal.SIGSTOP)
     output = end(agent)
     assert agent.returncode == 1
-    assert "no sign of life from rank 1 on " in output
+    assert "no heartbeat from rank 1 on " in output
     assert "for 0.1 minutes (trainer.timeout_minutes)" in output
 
 
@@ -303,7 +322,7 @@ def test_a_rank_that_ends_is_named(corpus: Path, tmp_path: Path):
     os.kill(workers_of(agent)[1], signal.SIGKILL)
     output = end(agent)
     assert agent.returncode == 1
-    assert "error: the run has lost a process: no sign of life from rank 1 on " in output
+    assert "error: the run has lost a process: no heartbeat from rank 1 on " in output
     assert "Traceback" not in output.split("ChildFailedError")[0].split("torch/distributed")[0]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tacotron2.model import Tacotron2
-from tests.test_tacotron2 import NO_DROPOUT, TINY, golden_inputs, golden_model, model_of, ragged_batch
+from tests.helpers.tacotron2 import NO_DROPOUT, TINY, golden_inputs, golden_model, model_of, ragged_batch
 
 
 def both(model, *arguments):

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from predict_mels import predict
 
 from common.config import AudioConfig, DataConfig
 from common.data.mels import MelDirectory
 from common.errors import UserError
-from inference import MAX_SYMBOLS, Synthesizer, load_model, split_long
-from scripts.predict_mels import predict
+from inference import Synthesizer, load_model
+from synthesis.sentences import MAX_SYMBOLS, split_long
 from tacotron2.data import TextMelDataset, collate
 from tacotron2.model import Tacotron2
-from tests.conftest import TINY_WAVEGLOW, fails_with, run_script, train_command
+from tests.helpers.commands import fails_with, run_here
+from tests.helpers.runs import TINY_WAVEGLOW, train_command
 from waveglow.model import WaveGlow
 
 # In the file's order 2, 4, 1, 3 words; the reference would speak the longest first.
@@ -30,7 +32,7 @@ def phrases(tmp_path: Path) -> Path:
 
 
 def speak(tacotron2_run: Path, waveglow_run: Path, phrases: Path, output: Path, *options: str, expect: int = 0):
-    return run_script(
+    return run_here(
         "inference.py", f"tacotron2={tacotron2_run}", f"waveglow={waveglow_run}", f"input={phrases}",
         f"output={output}", "max_decoder_steps=30", "device=cpu", *options, expect=expect,
     )  # fmt: skip
@@ -73,13 +75,18 @@ def test_seed_fixes_the_audio(tacotron2_run: Path, waveglow_run: Path, phrases: 
 
 
 def test_what_comes_after_the_models_can_be_left_out(tacotron2_run: Path, waveglow_run: Path):
-    """Sharpening and the match of the mel: each changes what is heard, and 0 is without."""
+    """The postfilter and the mel match: each changes what is heard, and 0 turns it off."""
     options = {"sigma": 0.5, "max_decoder_steps": 20}
     spoken = [
         Synthesizer.load(
-            tacotron2_run, waveglow_run, device="cpu", prenet_dropout=0.0, match_mel=match_mel, sharpen=sharpen
+            tacotron2_run,
+            waveglow_run,
+            device="cpu",
+            prenet_dropout=0.0,
+            match_mel=match_mel,
+            postfilter_strength=strength,
         ).speak("Hello there.", **options)
-        for match_mel, sharpen in ((None, 1.0), (2, 1.0), (None, 0.0))
+        for match_mel, strength in ((None, 1.0), (2, 1.0), (None, 0.0))
     ]
     plain, matched, smooth = spoken
     assert torch.equal(plain.mel, matched.mel)
@@ -90,7 +97,7 @@ def test_what_comes_after_the_models_can_be_left_out(tacotron2_run: Path, wavegl
 
 
 def test_griffin_lim_needs_no_waveglow(tacotron2_run: Path, phrases: Path, tmp_path: Path):
-    run_script(
+    run_here(
         "inference.py", f"tacotron2={tacotron2_run}", "vocoder=griffin_lim", f"input={phrases}",
         f"output={tmp_path / 'out'}", "max_decoder_steps=10",
     )  # fmt: skip
@@ -107,7 +114,7 @@ def test_truncated_and_silent_lines_are_named(tacotron2_run: Path, waveglow_run:
     torch.save(state, tmp_path / "endless.pt")
     result = speak(tmp_path / "endless.pt", waveglow_run, tmp_path / "phrases.txt", tmp_path / "out")
     assert "phrases.txt:1: the decoder did not stop" in result.stdout
-    assert "phrases.txt:3: not spoken, the model has no symbol for them: #" in result.stdout
+    assert "phrases.txt:3: left out, the model has no symbol for: #" in result.stdout
     assert "phrases.txt:3: nothing to say" in result.stdout
     assert "UserWarning" not in result.stderr
     assert sorted(p.name for p in (tmp_path / "out").glob("*.wav")) == ["0000.wav", "0002.wav"]
@@ -127,8 +134,8 @@ def test_mistakes(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_pa
     (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
     fails_with(speak(tacotron2_run, waveglow_run, tmp_path / "latin.txt", out, expect=1), "latin.txt:2", "UTF-8")
     fails_with(speak(tacotron2_run, waveglow_run, phrases, out, "vocoder=vocoder", expect=1), "vocoder")
-    for option in ("match_mel=-1", "sharpen=-0.5", "sigma=-1"):
-        fails_with(speak(tacotron2_run, waveglow_run, phrases, out, option, expect=1), option, "must not be negative")
+    for option in ("match_mel=-1", "postfilter_strength=-0.5", "sigma=-1"):
+        fails_with(speak(tacotron2_run, waveglow_run, phrases, out, option, expect=1), option, "must be at least 0")
     assert not out.exists()  # nothing is left of a command that failed
     out.mkdir()
     (out / "0002.wav").write_text("mine")
@@ -198,7 +205,7 @@ def test_a_long_line_is_spoken_in_pieces(tacotron2_run: Path, waveglow_run: Path
     torch.testing.assert_close(last.audio, voice.speak("After.", **options).audio, atol=1e-4, rtol=0)
     (tmp_path / "phrases.txt").write_text("Short.\n" + "A word and another. " * 500 + "9" * 400 + "\n")
     result = speak(tacotron2_run, waveglow_run, tmp_path / "phrases.txt", tmp_path / "out", "max_decoder_steps=3")
-    assert re.search(r"phrases.txt:2: a long line, spoken in \d+ pieces into 0001.wav", result.stdout)
+    assert re.search(r"phrases.txt:2: a long line, synthesized in \d+ pieces into 0001.wav", result.stdout)
 
 
 def test_int8_speaks_nearly_the_same(tacotron2_run: Path):
@@ -222,21 +229,21 @@ def test_predicted_mels_are_the_models_beside_the_recordings(corpus: Path, tacot
     dataset = TextMelDataset(str(corpus / "filelists" / "train.txt"), data, voice.audio, voice.symbols)
     mels = MelDirectory(tmp_path)
     mels.reset(voice.audio)
-    predict(voice, dataset, mels, batch_size=3)
+    predict(voice, dataset, mels, 3, torch.Generator())
     assert MelDirectory(tmp_path).check(dataset.clips, voice.audio) == dataset.lengths
     for index, clip in enumerate(dataset.clips):
         with torch.no_grad():
             expected = voice.tacotron2(*collate([dataset[(index, 0)]])).mel_postnet[0]
-            expected = voice.tacotron2.sharpening(expected)
+            expected = voice.tacotron2.postfilter(expected)
         torch.testing.assert_close(torch.from_numpy(mels.load(clip)), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_waveglow_trains_on_predicted_mels(corpus: Path, tacotron2_run: Path, tmp_path: Path):
     output = tmp_path / "predicted"
     command = ("scripts/predict_mels.py", f"tacotron2={tacotron2_run}", f"data.root={corpus}", f"output={output}")
-    assert "8 mels" in run_script(*command, "batch_size=3", "device=cpu").stdout
-    fails_with(run_script(*command, expect=1), str(output), "exists already")
-    fails_with(run_script(*command, "batch_size=0", expect=1), "batch_size=0", "at least 1")
+    assert "8 predicted mels" in run_here(*command, "batch_size=3", "device=cpu").stdout
+    fails_with(run_here(*command, expect=1), str(output), "exists already")
+    fails_with(run_here(*command, "batch_size=0", expect=1), "batch_size=0", "at least 1")
     run_dir, options = tmp_path / "run", (f"data.mel_dir={output}", "trainer.max_steps=2")
-    run_script(*train_command(corpus, run_dir, TINY_WAVEGLOW, *options))
+    run_here(*train_command(corpus, run_dir, TINY_WAVEGLOW, *options))
     assert (run_dir / "checkpoints" / "step_00000002.pt").is_file()

@@ -14,10 +14,12 @@ from common.checkpoint import files as checkpoints
 from common.checkpoint import formats as interchange
 from common.ops.padding import lengths_to_mask
 from inference import load_model
-from scripts.export_onnx import PostnetGraph, WaveGlowGraph, export
+from synthesis.models import MODELS
+from synthesis.onnx.graphs import PostnetGraph, WaveGlowGraph, export
 from tacotron2.model import Tacotron2, Tacotron2Config
-from tests.conftest import REPOSITORY, fails_with, golden, golden_path, run_script
-from train import TASKS
+from tests.helpers import REPOSITORY
+from tests.helpers.commands import fails_with, run_here
+from tests.helpers.golden import golden, golden_path
 from waveglow.model import WaveGlow, WaveGlowConfig
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -28,15 +30,15 @@ EXPORT, SPEAK = "scripts/export_onnx.py", "scripts/speak_onnx.py"
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden Tacotron 2, its prenet without dropout, and a small WaveGlow, both in PyTorch and as ONNX."""
     directory = tmp_path_factory.mktemp("onnx")
-    state = interchange.load(golden_path("dle_tacotron2.pt"), TASKS.values())
-    state["model_config"]["prenet_dropout"] = 0.0
+    state = interchange.load(golden_path("dle_tacotron2.pt"), MODELS.values())
+    state.model_config["prenet_dropout"] = 0.0
     checkpoints.save(directory / "tacotron2.pt", state)
     torch.manual_seed(0)
     waveglow = WaveGlow(WaveGlowConfig(n_flows=6, n_early_every=2, n_layers=2, n_channels=8))
     for wn in waveglow.WN:
         torch.nn.init.normal_(wn.end.weight, std=0.1)
     torch.save(waveglow.state_dict(), directory / "waveglow.pt")
-    result = run_script(
+    result = run_here(
         EXPORT, f"tacotron2={directory / 'tacotron2.pt'}", f"waveglow={directory / 'waveglow.pt'}",
         f"output={directory / 'export'}",
     )  # fmt: skip
@@ -46,7 +48,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_free_running_equals_the_reference(exported: Path):
     """All 37 steps of the loop in numpy give the mel that the reference computed."""
-    from scripts.speak_onnx import Voice
+    from synthesis.onnx.voice import Voice
 
     voice = Voice(exported / "export")
     text, expected = (golden("dle_tacotron2_io.pt")[key].numpy() for key in ("text", "infer_mel_postnet"))
@@ -57,7 +59,7 @@ def test_free_running_equals_the_reference(exported: Path):
 
 
 def test_waveglow_equals_pytorch(exported: Path):
-    from scripts.speak_onnx import Voice
+    from synthesis.onnx.voice import Voice
 
     voice = Voice(exported / "export")
     mel = torch.from_numpy(golden("dle_tacotron2_io.pt")["infer_mel_postnet"].numpy()[:1])
@@ -70,7 +72,7 @@ def test_waveglow_equals_pytorch(exported: Path):
 def test_the_postnet_gives_mels_of_a_normalized_model(tmp_path: Path):
     torch.manual_seed(0)
     model = Tacotron2(Tacotron2Config(postnet_embedding_dim=8, mel_mean=-5.0, mel_std=2.0)).eval()
-    model.sharpening.gain.uniform_(1, 2)
+    model.postfilter.gain.uniform_(1, 2)
     frames, lengths = torch.randn(2, 80, 7), torch.tensor([7, 5])
     inputs, waveglow = {"mel": frames, "mel_lengths": lengths}, WaveGlow(WaveGlowConfig(n_flows=1, n_channels=8))
     export(tmp_path / "postnet.onnx", PostnetGraph(model), inputs, ["mel_postnet"], waveglow)
@@ -79,7 +81,7 @@ def test_the_postnet_gives_mels_of_a_normalized_model(tmp_path: Path):
     inside = lengths_to_mask(lengths, 7).unsqueeze(1)
     with torch.no_grad():
         mel = frames * inside
-        expected = model.sharpening(2 * (mel + model.postnet(mel, inside)) - 5) * inside
+        expected = model.postfilter(2 * (mel + model.postnet(mel, inside)) - 5) * inside
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-4, rtol=0)
 
 
@@ -88,7 +90,7 @@ def test_the_small_kind_of_waveglow(tmp_path: Path):
     torch.manual_seed(0)
     config = WaveGlowConfig(
         n_flows=4, n_group=128, n_early_every=2, n_early_size=16, n_layers=2, n_channels=8, separable=True,
-        encoder_dim=6, lapped=True,
+        encoder_dim=6, mdct=True,
     )  # fmt: skip
     model = WaveGlow(config).eval()
     for wn in model.WN:
@@ -105,10 +107,8 @@ def test_the_small_kind_of_waveglow(tmp_path: Path):
 def test_it_speaks_without_pytorch(exported: Path, tmp_path: Path):
     (tmp_path / "phrases.txt").write_text("Hello there.\n\n###\nThe second one.\n")
     # torch in sys.modules as None: importing it fails
-    code = (
-        f"import sys, runpy; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; sys.path.insert(0, '{REPOSITORY}')"
-    )
-    code += "; runpy.run_path(sys.argv[0], run_name='__main__')"
+    code = "import sys, runpy; sys.modules['torch'] = None; sys.argv = sys.argv[1:]"
+    code += "; sys.path.insert(0, 'scripts'); runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [SPEAK, exported / "export", tmp_path / "phrases.txt", tmp_path / "out", "--max-steps", "9"]
     result = subprocess.run(
         [sys.executable, "-c", code, *map(str, command)], cwd=REPOSITORY, capture_output=True, text=True
@@ -124,11 +124,11 @@ def test_it_speaks_without_pytorch(exported: Path, tmp_path: Path):
 
 def test_mistakes(exported: Path, tmp_path: Path):
     models = f"tacotron2={exported / 'tacotron2.pt'}", f"waveglow={exported / 'waveglow.pt'}"
-    fails_with(run_script(EXPORT, *models, f"output={exported / 'export'}", expect=1), "encoder.onnx exists already")
-    fails_with(run_script(EXPORT, *models, expect=1), "output=VALUE")
+    fails_with(run_here(EXPORT, *models, f"output={exported / 'export'}", expect=1), "encoder.onnx exists already")
+    fails_with(run_here(EXPORT, *models, expect=1), "output=VALUE")
     other = f"waveglow={golden_path('dle_waveglow.pt')}"
-    fails_with(run_script(EXPORT, models[0], other, f"output={tmp_path / 'x'}", expect=1), "audio.n_mels is 80")
+    fails_with(run_here(EXPORT, models[0], other, f"output={tmp_path / 'x'}", expect=1), "audio.n_mels is 80")
     (tmp_path / "phrases.txt").write_text("Hello.\n")
-    result = run_script(SPEAK, tmp_path, tmp_path / "phrases.txt", tmp_path / "out", expect=1)
+    result = run_here(SPEAK, tmp_path, tmp_path / "phrases.txt", tmp_path / "out", expect=1)
     fails_with(result, str(tmp_path), "not an export")
     assert json.loads((exported / "export/config.json").read_text())["text"]["cleaners"] == "english_cleaners"

@@ -6,24 +6,38 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from export_onnx import ExportConfig
+from predict_mels import PredictConfig
 
-from common.config import TrainConfig, from_dict
+from common.config import TrainConfig
 from common.entry import _quoted
-from inference import InferenceConfig, Synthesizer
-from scripts import average_checkpoints, benchmark, convert_checkpoint, report, speak_onnx, trim_silence
-from scripts.check_dataset import CheckConfig
-from scripts.evaluate import EvaluateConfig
-from scripts.export_onnx import ExportConfig
-from scripts.predict_mels import PredictConfig
-from tests.conftest import REPOSITORY, TINY_TACOTRON2, TINY_WAVEGLOW, golden_path, write_corpus
-from tests.test_config import composed
+from common.schema import from_dict
+from evaluation.corpus import CheckConfig
+from evaluation.systems import EvaluateConfig
+from inference import Synthesizer
+from synthesis.jobs import InferenceConfig
+from tests.helpers import REPOSITORY
+from tests.helpers.commands import composed, load_script
+from tests.helpers.corpus import write_corpus
+from tests.helpers.golden import golden_path
+from tests.helpers.runs import TINY_TACOTRON2, TINY_WAVEGLOW
 from train import build_task
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = [block.strip().splitlines() for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)]
 COMMANDS = [line.split(" #")[0].strip() for block in BLOCKS for line in block]
+
+
+CONFIGS: dict[str, tuple[str, type[Any]]] = {
+    "inference.py": ("inference", InferenceConfig),
+    "scripts/check_dataset.py": ("check_dataset", CheckConfig),
+    "scripts/evaluate.py": ("evaluate", EvaluateConfig),
+    "scripts/export_onnx.py": ("export_onnx", ExportConfig),
+    "scripts/predict_mels.py": ("predict_mels", PredictConfig),
+}
 
 
 def block_with(text: str) -> list[str]:
@@ -53,28 +67,11 @@ def test_every_command_is_valid(command: str):
         if any(option.startswith("debug=") for option in options):  # sets run_dir itself; test_config composes them
             values["run_dir"] = "runs/debug"
         build_task(from_dict(TrainConfig, values))
-    elif script == "inference.py":
-        from_dict(InferenceConfig, composed("inference", *words[2:]))
-    elif script == "scripts/check_dataset.py":
-        from_dict(CheckConfig, composed("check_dataset", *words[2:]))
-    elif script == "scripts/predict_mels.py":
-        from_dict(PredictConfig, composed("predict_mels", *words[2:]))
-    elif script == "scripts/export_onnx.py":
-        from_dict(ExportConfig, composed("export_onnx", *words[2:]))
-    elif script == "scripts/speak_onnx.py":
-        speak_onnx.parser().parse_args(words[2:])
-    elif script == "scripts/evaluate.py":
-        from_dict(EvaluateConfig, composed("evaluate", *words[2:]))
-    elif script == "scripts/trim_silence.py":
-        trim_silence.parser().parse_args(words[2:])
-    elif script == "scripts/report.py":
-        report.parser().parse_args(words[2:])
-    elif script == "scripts/average_checkpoints.py":
-        average_checkpoints.parser().parse_args(words[2:])
-    elif script == "scripts/benchmark.py":
-        benchmark.parser().parse_args(words[2:])
-    elif script == "scripts/convert_checkpoint.py":
-        convert_checkpoint.parser().parse_args(words[2:])
+    elif script in CONFIGS:
+        name, config = CONFIGS[script]
+        from_dict(config, composed(name, *words[2:]))
+    elif script is not None:
+        load_script(Path(script).stem).parser().parse_args(words[2:])
     else:
         assert words[0] in ("source", "tensorboard", "kubectl", "pip"), f"{command}: teach this test to check it"
 

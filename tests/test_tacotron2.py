@@ -11,8 +11,8 @@ from common.ops.padding import lengths_to_mask
 from inference import load_model
 from tacotron2.loss import gate_target, tacotron2_loss
 from tacotron2.model import Tacotron2, Tacotron2Config
-from tacotron2.postfilter import MAX_GAIN, Sharpening, cosines
-from tests.conftest import golden, golden_path
+from tacotron2.postfilter import MAX_GAIN, Postfilter, cosines
+from tests.helpers.golden import golden, golden_path
 
 NO_DROPOUT = {
     "p_encoder_dropout": 0.0,
@@ -157,10 +157,10 @@ def test_normalized_mels():
     torch.testing.assert_close(found.mel_postnet, (2 * expected.mel_postnet - 5) * inside)
 
 
-def test_sharpening_gives_back_the_variance():
+def test_postfilter_gives_back_the_variance():
     """What was measured on mels that lack detail is given back to others that lack it; of itself it does nothing."""
     torch.manual_seed(0)
-    sharpening, basis = Sharpening(16), cosines(16)
+    postfilter, basis = Postfilter(16), cosines(16)
     torch.testing.assert_close(basis @ basis.T, torch.eye(16))
     recorded, others = 2 * torch.randn(16, 4000) - 5, 2 * torch.randn(16, 4000) - 5
     share = torch.linspace(1, 0.4, 16).unsqueeze(1)  # of each coefficient's deviation that a model has
@@ -168,31 +168,31 @@ def test_sharpening_gives_back_the_variance():
     def smoothed(mel: Tensor) -> Tensor:
         return basis.T @ (share * (basis @ (mel + 5))) - 5
 
-    assert torch.equal(sharpening(others), others)
-    sharpening.measure(smoothed(recorded), recorded)
-    torch.testing.assert_close(sharpening.gain, 1 / share[:, 0], rtol=0.05, atol=0)
-    torch.testing.assert_close(sharpening(smoothed(others)), others, rtol=0, atol=0.5)
+    assert torch.equal(postfilter(others), others)
+    postfilter.measure(smoothed(recorded), recorded)
+    torch.testing.assert_close(postfilter.gain, 1 / share[:, 0], rtol=0.05, atol=0)
+    torch.testing.assert_close(postfilter(smoothed(others)), others, rtol=0, atol=0.5)
     assert (smoothed(others) - others).abs().max() > 3
-    torch.testing.assert_close(sharpening(others[None])[0], sharpening(others))
-    sharpening.strength = 0.0
-    assert torch.equal(sharpening(others), others)
-    sharpening.strength = 1.0
-    half = sharpening.bfloat16()(others.bfloat16())
+    torch.testing.assert_close(postfilter(others[None])[0], postfilter(others))
+    postfilter.strength = 0.0
+    assert torch.equal(postfilter(others), others)
+    postfilter.strength = 1.0
+    half = postfilter.bfloat16()(others.bfloat16())
     assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.float(), sharpening.float()(others), rtol=0.05, atol=0.1)
-    sharpening.measure(torch.full((16, 5), -5.0), recorded)  # a model that has learned nothing
-    assert sharpening.gain.max() == MAX_GAIN
+    torch.testing.assert_close(half.float(), postfilter.float()(others), rtol=0.05, atol=0.1)
+    postfilter.measure(torch.full((16, 5), -5.0), recorded)  # a model that has learned nothing
+    assert postfilter.gain.max() == MAX_GAIN
 
 
 def test_speech_is_sharpened():
     model = model_of(TINY).eval()
     text, text_lengths, _, _ = ragged_batch()
     plain = model.infer(text, text_lengths)
-    model.sharpening.gain.uniform_(1, 2)
+    model.postfilter.gain.uniform_(1, 2)
     sharp = model.infer(text, text_lengths)
     inside = lengths_to_mask(plain.mel_lengths, plain.mel_postnet.shape[2]).unsqueeze(1)
     assert not torch.equal(sharp.mel_postnet, plain.mel_postnet)
-    torch.testing.assert_close(sharp.mel_postnet, model.sharpening(plain.mel_postnet) * inside)
+    torch.testing.assert_close(sharp.mel_postnet, model.postfilter(plain.mel_postnet) * inside)
 
 
 def test_own_frames_in_place_of_the_teachers():

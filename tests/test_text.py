@@ -7,10 +7,10 @@ import warnings
 from pathlib import Path
 
 import pytest
+from measure_cleaners import disagreements, number_rows, words
 
 from common.errors import UserError
-from scripts.measure_cleaners import disagreements, number_rows, words
-from tacotron2.text import SYMBOLS, clean_text, ids_to_text, pronunciation, text_to_ids, unknown_characters
+from tacotron2.text import SYMBOLS, clean_text, encode, ids_to_text, pronunciation, text_to_ids
 from tacotron2.text.cleaners import CLEANERS, english_cleaners, to_ascii
 from tacotron2.text.roman import roman_value
 from tacotron2.text.spelling import cardinal, in_pairs, ordinal
@@ -261,7 +261,7 @@ def test_another_symbol_table():
     symbols = ["_", " ", "ä", "b"]
     assert text_to_ids("Bä b", "basic_cleaners", symbols) == [3, 2, 1, 3]
     assert ids_to_text([3, 2, 1, 3, 0], symbols) == "bä b"
-    assert unknown_characters("bäcker {B}", "basic_cleaners", symbols) == ["c", "k", "e", "r", "@B"]
+    assert encode("bäcker {B}", "basic_cleaners", symbols).dropped == ["c", "k", "e", "r", "@B"]
 
 
 def test_ids_to_text_is_the_inverse():
@@ -301,7 +301,7 @@ def test_what_is_not_arpabet_is_dropped_with_a_warning(text, kept, dropped):
     with pytest.warns(UserWarning, match="dropped"):
         ids = text_to_ids(text)
     assert ids_to_text(ids) == kept
-    assert unknown_characters(text) == dropped
+    assert encode(text).dropped == dropped
 
 
 # Text that cannot be read
@@ -310,7 +310,7 @@ def test_what_is_not_arpabet_is_dropped_with_a_warning(text, kept, dropped):
 @pytest.mark.fault(20)
 def test_unknown_characters_are_dropped_warned_about_once_and_listed():
     text = "smile 😀 <now> ~ 😀"
-    assert unknown_characters(text) == ["😀", "<", ">", "~"]
+    assert encode(text).dropped == ["😀", "<", ">", "~"]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         assert ids_to_text(text_to_ids(text)) == "smile now"
@@ -323,7 +323,7 @@ def test_unknown_characters_are_dropped_warned_about_once_and_listed():
 def test_padding_cannot_be_written_in_a_text():
     with pytest.warns(UserWarning, match="'_'"):
         assert ids_to_text(text_to_ids("_a_b_ _")) == "a b"
-    assert unknown_characters("_ a") == ["_"]
+    assert encode("_ a").dropped == ["_"]
 
 
 def test_quotation_marks_are_dropped_without_a_warning():

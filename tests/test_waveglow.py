@@ -8,16 +8,17 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.audio import LogMel, load_audio
-from common.config import AudioConfig, TrainConfig, from_dict
+from common.config import AudioConfig, TrainConfig
 from common.errors import UserError
+from common.schema import from_dict
 from inference import load_model
-from tests.conftest import GOLDEN, golden, golden_path
-from tests.test_config import composed
+from tests.helpers.commands import composed
+from tests.helpers.golden import GOLDEN, golden, golden_path
 from train import build_task
 from waveglow.denoiser import Denoiser
 from waveglow.gate import Gate
 from waveglow.loss import spectral_loss, waveglow_loss
-from waveglow.mdct import analyze, synthesize
+from waveglow.mdct import inverse_mdct, mdct
 from waveglow.mel_match import MelMatch
 from waveglow.model import WaveGlow, WaveGlowConfig, WaveGlowOutput
 
@@ -26,7 +27,7 @@ TINY = WaveGlowConfig(n_mel_channels=20, n_flows=6, n_early_every=2, n_layers=2,
 
 SMALL = WaveGlowConfig(
     n_mel_channels=20, n_group=32, n_flows=4, n_early_every=2, n_early_size=4, n_layers=3, n_channels=8, separable=True,
-    encoder_dim=6, lapped=True,
+    encoder_dim=6, mdct=True,
 )  # fmt: skip
 
 
@@ -47,12 +48,7 @@ def lively_model(config: WaveGlowConfig = TINY) -> WaveGlow:
 
 @pytest.mark.parametrize(("channels", "count"), [(512, 268_294_760), (256, 87_879_272)])
 def test_parameter_count(channels: int, count: int):
-    def skip_qr(a: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return a, a
-
-    with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
-        patch.setattr(torch.linalg, "qr", skip_qr)  # not for meta tensors, like det
-        patch.setattr(torch, "det", lambda a: 1.0)
+    with torch.device("meta"):
         model = WaveGlow(WaveGlowConfig(n_channels=channels))
     assert sum(p.numel() for p in model.parameters()) == count
     assert len(model.state_dict()) == 938
@@ -94,11 +90,11 @@ def test_inverse_of_forward_is_identity(config: WaveGlowConfig):
     torch.testing.assert_close(model.infer(mel, sigma=1.0, z=z), audio, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("lapped", [False, True])
-def test_log_determinants_are_those_of_the_jacobian(lapped: bool):
+@pytest.mark.parametrize("has_mdct", [False, True])
+def test_log_determinants_are_those_of_the_jacobian(has_mdct: bool):
     """log |det dz/dx| by autograd equals sum(log_s) + sum(log_det)."""
     config = WaveGlowConfig(
-        n_mel_channels=4, hop_length=16, win_length=32, n_flows=4, n_early_every=2, n_channels=4, lapped=lapped
+        n_mel_channels=4, hop_length=16, win_length=32, n_flows=4, n_early_every=2, n_channels=4, mdct=has_mdct
     )
     model = lively_model(config).double()
     mel, audio = torch.randn(1, 4, 1).double(), torch.randn(1, 16).double()
@@ -108,20 +104,20 @@ def test_log_determinants_are_those_of_the_jacobian(lapped: bool):
     torch.testing.assert_close(total.float(), torch.linalg.slogdet(jacobian)[1].float())
 
 
-def test_the_lapped_transform_turns_and_turns_back():
+def test_the_mdct_and_its_inverse():
     """It is orthogonal, a tone is few coefficients of it, and a single coefficient fades in and out."""
     x = torch.randn(2, 9, 32).double()
-    y = analyze(x)
-    torch.testing.assert_close(synthesize(y), x)
+    y = mdct(x)
+    torch.testing.assert_close(inverse_mdct(y), x)
     torch.testing.assert_close(y.square().sum((1, 2)), x.square().sum((1, 2)))
-    torch.testing.assert_close(synthesize(analyze(x[:, :1])), x[:, :1])  # one group overlaps with nothing
+    torch.testing.assert_close(inverse_mdct(mdct(x[:, :1])), x[:, :1])  # one group overlaps with nothing
     tone = torch.sin(torch.pi / 32 * 7.5 * torch.arange(9 * 32).double()).view(1, 9, 32)
-    energy = analyze(tone)[0, 2:-2].square().mean(0)
+    energy = mdct(tone)[0, 2:-2].square().mean(0)
     assert energy.argmax().item() == 7
     assert energy.topk(4).values.sum() > 0.98 * energy.sum()
     one = torch.zeros(1, 4, 32).double()
     one[0, 1, 5] = 1
-    wave = synthesize(one).flatten()
+    wave = inverse_mdct(one).flatten()
     assert wave[:16].abs().max() < 1e-9 > wave[80:].abs().max()
     assert wave[16:18].abs().max() < 0.05 > wave[78:80].abs().max()  # no jump where it begins and ends
     assert wave.diff().abs().max() < 0.2  # nor at a seam
@@ -152,14 +148,14 @@ def test_matching_the_mel():
         assert match(torch.full((80, frames), 3.0), torch.randn(frames * 256), 2).isfinite().all()
 
 
-def test_the_flow_works_on_the_lapped_coefficients():
+def test_the_flow_works_on_the_coefficients():
     model = WaveGlow(dataclasses.replace(SMALL, n_early_every=4))
     with torch.no_grad():
         for convinv in model.convinv:
             convinv.conv.weight.copy_(torch.eye(len(convinv.conv.weight)).unsqueeze(2))
         audio = torch.randn(2, 768)
         z = model(torch.randn(2, 20, 3), audio).z
-    torch.testing.assert_close(z, analyze(audio.unflatten(1, (-1, 32))).transpose(1, 2))
+    torch.testing.assert_close(z, mdct(audio.unflatten(1, (-1, 32))).transpose(1, 2))
 
 
 @pytest.mark.parametrize("config", [TINY, SMALL])
@@ -286,9 +282,9 @@ def test_backwards_in_training_is_what_infer_speaks():
     mel, audio = torch.randn(2, 20, 3), 0.1 * torch.randn(2, 3 * 256)
     noise = torch.randn(2, 32, 24)
     output = model(mel, audio, 0.7 * noise)
-    torch.testing.assert_close(output.spoken, model.infer(mel, 0.7, noise), atol=2e-5, rtol=1e-4)
-    assert model(mel, audio).spoken is None
-    output.spoken.square().mean().backward()
+    torch.testing.assert_close(output.synthesized, model.infer(mel, 0.7, noise), atol=2e-5, rtol=1e-4)
+    assert model(mel, audio).synthesized is None
+    output.synthesized.square().mean().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 

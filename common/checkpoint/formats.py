@@ -51,7 +51,9 @@ def load(path: str | Path, specs: Iterable[ModelSpec]) -> Checkpoint:
         added = spec.reference.added_weights(from_dict(spec.config_class, checkpoint.model_config))
     except UserError as error:
         raise UserError(f"checkpoint {path}: {error}") from error
-    return dataclasses.replace(checkpoint, state_dict=added | checkpoint.state_dict | checkpoint.average)
+    weights = checkpoint.state_dict | checkpoint.average
+    missing = {key: value for key, value in added.items() if key not in weights}
+    return dataclasses.replace(checkpoint, state_dict=weights | missing)
 
 
 def build(checkpoint: Checkpoint, path: str | Path, specs: Iterable[ModelSpec], **overrides: Any) -> nn.Module:

@@ -220,9 +220,9 @@ def offload(model: Any, path: Path) -> None:
     torch.save(model.state_dict(), path)
     device, infer = next(model.parameters()).device, model.infer
 
-    def infer_with_weights(*arguments: Any) -> Any:
+    def infer_with_weights(*arguments: Any, **options: Any) -> Any:
         model.load_state_dict(torch.load(path, map_location=device, mmap=True), assign=True)
-        result = infer(*arguments)
+        result = infer(*arguments, **options)
         forget_packed(model)
         model.to("meta")
         return result

@@ -8,16 +8,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
 from common.ops import graphs
-from tacotron2 import free_running, loops, steps
+from tacotron2 import free_running, step_torch, teacher_forcing
 from tacotron2.model import Tacotron2
-from tests.test_loops import outputs_and_gradients
-from tests.test_tacotron2 import TINY, model_of, ragged_batch
+from tacotron2.step_torch import Attended, AttendedGradients, AttentionSums
+from tests.helpers.tacotron2 import TINY, model_of, outputs_and_gradients, ragged_batch
 from waveglow import gate
 
 kernels = pytest.importorskip("tacotron2.step_triton", exc_type=ImportError)
@@ -35,10 +36,10 @@ def random(*shape: int) -> Tensor:
 @pytest.fixture
 def by_kernels(monkeypatch: pytest.MonkeyPatch):
     """The decoder computes by the kernels, in chunks."""
-    for module in (loops, free_running):
+    for module in (teacher_forcing, free_running):
         monkeypatch.setattr(module, "ops_for", lambda *_: kernels)
-    monkeypatch.setitem(loops.CHUNK, "cpu", 8)
-    monkeypatch.setitem(loops.CLIPS, "cpu", 4)
+    monkeypatch.setitem(teacher_forcing.CHUNK, "cpu", 8)
+    monkeypatch.setitem(teacher_forcing.CLIPS, "cpu", 4)
     torch.backends.cuda.matmul.fp32_precision = "ieee"
 
 
@@ -49,16 +50,16 @@ def test_lstm_cell(with_dropout: bool):
     batch, size = 3, 300
     gates, recurrent, before = random(batch, 4 * size), random(batch, 4 * size), random(batch, size)
     kept = torch.rand(batch, size, device=DEVICE) > 0.3 if with_dropout else None
-    d_hidden, d_fed_back, d_more, d_cell = (random(batch, size + 7)[:, :size] for _ in range(4))
+    d_hidden, d_recurrent, d_more, d_cell = (random(batch, size + 7)[:, :size] for _ in range(4))
     results = []
-    for ops in (steps, kernels):
+    for ops in (step_torch, kernels):
         activations, after, wide = gates.clone(), torch.empty_like(before), random(batch, size + 5)
         ops.lstm_cell(activations, recurrent, before, after, wide[:, :size], kept, 1.4)
         d_gates, d_before = activations.clone(), d_cell.clone()
-        ops.lstm_cell_backward(d_gates, before, after, d_hidden, d_fed_back, d_more, d_before, kept, 1.4)
+        ops.lstm_cell_backward(d_gates, before, after, d_hidden, d_recurrent, d_more, d_before, kept, 1.4)
         alone, d_alone = gates.clone(), d_cell.clone()
         ops.lstm_cell(alone, None, before, before.clone(), torch.empty_like(before), None, 1.0)
-        ops.lstm_cell_backward(alone, before, after, d_hidden, d_fed_back, None, d_alone, kept, 1.4)
+        ops.lstm_cell_backward(alone, before, after, d_hidden, d_recurrent, None, d_alone, kept, 1.4)
         results.append((activations, after, wide[:, :size], d_gates, d_before, alone, d_alone))
     for fast, plain in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(fast, plain, atol=2e-6, rtol=1e-5)
@@ -72,24 +73,22 @@ def test_attention_step(sizes: tuple[int, ...]):
     kernel, keys, v = random(dim, 2, taps), random(batch, length, dim), random(dim)
     memory, padding = random(batch, length, memory_dim), torch.zeros(batch, length, dtype=torch.bool, device=DEVICE)
     padding[0, length - 2 :] = True
-    query, d_weights, d_state, d_fed_back = random(2, batch, dim), *(random(2, batch, n) for n in (length, 9, 9))
-    d_state, d_fed_back = random(2, batch, memory_dim), random(2, batch, memory_dim)
+    query, d_weights, d_state, d_recurrent = random(2, batch, dim), *(random(2, batch, n) for n in (length, 9, 9))
+    d_state, d_recurrent = random(2, batch, memory_dim), random(2, batch, memory_dim)
     results = []
-    for ops in (steps, kernels):
+    for ops in (step_torch, kernels):
         weights, totals = torch.zeros(2, 3, batch, length, device=DEVICE)
         context = torch.empty(2, batch, memory_dim, device=DEVICE)
         step = ops.AttentionStep(kernel, keys, v, memory, padding)
         for t in range(2):
             step.forward(query[t], weights[t], totals[t], weights[t + 1], totals[t + 1], context[t])
-        sums = [torch.zeros_like(x) for x in (keys, kernel, v)]
-        carried = ops.carried_backward(keys, taps)
-        back = ops.AttentionStepBackward(kernel, keys, v, memory, padding, carried, sums, 2)
+        sums = AttentionSums(*(torch.zeros_like(x) for x in (keys, kernel, v)))
+        back = ops.AttentionStepBackward(kernel, keys, v, memory, ops.initial_carry(keys, taps), sums, 2)
         d_context, d_query = torch.empty_like(context), torch.empty_like(query)
         for t in (1, 0):
-            back.backward(
-                t, query[t], weights[t], totals[t], weights[t + 1], d_weights[t], d_state[t], d_fed_back[t],
-                d_context[t], d_query[t],
-            )  # fmt: skip
+            forward = Attended(query[t], weights[t], totals[t], weights[t + 1])
+            gradients = AttendedGradients(d_weights[t], d_state[t], d_recurrent[t])
+            back.backward(t, forward, gradients, d_context[t], d_query[t])
         back.finish(weights[:-1], totals[:-1])
         results.append((weights, totals, context, d_context, d_query, *sums))
     for fast, plain in zip(results[1], results[0], strict=True):
@@ -115,11 +114,11 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch):
     """Filled up to whole chunks and eights of clips, in float64."""
     model = model_of(TINY).double().to(DEVICE).train()
     batch = tuple(x.double() if x.is_floating_point() else x for x in (y.to(DEVICE) for y in ragged_batch()))
-    for sizes in (loops.CHUNK, loops.CLIPS):
+    for sizes in (teacher_forcing.CHUNK, teacher_forcing.CLIPS):
         monkeypatch.delitem(sizes, DEVICE, raising=False)
     whole, gradients = outputs_and_gradients(model, batch, True)
-    monkeypatch.setitem(loops.CHUNK, DEVICE, 4)
-    monkeypatch.setitem(loops.CLIPS, DEVICE, 8)
+    monkeypatch.setitem(teacher_forcing.CHUNK, DEVICE, 4)
+    monkeypatch.setitem(teacher_forcing.CLIPS, DEVICE, 8)
     chunked, chunked_gradients = outputs_and_gradients(model, batch, True)
     for name, value in whole.items():
         torch.testing.assert_close(chunked[name], value, atol=1e-12, rtol=1e-12, msg=name)
@@ -156,13 +155,22 @@ def test_free_running_by_kernels():
         torch.testing.assert_close(fast.alignment, plain.alignment, atol=1e-5, rtol=0)
 
 
+class Sum(NamedTuple):
+    to: Tensor
+
+
+class Summands(NamedTuple):
+    x: Tensor
+    flags: Tensor
+
+
 @needs_gpu
 def test_graphs_of_different_sizes_share_their_memory():
     """Small, large, small again; in inference mode and out of it; the owner's tensor is used as it is."""
     owner = torch.nn.Linear(1, 1, bias=False).cuda()
 
-    def add(owner: torch.nn.Linear, to: Tensor, x: Tensor, flags: Tensor, factor: float) -> None:
-        to += factor * x * owner.weight[0] * flags
+    def add(owner: torch.nn.Linear, written: Sum, given: Summands, factor: float) -> None:
+        written.to.add_(factor * given.x * owner.weight[0] * given.flags)
 
     for size in (5, 700, 5):
         for mode in (torch.inference_mode, torch.no_grad):
@@ -170,7 +178,7 @@ def test_graphs_of_different_sizes_share_their_memory():
                 with mode():
                     to, x, flags = random(size, 3), random(size, 3)[:, ::1], random(size, 1) > 0
                     expected = to + 2 * x * owner.weight[0] * flags
-                    graphs.graphed(add, [to], [x, flags], owner, factor=2.0)
+                    graphs.graphed(add, Sum(to), Summands(x, flags), owner, factor=2.0)
                     torch.testing.assert_close(to, expected)
 
 
@@ -221,7 +229,7 @@ def test_the_kernels_compile_for_a_gpu():
     """To instructions of two generations, at the full model's sizes, in three precisions."""
     own, always, flag = None, "fp32", "i1"
     lstm = dict.fromkeys(("gates", "recurrent", "before", "after", "hidden"), own) | {"kept": flag}
-    back = dict.fromkeys(("gates", "before", "after", "d_hidden", "d_fed_back", "d_query_hidden", "d_cell"), own)
+    back = dict.fromkeys(("gates", "before", "after", "d_hidden", "d_recurrent", "d_query_hidden", "d_cell"), own)
     step = dict.fromkeys(("query", "kernel", "keys", "v"), own)
     step |= dict.fromkeys(("last", "total", "weights", "d_weight"), always)
     sizes = {"taps": 31, "width": 64, "dim_block": 128, "rows_block": 32, "precision": "tf32"}
@@ -235,7 +243,7 @@ def test_the_kernels_compile_for_a_gpu():
          [], {"length_block": 256, "rows_block": 32, "memory_block": 64}),
         ("_weights_backward",
          dict.fromkeys(("d_weight", "d_total", "d_outside", "d_patches"), always)
-         | dict.fromkeys(("d_context", "d_state", "d_fed_back", "memory"), own),
+         | dict.fromkeys(("d_context", "d_state", "d_recurrent", "memory"), own),
          [], {"taps": 31, "rows_block": 32, "memory_block": 64}),
         ("_features_backward",
          step | {"d_query": own, "d_features": own, "d_patches": always, "d_v": always}, [], sizes),

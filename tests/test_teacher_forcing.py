@@ -7,24 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tacotron2.loss import tacotron2_loss
-from tacotron2.model import Tacotron2
-from tacotron2.teacher_forcing import AttentionLoop, LSTMLoop, bidirectional
-from tests.test_tacotron2 import TINY, golden_inputs, golden_model, model_of, ragged_batch
-from tests.test_train import losses, make_trainer
-
-
-def outputs_and_gradients(model: Tacotron2, batch: tuple[Tensor, ...], fused: bool, frames_per_step: int = 1):
-    """Of one training pass, dropout included, by name."""
-    model.decoder.fused = fused
-    model.zero_grad()
-    torch.manual_seed(3)
-    output = model(*batch)
-    loss = tacotron2_loss(output, batch[2], batch[3], frames_per_step)["loss"]
-    loss = loss + (output.alignment * torch.linspace(-1, 1, output.alignment.shape[2])).sum()
-    loss.backward()
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    return {**output._asdict(), "loss": loss}, gradients
+from tacotron2.teacher_forcing import AttentionLoop, AttentionWeights, LSTMLoop, bidirectional
+from tests.helpers.runs import losses, make_trainer
+from tests.helpers.tacotron2 import TINY, golden_inputs, golden_model, model_of, outputs_and_gradients, ragged_batch
 
 
 @pytest.mark.parametrize("frames_per_step", [1, 3])
@@ -58,11 +43,12 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(LSTMLoop.apply, lstm)
     padding = torch.zeros(batch, length, dtype=torch.bool)
     padding[1, 3:] = True
-    attention = (
-        random(steps, batch, width), random(4 * size, width), random(4 * size, size + memory_dim), random(4 * size),
-        random(batch, length, memory_dim), random(batch, length, dim), padding, random(dim, size),
-        random(dim, 2, taps), random(dim), kept, 1.4,
+    weights = AttentionWeights(
+        w_hc=random(4 * size, size + memory_dim), memory=random(batch, length, memory_dim),
+        keys=random(batch, length, dim), padding=padding, w_query=random(dim, size),
+        w_location=random(dim, 2, taps), v=random(dim), kept=kept,
     )  # fmt: skip
+    attention = (random(steps, batch, width), random(4 * size, width), random(4 * size), 1.4, *weights)
     assert torch.autograd.gradcheck(AttentionLoop.apply, attention)
 
 
@@ -118,7 +104,7 @@ def test_a_kept_graph_gives_the_same_gradients_again():
 def test_a_training_run_has_the_same_losses_either_way(corpus: Path, tmp_path: Path):
     for name, fused in (("plain", False), ("fast", True)):
         trainer = make_trainer(corpus, tmp_path / name, "tacotron2", "trainer.max_steps=6")
-        trainer.model.decoder.fused = fused
+        trainer.state.model.decoder.fused = fused
         trainer.fit()
     plain, fast = losses(tmp_path / "plain"), losses(tmp_path / "fast")
     assert list(fast) == list(plain) == [1, 2, 3, 4, 5, 6]

@@ -1,5 +1,6 @@
 """Every layout of the reference's checkpoints gives the same model, goes back exactly, and runs nothing."""
 
+import dataclasses
 import importlib
 import io
 import itertools
@@ -22,16 +23,19 @@ from torch import Tensor, nn
 from common.checkpoint import files as checkpoints
 from common.checkpoint import formats as interchange
 from common.checkpoint import unpickle
-from common.checkpoint.initialize import initialize
-from common.config import TrainConfig, from_dict
+from common.checkpoint.initialize import Target, initialize
+from common.config import TrainConfig
 from common.errors import UserError
+from common.schema import from_dict
+from common.training.task import Task
 from inference import Synthesizer, load_model
-from scripts import convert_checkpoint
-from tacotron2.model import Tacotron2
+from synthesis.models import MODELS
+from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.text import SYMBOLS
-from tests.conftest import fails_with, golden, golden_path, run_script, train_command
-from tests.test_config import composed
-from train import TASKS, build_task
+from tests.helpers.commands import Result, composed, fails_with, run_here
+from tests.helpers.golden import golden, golden_path
+from tests.helpers.runs import train_command
+from train import build_task
 from waveglow.model import WaveGlow
 
 State = dict[str, Any]
@@ -118,7 +122,7 @@ def test_sizes_come_from_the_tensors(frames_per_step: int, tmp_path: Path):
         "prenet_dim": 6, "postnet_embedding_dim": 16, "postnet_kernel_size": 7, "postnet_n_convolutions": 3,
         "n_frames_per_step": frames_per_step,
     }  # fmt: skip
-    config = TASKS["tacotron2"].config_class(**sizes)
+    config = Tacotron2Config(**sizes)
     torch.save({"state_dict": Tacotron2(config).state_dict()}, tmp_path / "x.pt")
     assert load_model(tmp_path / "x.pt").config == config
 
@@ -374,8 +378,8 @@ def test_what_is_no_checkpoint_of_these_models(tmp_path: Path):
 # ---- conversion ----
 
 
-def convert(*arguments: object) -> None:
-    convert_checkpoint.main([str(argument) for argument in arguments])
+def convert(*arguments: object, expect: int = 0) -> Result:
+    return run_here("scripts/convert_checkpoint.py", *arguments, expect=expect)
 
 
 def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
@@ -402,13 +406,13 @@ def test_round_trips_are_exact(name: str, tmp_path: Path):
     ours = checkpoints.load(tmp_path / "ours.pt")
     for other in ("again.pt", "back.pt"):
         state = checkpoints.load(tmp_path / other)
-        assert equal(state.pop("state_dict"), ours["state_dict"])
-        assert all(state[key] == ours[key] for key in interchange.DESCRIPTION)
+        assert equal(state.state_dict, ours.state_dict)
+        assert state.description() == ours.description()
     with safetensors.safe_open(tmp_path / "ours.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["model_config"]) == ours["model_config"]
+        assert json.loads(file.metadata()["model_config"]) == ours.model_config
         assert json.loads(file.metadata()["audio_config"])["hop_length"] == 256
     model = load_model(tmp_path / "ours.safetensors")
-    assert equal(model.state_dict(), ours["state_dict"])
+    assert equal(model.state_dict(), ours.state_dict)
 
 
 def test_half_the_bytes(tmp_path: Path):
@@ -421,8 +425,9 @@ def test_half_the_bytes(tmp_path: Path):
     for key, value in whole.items():
         assert half[key].dtype == value.dtype
         torch.testing.assert_close(half[key], value, rtol=1e-3, atol=1e-6)
-    with pytest.raises(UserError, match=r"--half is for safetensors, not for layout ours"):
-        convert(source, tmp_path / "other.pt", "--half")
+    fails_with(
+        convert(source, tmp_path / "other.pt", "--half", expect=1), "--half is for safetensors, not for layout ours"
+    )
 
 
 @pytest.mark.parametrize("run", ["tacotron2_run", "waveglow_run"])
@@ -432,7 +437,7 @@ def test_a_run_goes_to_the_reference_with_its_optimizer(run: str, request: pytes
     convert(run_dir, tmp_path / "x.pt")
     written = torch.load(tmp_path / "x.pt", weights_only=True)
     ours = checkpoints.load(checkpoints.find(run_dir))
-    kept = {key: value for key, value in ours["state_dict"].items() if not key.startswith("sharpening.")}
+    kept = {key: value for key, value in ours.state_dict.items() if not key.startswith("postfilter.")}
     assert equal(written["state_dict"], kept)
     order = [key.removeprefix("module.") for key in golden(f"dle_{run.removesuffix('_run')}.pt")["state_dict"]]
     theirs = [key for key in order if key in written["state_dict"]]  # of this size; the golden one has more layers
@@ -445,52 +450,49 @@ def test_a_run_goes_to_the_reference_with_its_optimizer(run: str, request: pytes
     assert written["random_rng_states_all"].shape[0] == written["cuda_rng_state_all"].shape[0] == 1
 
 
-def test_how_a_waveglow_speaks_is_said_to_be_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    state = interchange.load(golden_path("dle_waveglow.pt"), TASKS.values())
+def test_settings_of_synthesis_are_named_when_lost(tmp_path: Path):
+    state = interchange.load(golden_path("dle_waveglow.pt"), MODELS.values())
     for name, settings in (("a", {}), ("b", {"match_mel": 3, "sigma": 0.6})):
-        checkpoints.save(tmp_path / f"{name}.pt", state | {"model_config": state["model_config"] | settings})
-        convert(tmp_path / f"{name}.pt", tmp_path / f"{name}_theirs.pt")
-        warned = capsys.readouterr().out
+        changed = dataclasses.replace(state, model_config=state.model_config | settings)
+        checkpoints.save(tmp_path / f"{name}.pt", changed)
+        warned = convert(tmp_path / f"{name}.pt", tmp_path / f"{name}_theirs.pt").stdout
         for key in ("sigma=0.6", "match_mel=3"):
-            assert (f"warning: that layout has no place for model.{key}\n" in warned) == bool(settings)
+            assert (f"warning: this layout has no place for model.{key}\n" in warned) == bool(settings)
 
 
 def test_what_the_reference_cannot_have_is_refused(tmp_path: Path):
-    state = interchange.load(golden_path("dle_tacotron2.pt"), TASKS.values())
-    state["model_config"]["prenet_dropout"] = 0.25
+    state = interchange.load(golden_path("dle_tacotron2.pt"), MODELS.values())
+    state.model_config["prenet_dropout"] = 0.25
     checkpoints.save(tmp_path / "x.pt", state)
-    with pytest.raises(UserError, match=r"model.prenet_dropout=0.25.*always 0.5.*safetensors"):
-        convert(tmp_path / "x.pt", tmp_path / "y.pt")
+    result = convert(tmp_path / "x.pt", tmp_path / "y.pt", expect=1)
+    fails_with(result, "model.prenet_dropout=0.25", "always 0.5", "safetensors")
     (tmp_path / "mine.pt").write_text("mine")
-    with pytest.raises(UserError, match=r"mine.pt exists already"):
-        convert(tmp_path / "x.pt", tmp_path / "mine.pt")
+    fails_with(convert(tmp_path / "x.pt", tmp_path / "mine.pt", expect=1), "mine.pt exists already")
     assert (tmp_path / "mine.pt").read_text() == "mine"
-    result = run_script("scripts/convert_checkpoint.py", tmp_path / "none.pt", tmp_path / "y.pt", expect=1)
-    fails_with(result, "none.pt: no such file")
+    fails_with(convert(tmp_path / "none.pt", tmp_path / "y.pt", expect=1), "none.pt: no such file")
     assert not (tmp_path / "y.pt").exists()
 
 
-def test_symbols_and_audio_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """A Tacotron 2 with symbols of its own does not say which; it speaks once they are named."""
-    model = Tacotron2(TASKS["tacotron2"].config_class(n_symbols=4, prenet_dim=8, decoder_rnn_dim=8))
+def test_symbols_and_audio_can_be_named(tmp_path: Path):
+    """The file of a Tacotron 2 with other symbols does not name them; once they are named, it can be used."""
+    model = Tacotron2(Tacotron2Config(n_symbols=4, prenet_dim=8, decoder_rnn_dim=8))
     torch.save({"state_dict": model.state_dict(), "iteration": 1}, tmp_path / "x.pt")
     assert load_model(tmp_path / "x.pt").config.n_symbols == 4
     with pytest.raises(UserError, match=r"its 4 symbols are not the reference's.*--symbols"):
         Synthesizer.load(tmp_path / "x.pt", device="cpu")
     (tmp_path / "symbols.json").write_text('["_", "ä", "b", "c", "d"]')
     options = ("--symbols", tmp_path / "symbols.json", "--cleaners", "basic_cleaners", "--audio", "fmax=7600")
-    with pytest.raises(UserError, match="5 different symbols; the model has 4"):
-        convert(tmp_path / "x.pt", tmp_path / "y.pt", *options)
+    result = convert(tmp_path / "x.pt", tmp_path / "y.pt", *options, expect=1)
+    fails_with(result, "5 different symbols; the model has 4")
     (tmp_path / "symbols.json").write_text('["_", "ä", "b", "c"]')
     convert(tmp_path / "x.pt", tmp_path / "y.pt", *options)
     voice = Synthesizer.load(tmp_path / "y.pt", device="cpu")
-    voice.tacotron2.sharpening.gain[3] = 1.5
-    state = checkpoints.load(tmp_path / "y.pt") | {"state_dict": voice.tacotron2.state_dict()}
-    checkpoints.save(tmp_path / "sharp.pt", state)
-    convert(tmp_path / "sharp.pt", tmp_path / "back.pt")
-    warned = capsys.readouterr().out
-    for lost in ("audio.fmax=7600", "its sharpening", "its symbols", "cleaners basic_cleaners"):
-        assert f"warning: that layout has no place for {lost}\n" in warned
+    voice.tacotron2.postfilter.gain[3] = 1.5
+    state = dataclasses.replace(checkpoints.load(tmp_path / "y.pt"), state_dict=voice.tacotron2.state_dict())
+    checkpoints.save(tmp_path / "measured.pt", state)
+    warned = convert(tmp_path / "measured.pt", tmp_path / "back.pt").stdout
+    for lost in ("audio.fmax=7600.0", "its postfilter", "its symbols", "cleaners basic_cleaners"):
+        assert f"warning: this layout has no place for {lost}\n" in warned
     assert voice.audio.fmax == 7600
     assert voice.ids("Äb cä") == [1, 2, 3, 1]
 
@@ -510,15 +512,20 @@ def tiny_task(*overrides: str):
     return build_task(config), config
 
 
+def target_of(task: Task, config: TrainConfig) -> Target:
+    return Target(task.build_model(), task.spec, task.model_config, config.audio, task.text)
+
+
 def start(*overrides: str, warm_start: bool = False) -> tuple[Tacotron2, str]:
     task, config = tiny_task(*overrides)
-    model = task.build_model()
-    note = initialize(model, task, config.audio, str(golden_path("dle_tacotron2.pt")), warm_start)
-    return model, note
+    target = target_of(task, config)
+    note = initialize(target, str(golden_path("dle_tacotron2.pt")), warm_start)
+    assert isinstance(target.model, Tacotron2)
+    return target.model, note
 
 
 def theirs() -> dict[str, Tensor]:
-    return interchange.load(golden_path("dle_tacotron2.pt"), TASKS.values())["state_dict"]
+    return interchange.load(golden_path("dle_tacotron2.pt"), MODELS.values()).state_dict
 
 
 def test_init_from_takes_all_weights():
@@ -535,26 +542,26 @@ def test_another_size_is_refused_with_what_to_set(waveglow_run: Path):
         start("audio.fmax=7600")
     with pytest.raises(UserError, match=r"the checkpoint has model.mel_mean=0.0 model.mel_std=1.0; use the same"):
         start("model.mel_mean=-5.5", "model.mel_std=2")
-    state = checkpoints.load(checkpoints.find(waveglow_run))
-    values = state["config"] | {"model": state["config"]["model"] | {"lapped": True, "match_mel": 3}}
+    values = checkpoints.load(checkpoints.find(waveglow_run)).config
+    values = values | {"model": values["model"] | {"mdct": True, "match_mel": 3}}
     task = build_task(config := from_dict(TrainConfig, values))
-    with pytest.raises(UserError, match=r"the checkpoint has model.lapped=False; use the same"):
-        initialize(task.build_model(), task, config.audio, str(waveglow_run), False)
+    with pytest.raises(UserError, match=r"the checkpoint has model.mdct=False; use the same"):
+        initialize(target_of(task, config), str(waveglow_run), False)
 
 
-def test_files_of_another_version_are_refused(waveglow_run: Path, tmp_path: Path):
+def test_files_of_a_later_version_are_refused(waveglow_run: Path, tmp_path: Path):
     convert(waveglow_run, tmp_path / "x.safetensors")
     with safe_open(tmp_path / "x.safetensors", "pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    for found in (checkpoints.FAMILY + "2", checkpoints.FAMILY + "99"):
-        safetensors.torch.save_file(tensors, tmp_path / "y.safetensors", metadata | {"format": found})
-        with pytest.raises(UserError, match=rf"y.safetensors: not a checkpoint of this version \(format '{found}'"):
-            load_model(tmp_path / "y.safetensors")
+    found = checkpoints.FAMILY + "99"
+    safetensors.torch.save_file(tensors, tmp_path / "y.safetensors", metadata | {"format": found})
+    with pytest.raises(UserError, match=rf"y.safetensors: its format is '{found}', this version reads"):
+        load_model(tmp_path / "y.safetensors")
 
 
 def test_other_cleaners_are_said():
     assert (
-        "data.cleaners=english_arpabet, the checkpoint learned to read with english_cleaners"
+        "data.cleaners=english_arpabet, the checkpoint was trained with english_cleaners"
         in start("data.cleaners=english_arpabet")[1]
     )
     assert "cleaners" not in start()[1]
@@ -565,7 +572,7 @@ CHARACTERS = " abcdefghijklmnopqrstuvwxyzäß"
 
 @pytest.mark.fault(5)
 def test_warm_start_maps_symbols_one_by_one():
-    with pytest.raises(UserError, match=r"other symbols: 'ä' 'ß' are new, '-' '!' .* are no more; .*warm_start=true"):
+    with pytest.raises(UserError, match=r"other symbols: 'ä' 'ß' are new, '-' '!' .* are missing; .*warm_start=true"):
         start(f"data.characters='{CHARACTERS}'")
     model, note = start(f"data.characters='{CHARACTERS}'", warm_start=True)
     expected = theirs()
@@ -606,10 +613,8 @@ def test_a_waveglow_starts_from_a_pickled_module():
     def start_waveglow(*overrides: str, warm_start: bool = False) -> tuple[nn.Module, str]:
         values = composed("train", "model=waveglow", "data.root=x", "run_dir=x", *WAVEGLOW, *overrides)
         config = from_dict(TrainConfig, values)
-        task = build_task(config)
-        model = task.build_model()
-        source = golden_path("nvidia_waveglow_pickled.pt")
-        return model, initialize(model, task, config.audio, str(source), warm_start)
+        target = target_of(build_task(config), config)
+        return target.model, initialize(target, str(golden_path("nvidia_waveglow_pickled.pt")), warm_start)
 
     model, _ = start_waveglow()
     torch.testing.assert_close(latent(model), golden("nvidia_waveglow_pickled_io.pt")["z"], atol=1e-4, rtol=0)
@@ -624,9 +629,9 @@ def test_training_goes_on_from_a_reference_checkpoint(corpus: Path, tmp_path: Pa
     command = train_command(
         corpus, tmp_path / "run", ["model=tacotron2", *TINY], f"init_from={golden_path('dle_tacotron2.pt')}"
     )
-    first = run_script(*command, "trainer.max_steps=1")
+    first = run_here(*command, "trainer.max_steps=1")
     assert f"initialized with all weights of {golden_path('dle_tacotron2.pt')}" in first.stdout
-    second = run_script(*command, "trainer.max_steps=2")
+    second = run_here(*command, "trainer.max_steps=2")
     assert "resumed from" in second.stdout
     assert "was for the first start only" in second.stdout
     trained = load_model(tmp_path / "run").state_dict()
@@ -634,7 +639,7 @@ def test_training_goes_on_from_a_reference_checkpoint(corpus: Path, tmp_path: Pa
     averages = ("running_mean", "running_var", "num_batches_tracked")
     moved = max(float((trained[key] - theirs[key]).abs().max()) for key in theirs if not key.endswith(averages))
     assert 0 < moved < 0.01  # two steps of Adam from there, not from random weights
-    result = run_script(*train_command(corpus, tmp_path / "b", ["model=tacotron2"], "init_from=nowhere.pt"), expect=1)
+    result = run_here(*train_command(corpus, tmp_path / "b", ["model=tacotron2"], "init_from=nowhere.pt"), expect=1)
     fails_with(result, "nowhere.pt: no such file")
-    result = run_script(*train_command(corpus, tmp_path / "b", ["model=tacotron2"], "warm_start=true"), expect=1)
+    result = run_here(*train_command(corpus, tmp_path / "b", ["model=tacotron2"], "warm_start=true"), expect=1)
     fails_with(result, "warm_start=true", "init_from=CHECKPOINT")

@@ -1,0 +1,27 @@
+"""One function over many jobs, in several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from tqdm import tqdm
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def in_parallel(
+    function: Callable[[Job], Result], jobs: Sequence[Job], num_processes: int | None, unit: str
+) -> Iterator[Result]:
+    """function(job) for each job, in order, with a progress bar. None: a process for each core; 1: in this process."""
+    count = min(num_processes or os.cpu_count() or 1, len(jobs))
+    if count <= 1:
+        yield from tqdm(map(function, jobs), total=len(jobs), unit=unit)
+        return
+    # spawn: a forked process must not use PyTorch's threads
+    with multiprocessing.get_context("spawn").Pool(count, torch.set_num_threads, (1,)) as pool:
+        yield from tqdm(pool.imap(function, jobs, chunksize=4), total=len(jobs), unit=unit)
