@@ -1,6 +1,6 @@
 """The options of a training run and of its data. Hydra's dictionaries become these dataclasses in the entry scripts.
 
-The options of a model are beside it, in tacotron2/model.py and waveglow/model.py; those of its training in its task.py.
+The options of a model are at the top of its model.py, those of its training in its task.py.
 """
 
 from __future__ import annotations

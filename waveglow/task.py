@@ -105,4 +105,5 @@ def waveglow_task(config: TrainConfig) -> Task:
         collate=collate,
         objective=WaveGlowObjective(options, model_config),
         report=report,
+        memory_option=" or task.checkpoint_activations=true",
     )

@@ -21,7 +21,7 @@ from common.files import replacing
 
 FAMILY = "tacotron2-waveglow/"
 FORMAT = FAMILY + "4"
-# 2: WaveGlow's parameters in the reference's order; 3: Tacotron 2 has its postfilter; 4: today's names
+# What each version changed: 2, the order of parameters; 3, buffers; 4, names.
 READABLE = tuple(f"{FAMILY}{version}" for version in (1, 2, 3, 4))
 RESUMABLE = READABLE[2:]
 FILE_NAME = "step_{:08d}.pt"

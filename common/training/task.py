@@ -58,6 +58,7 @@ class Task:
     report: Callable[[nn.Module, Any, Tracker, int, Generator], None]
     # Before the report: measure what synthesis corrects, and store it in the model.
     calibrate: Callable[[nn.Module, Any, Generator], None] | None = None
+    memory_option: str = ""  # what else to try when memory runs out: " or KEY=VALUE"
 
 
 def task_options(cls: type[T], config: TrainConfig) -> T:

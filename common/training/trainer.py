@@ -31,8 +31,8 @@ from common.training.task import Task
 from common.training.validation import Validation
 
 MEMORY_CURE = (
-    "lower trainer.batch_frames or trainer.batch_size (and raise trainer.accumulation_steps by as much), use "
-    "trainer.precision=bf16, or task.checkpoint_activations=true if the task has it"
+    "lower trainer.batch_frames or trainer.batch_size and raise trainer.accumulation_steps by as much, or use "
+    "trainer.precision=bf16"
 )
 
 
@@ -78,7 +78,7 @@ class Trainer:
         if self.ranks.is_main:
             (self.run_dir / MARKER).unlink(missing_ok=True)
         try:
-            with self.stop, memory_errors(MEMORY_CURE), loader_errors():
+            with self.stop, memory_errors(MEMORY_CURE + self.task.memory_option), loader_errors():
                 self._run(first_step)
         finally:
             self.data.close()
