@@ -1,4 +1,4 @@
-"""The rooms of the repository, the imports between them, and what is longest: `python -m tests.house` prints the map."""
+"""The rooms of the repository and the imports between them; `python -m tests.house` prints the map."""
 
 from __future__ import annotations
 

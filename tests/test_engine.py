@@ -109,7 +109,8 @@ sys.argv = {command!r}
 runpy.run_path("train.py", run_name="__main__")
 """
     result = run_process("-c", code, expect=1)
-    fails_with(result, "out of memory", "trainer.batch_frames", "trainer.accumulation_steps", "task.checkpoint_activations=true")
+    cures = ("trainer.batch_frames", "trainer.accumulation_steps", "task.checkpoint_activations=true")
+    fails_with(result, "out of memory", *cures)
     assert not losses(tmp_path)
 
 

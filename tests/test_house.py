@@ -89,7 +89,7 @@ def test_speaking_imports_nothing_of_training():
         "import sys, torch, librosa, soundfile\n"  # on Linux PyTorch imports fcntl
         "heavy = ('hydra', 'omegaconf', 'matplotlib', 'tensorboard', 'torch.utils.tensorboard', 'fcntl', 'train',\n"
         "         'common.training', 'common.tracking.tracker', 'common.distributed')\n"
-        "assert {'torch', 'fcntl'} & set(sys.modules) and not {'hydra', 'matplotlib', 'tensorboard'} & set(sys.modules)\n"
+        "assert not {'hydra', 'matplotlib', 'tensorboard'} & set(sys.modules)\n"
         "sys.modules.update(dict.fromkeys(heavy))\n"  # None: importing it is an error
         "import inference, synthesis.synthesizer, synthesis.jobs, evaluation.judges\n"
         "print('imported')"
@@ -117,7 +117,7 @@ def is_kernel(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 def test_library_code_leaves_the_process_alone():
     """The global random state, warnings and the environment belong to the program."""
-    forbidden = re.compile(r"manual_seed\(|set_rng_state|simplefilter|catch_warnings|filterwarnings|environ\[|random\.seed")
+    forbidden = re.compile(r"manual_seed\(|set_rng_state|simplefilter|catch_warnings|filterwarnings|environ\[|\.seed\(")
     allowed = re.compile(r"Generator\(.*\)\.manual_seed\(|generator\.manual_seed\(")
     found = []
     for module in CODE:

@@ -1,7 +1,11 @@
 """From a phrase file to wavs: order, names, log, pictures, and mistakes."""
 
 import json
+import os
+import random
 import re
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from inference import Synthesizer, load_model
 from synthesis.sentences import MAX_SYMBOLS, split_long
 from tacotron2.data import TextMelDataset, collate
 from tacotron2.model import Tacotron2
+from tests.helpers import REPOSITORY
 from tests.helpers.commands import fails_with, run_here
 from tests.helpers.runs import TINY_WAVEGLOW, train_command
 from waveglow.model import WaveGlow
@@ -218,6 +223,65 @@ def test_int8_speaks_nearly_the_same(tacotron2_run: Path):
     assert voices[1].tacotron2.decoder.int8
     assert not torch.equal(exact.mel, rough.mel)
     assert (exact.mel - rough.mel).abs().mean() < 0.05 * exact.mel.std()
+
+
+# ---- several threads ----
+
+
+def process_state() -> dict[str, object]:
+    """What belongs to the whole process, and so to the program that uses this library."""
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": str(np.random.get_state()),
+        "random": random.getstate(),
+        "warnings": list(warnings.filters),
+        "showwarning": warnings.showwarning,
+        "environment": dict(os.environ),
+        "threads": torch.get_num_threads(),
+    }
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Synthesizer:
+    voice = REPOSITORY / "demo" / "voice"
+    return Synthesizer.load(voice / "tacotron2.safetensors", voice / "waveglow.safetensors", device="cpu")
+
+
+def test_two_threads_get_what_each_gets_alone(shipped: Synthesizer):
+    """Bit for bit, dropout and noise included: 2 x 20 phrases of about a second by the voice that ships.
+
+    It takes 10 seconds: 80 phrases are what makes an overlap of the same operation in both threads likely.
+    """
+
+    def speak(seed: int) -> list[torch.Tensor]:
+        texts = [f"Phrase {seed + i}." for i in range(20)]
+        found = [u for batch in shipped.batches(texts, seed=seed, max_decoder_steps=60) for u in batch]
+        return [part for utterance in found if utterance for part in (utterance.mel, utterance.audio)]
+
+    before = process_state()
+    alone = [speak(seed) for seed in (1, 31)]
+    assert process_state() == before
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(speak, (1, 31)))
+    assert process_state() == before
+    for first, second in zip(alone, together, strict=True):
+        assert len(first) == 40
+        assert all(map(torch.equal, first, second))
+
+
+def test_loading_leaves_the_process_alone(tacotron2_run: Path, waveglow_run: Path):
+    before = process_state()
+    for precision in ("fp32", "int8"):
+        Synthesizer.load(tacotron2_run, waveglow_run, device="cpu", precision=precision)
+    load_model(waveglow_run)
+    assert process_state() == before
+
+
+def test_a_vocoder_alone_depends_on_the_generator_alone(shipped: Synthesizer):
+    mel = shipped.speak("Hello.", max_decoder_steps=30).mel
+    first, again, other = (shipped.vocoder(mel, torch.Generator().manual_seed(seed))[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 # ---- mels for WaveGlow to train on ----
