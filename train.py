@@ -46,11 +46,10 @@ def build_task(config: TrainConfig) -> Task:
     return TASKS[name](config)
 
 
-def build_trainer(config: TrainConfig, ranks: Ranks, heartbeat: Heartbeat) -> Trainer:
+def build_trainer(task: Task, config: TrainConfig, ranks: Ranks, heartbeat: Heartbeat) -> Trainer:
     """All parts of a run. Forward pass, loss and backward pass are in OptimizerStep, common/training/step.py."""
     options, device = config.trainer, ranks.device
     set_tf32(options.tf32)
-    task = build_task(config)
     data = RunData(task.datasets(), task.collate, config, ranks)
     heartbeat.at("its start, after the data")
     torch.manual_seed(config.seed)  # the same initial weights on all ranks
@@ -79,12 +78,13 @@ def build_trainer(config: TrainConfig, ranks: Ranks, heartbeat: Heartbeat) -> Tr
 @hydra_entry("train")
 def main(values: dict[str, Any]) -> None:
     config = from_dict(TrainConfig, values)
+    task = build_task(config)
     minutes = config.trainer.timeout_minutes
     ranks = start_ranks(config.trainer.device, minutes)
     try:
         lock = run_lock(config.run_dir) if ranks.is_main else nullcontext()
         with lock, Heartbeat(ranks, minutes) as heartbeat:
-            stopped_by = build_trainer(config, ranks, heartbeat).fit()
+            stopped_by = build_trainer(task, config, ranks, heartbeat).fit()
     finally:
         stop_ranks()
     if stopped_by:  # a status that tells a scheduler to start the run again

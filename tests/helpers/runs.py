@@ -17,7 +17,7 @@ from common.distributed.ranks import Ranks
 from common.schema import from_dict
 from common.training.trainer import Trainer
 from tests.helpers.commands import composed
-from train import build_trainer
+from train import build_task, build_trainer
 
 TINY_TACOTRON2 = [
     "model=tacotron2",  # with the reference's dropout: these are converted to its layout
@@ -84,7 +84,8 @@ def make_trainer(corpus: Path, run_dir: Path, model: str, *overrides: str) -> Tr
     """A trainer in this process."""
     values = composed("train", *train_command(corpus, run_dir, MODELS[model], NO_SENTENCES, *overrides)[1:])
     ranks = Ranks(0, 0, 1, torch.device("cpu"))
-    return build_trainer(from_dict(TrainConfig, values), ranks, Heartbeat(ranks, 10.0))
+    config = from_dict(TrainConfig, values)
+    return build_trainer(build_task(config), config, ranks, Heartbeat(ranks, 10.0))
 
 
 def checkpoint_of(size: int) -> Checkpoint:
