@@ -1,0 +1,6 @@
+"""What `from inference import Synthesizer` means in an environment where this project is installed."""
+
+from tacotron2_waveglow.synthesis.models import load_model
+from tacotron2_waveglow.synthesis.synthesizer import SpeechOptions, Synthesizer, Utterance
+
+__all__ = ["SpeechOptions", "Synthesizer", "Utterance", "load_model"]
