@@ -1,6 +1,6 @@
 """One step of the decoder in Triton kernels for GPUs: three kernels forward, three backward.
 
-The same functions as in tacotron2/step_torch.py, with the same numbers (tests/test_kernels.py). Triton comes with
+The same functions as in tacotron2/step_torch.py, with the same numbers (tests/test_triton.py). Triton comes with
 PyTorch for GPUs; TRITON_INTERPRET=1 runs the kernels on a CPU.
 
 Shapes: B batch, L characters, H cells, E memory, A attention, K taps of the location kernel. Tensors may have gaps
