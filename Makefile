@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test faults lint install clean
+.PHONY: demo test test-all faults lint install clean
 
 demo: $(INSTALLED)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON=python bash scripts/demo.sh
 
 test: $(DEV)
 	$(BIN)/python -m pytest -n auto
+
+# What is too slow for make test; .ci/run runs both.
+test-all: $(DEV)
+	$(BIN)/python -m pytest -n auto -m slow
 
 # All that must not harm a run, with a table; make test has the quick half of it.
 faults: $(DEV)
