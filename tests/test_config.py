@@ -5,7 +5,6 @@ import os
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from common.config import AudioConfig, DataConfig, TrainConfig, TrainerConfig
@@ -18,18 +17,13 @@ from synthesis.models import MODELS as MODELS_BY_NAME
 from tacotron2.model import Tacotron2Config
 from tacotron2.task import Tacotron2Options
 from tests.helpers import REPOSITORY
-from tests.helpers.commands import fails_with, run_here
+from tests.helpers.commands import composed, fails_with, run_here
 from train import TASKS, build_task
 from waveglow.model import WaveGlowConfig
 from waveglow.task import WaveGlowOptions
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 TRAINERS = sorted(path.stem for path in (CONF / "trainer").glob("*.yaml"))
-
-
-def composed(name: str, *overrides: str) -> dict:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose(name, overrides=list(overrides)), resolve=True)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -8,62 +8,11 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.ops.padding import lengths_to_mask
-from inference import load_model
 from tacotron2.loss import gate_target, tacotron2_loss
 from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.postfilter import MAX_GAIN, Postfilter, cosines
-from tests.helpers.golden import golden, golden_path
-
-NO_DROPOUT = {
-    "p_encoder_dropout": 0.0,
-    "prenet_dropout": 0.0,
-    "p_attention_dropout": 0.0,
-    "p_decoder_dropout": 0.0,
-    "p_postnet_dropout": 0.0,
-}
-TINY = Tacotron2Config(
-    n_mel_channels=20,
-    symbols_embedding_dim=16,
-    encoder_embedding_dim=16,
-    attention_rnn_dim=24,
-    attention_dim=8,
-    attention_location_n_filters=4,
-    attention_location_kernel_size=7,
-    decoder_rnn_dim=24,
-    prenet_dim=12,
-    max_decoder_steps=12,
-    postnet_embedding_dim=16,
-    **NO_DROPOUT,
-)
-
-
-def golden_model(**overrides: float) -> Tacotron2:
-    model = load_model(golden_path("dle_tacotron2.pt"), **(NO_DROPOUT | overrides))
-    assert isinstance(model, Tacotron2)
-    return model
-
-
-def golden_inputs() -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
-    io = golden("dle_tacotron2_io.pt")
-    return io, (io["text"], io["text_lengths"], io["mel"], io["mel_lengths"])
-
-
-def ragged_batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Three utterances of different lengths, with rubbish where the padding is."""
-    torch.manual_seed(1)
-    text = torch.randint(1, 148, (3, 9))
-    mel = torch.randn(3, 20, 14)
-    return text, torch.tensor([9, 4, 6]), mel, torch.tensor([7, 14, 10])
-
-
-def model_of(config: Tacotron2Config) -> Tacotron2:
-    torch.manual_seed(0)
-    model = Tacotron2(config)
-    for module in model.modules():  # statistics that are not those of a new model
-        if isinstance(module, torch.nn.BatchNorm1d):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2.0)
-    return model
+from tests.helpers.golden import golden
+from tests.helpers.tacotron2 import TINY, golden_inputs, golden_model, model_of, ragged_batch
 
 
 def model_like(model: Tacotron2, config: Tacotron2Config) -> Tacotron2:
