@@ -13,11 +13,11 @@ demo: $(INSTALLED)
 test: $(DEV)
 	$(BIN)/python -m pytest -n auto
 
-# What is too slow for make test; .ci/run runs both.
+# The tests that are too slow for make test; .ci/run runs both.
 test-all: $(DEV)
 	$(BIN)/python -m pytest -n auto -m slow
 
-# All that must not harm a run, with a table; make test has the quick half of it.
+# Tests of the faults that must not harm a run, with a table of the results; make test runs the quick ones.
 faults: $(DEV)
 	$(BIN)/python -m pytest -n auto -m fault --durations=0 -p tests.fault_table
 
@@ -30,7 +30,7 @@ install: $(INSTALLED)
 	@echo "installed; now: source $(VENV)/bin/activate"
 
 $(INSTALLED): requirements.txt requirements-arpabet.txt
-	@$(PYTHON) --version >/dev/null 2>&1 || { echo "error: $(PYTHON) was not found; install Python 3.11, or name yours: make PYTHON=python3 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) --version >/dev/null 2>&1 || { echo "error: $(PYTHON) was not found; install Python 3.11, or name another: make PYTHON=python3 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -r requirements-arpabet.txt
 	@touch $@

@@ -3,7 +3,8 @@
     python train.py model=tacotron2 data=ljspeech data.root=DIR run_dir=runs/t2
     torchrun --nproc-per-node 8 train.py model=waveglow data=ljspeech data.root=DIR run_dir=runs/wg
 
-A run directory that holds checkpoints is continued. All options: python train.py model=tacotron2 --cfg job
+If the run directory holds checkpoints, the run continues from the newest one.
+All options: python train.py model=tacotron2 --cfg job
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def build_task(config: TrainConfig) -> Task:
 
 
 def build_trainer(task: Task, config: TrainConfig, ranks: Ranks, heartbeat: Heartbeat) -> Trainer:
-    """All parts of a run. Forward pass, loss and backward pass are in OptimizerStep, common/training/step.py."""
+    """Build all parts of a run. OptimizerStep (common/training/step.py) runs forward pass, loss and backward pass."""
     options, device = config.trainer, ranks.device
     set_tf32(options.tf32)
     data = RunData(task.datasets(), task.collate, config, ranks)
@@ -62,7 +63,7 @@ def build_trainer(task: Task, config: TrainConfig, ranks: Ranks, heartbeat: Hear
         optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=options.precision == "fp16"),
         average=MovingAverage(model, options.ema_decay),
-        generator=torch.Generator(device).manual_seed(config.seed + ranks.rank),  # each rank its own dropout
+        generator=torch.Generator(device).manual_seed(config.seed + ranks.rank),  # different dropout on each rank
         progress=Progress(data=data.identity),
     )
     run_dir = open_run_dir(config, ranks)
@@ -87,7 +88,7 @@ def main(values: dict[str, Any]) -> None:
             stopped_by = build_trainer(task, config, ranks, heartbeat).fit()
     finally:
         stop_ranks()
-    if stopped_by:  # a status that tells a scheduler to start the run again
+    if stopped_by:  # a status that tells a scheduler to restart the run
         sys.exit(128 + stopped_by)
 
 

@@ -1,1 +1,1 @@
-"""What both models share. Nothing here knows a model, or an option of one."""
+"""Code that both models share. Nothing here depends on one model or its options."""

@@ -18,15 +18,15 @@ from common.config import AudioConfig
 from common.errors import UserError
 
 MOMENTUM = 0.99  # alpha of the fast Griffin-Lim algorithm
-TINY = 1e-12  # a magnitude too small to have a phase
+TINY = 1e-12  # avoids division by zero
 
 
 def load_audio(
     path: str | Path, config: AudioConfig, convert: bool = False, start: int = 0, num_samples: int = -1
 ) -> np.ndarray:
-    """Samples (N) of a mono clip in any format that libsndfile reads; `start` and `num_samples` select a part.
+    """Read a mono clip as samples (N), in any format that libsndfile reads; `start` and `num_samples` select a part.
 
-    A clip with another sample rate or several channels is refused, or with `convert` resampled and mixed down.
+    A clip with another sample rate or several channels is refused; with `convert` it is resampled and mixed down.
     """
     try:
         if start == 0 and num_samples < 0:
@@ -36,8 +36,8 @@ def load_audio(
             if not convert:
                 if rate != config.sample_rate:
                     raise UserError(
-                        f"{path}: the sample rate is {rate} Hz, audio.sample_rate={config.sample_rate}; resample the "
-                        "clip, or set data.convert_audio=true"
+                        f"{path}: the sample rate is {rate} Hz, but audio.sample_rate={config.sample_rate}; resample "
+                        "the clip, or set data.convert_audio=true"
                     )
                 if channels != 1:
                     raise UserError(f"{path}: {channels} channels; make the clip mono, or set data.convert_audio=true")
@@ -55,11 +55,11 @@ def load_audio(
         )
     if not np.isfinite(audio).all():
         raise UserError(f"{path}: holds samples that are NaN or infinite; replace it or remove its row")
-    return audio
+    return np.asarray(audio)
 
 
 def _refuse_truncated_wav(path: Path) -> None:
-    """A UserError if a wav holds fewer samples than its header says; libsndfile reads it without an error."""
+    """Raise a UserError if a wav has fewer samples than its header says; libsndfile would read it without an error."""
     with open(path, "rb") as file:
         if file.read(12)[:4] != b"RIFF":
             return
@@ -67,7 +67,7 @@ def _refuse_truncated_wav(path: Path) -> None:
             size = int.from_bytes(header[4:], "little")
             if header[:4] == b"data":
                 present = path.stat().st_size - file.tell()
-                if present < size < 0xFFFFFF00:  # streams write about the largest number for "unknown"
+                if present < size < 0xFFFFFF00:  # streaming writers put a size near 2**32 for "unknown"
                     raise UserError(
                         f"{path}: truncated, it holds {present} of {size} bytes of samples; copy the clip again or "
                         "remove its row"
@@ -90,14 +90,14 @@ def mel_filterbank(config: AudioConfig) -> np.ndarray:
 
 
 class STFT(nn.Module):
-    """The short-time Fourier transform with a periodic Hann window, centred frames and reflection at the ends."""
+    """The short-time Fourier transform with a periodic Hann window, centered frames and reflection padding."""
 
     window: Tensor
 
     def __init__(self, n_fft: int, hop_length: int, win_length: int | None = None) -> None:
         super().__init__()
         self.n_fft, self.hop_length = n_fft, hop_length
-        margin = n_fft - (win_length or n_fft)  # a shorter window is centred in the frame
+        margin = n_fft - (win_length or n_fft)  # a shorter window is centered in the frame
         window = nn.functional.pad(torch.hann_window(win_length or n_fft), (margin // 2, margin - margin // 2))
         self.register_buffer("window", window, persistent=False)
 
@@ -123,12 +123,12 @@ class LogMel(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         config = self.config
-        # Reflection is undefined for clips of at most n_fft / 2 samples: silence is added at their end instead.
+        # Reflection padding needs more than n_fft / 2 samples, so shorter clips first get silence at the end.
         num_frames = 1 + audio.shape[-1] // config.hop_length
         missing = config.n_fft // 2 + 1 - audio.shape[-1]
         if missing > 0:
             audio = nn.functional.pad(audio, (0, missing))
-        # Written out because torch.stft and the modulus of complex numbers take three times as long.
+        # Written out, because torch.stft and the absolute value of complex numbers take three times as long.
         padded = nn.functional.pad(audio, (config.n_fft // 2, config.n_fft // 2), mode="reflect")
         frames = padded.unfold(1, config.n_fft, config.hop_length)[:, :num_frames]  # (B, T, n_fft)
         spectrum = torch.fft.rfft(frames * self.stft.window)
@@ -153,9 +153,9 @@ class GriffinLim:
     @torch.no_grad()
     def __call__(self, mel: Tensor, seed: int = 0) -> Tensor:
         config, num_frames = self.config, mel.shape[1]
-        # A young or diverged model may predict any number; e^10 is far above the magnitudes of audio in [-1, 1].
+        # An untrained or diverged model may predict any value; e^10 is far above the magnitudes of audio in [-1, 1].
         log_mel = mel.detach().float().cpu().nan_to_num().clamp(max=10.0)
-        # n frames span (n - 1) * hop_length samples, which must be at least a window: silence is added to reach it.
+        # n frames span (n - 1) * hop_length samples, which must be at least one window: silence fills it up.
         silence = max(1, 1 + config.n_fft // config.hop_length - num_frames)
         magnitude = nn.functional.pad((self.inverse_filterbank @ log_mel.exp()).clamp(min=0.0), (0, silence))
         num_samples = (magnitude.shape[1] - 1) * config.hop_length

@@ -1,4 +1,4 @@
-"""The options of a training run and of its data. Hydra's dictionaries become these dataclasses in the entry scripts.
+"""The options of a training run and of its data. The entry scripts convert Hydra's dictionaries to these dataclasses.
 
 The options of a model are at the top of its model.py, those of its training in its task.py.
 """
@@ -16,7 +16,7 @@ from common.schema import Count, Index, NonNegative, Options, Positive, Probabil
 
 @dataclass(frozen=True)
 class AudioConfig(Options):
-    """Everything that defines a mel spectrogram. Two models can be chained only if theirs are equal."""
+    """Everything that defines a mel spectrogram. Two models can be chained only if their AudioConfigs are equal."""
 
     section: ClassVar[str] = "audio"
 
@@ -27,7 +27,7 @@ class AudioConfig(Options):
     n_mels: Count = 80
     fmin: NonNegative = 0.0  # Hz
     fmax: Positive = 8000.0  # Hz
-    log_floor: Positive = 1e-5  # smaller magnitudes are raised to it before the logarithm
+    log_floor: Positive = 1e-5  # lower bound of the magnitudes before the logarithm
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,7 +66,7 @@ class DataConfig(Options):
     characters: str | None = None  # the symbols besides ARPAbet; null: the reference's punctuation, A-Z and a-z
     follow_links: bool = False  # accept clips behind symbolic links that leave `root`
     convert_audio: bool = False  # resample and mix down clips of another format instead of refusing them
-    segment_length: Count = 8000  # samples; the length of pieces, for a task that trains on pieces of clips
+    segment_length: Count = 8000  # samples, for tasks that train on segments of clips
     sentences: list[str] = field(default_factory=list)  # synthesized at each validation by a model that reads text
     limit: Count | None = None  # use only the first N clips of each list
     num_workers: Index = 1  # loader processes for each rank; 0 loads in the training process
@@ -78,8 +78,8 @@ class TrainerConfig(Options):
 
     section: ClassVar[str] = "trainer"
 
-    batch_size: Count = 32  # clips on each rank, in each accumulation step
-    batch_frames: Count | None = None  # at most this many mel frames in such a batch, padding included
+    batch_size: Count = 32  # clips per rank and accumulation step
+    batch_frames: Count | None = None  # limit of mel frames in such a batch, including padding
     epochs: Count = 1
     max_steps: Count | None = None  # stop after this many optimizer steps
     max_minutes: Positive | None = None  # stop, with a checkpoint, after this many minutes of this run
@@ -88,20 +88,20 @@ class TrainerConfig(Options):
     anneal_factors: list[Positive] = field(default_factory=list)  # ... the rate is learning_rate times these
     weight_decay: NonNegative = 0.0
     grad_clip_norm: Positive | None = None  # null: no clipping; the norm is logged in any case
-    ema_decay: Probability | None = None  # average the weights with this decay; the average validates and is exported
-    accumulation_steps: Count = 1  # batches for one optimizer step
+    ema_decay: Probability | None = None  # average the weights with this decay, for validation and export
+    accumulation_steps: Count = 1  # batches per optimizer step
     precision: Precision = "fp32"  # fp16 scales the loss dynamically
-    tf32: bool = True  # on GPUs: TensorFloat-32 for what is computed in float32
+    tf32: bool = True  # on GPUs: use TensorFloat-32 for float32 operations
     device: Device = "auto"
     log_every_steps: Count = 10
     val_every_steps: Count = 500
     val_batches: Count | None = None  # validate on at most this many batches of each rank
     checkpoint_every_steps: Count = 500
     keep_last: Count = 2  # checkpoints to keep beside the best one
-    dry_run: bool = True  # run the largest batch first, so that memory runs out at once or never
-    timeout_minutes: Positive = 10.0  # a rank or loader process that needs longer for anything is considered lost
+    dry_run: bool = True  # run the largest batch first, so that a lack of memory shows at the start
+    timeout_minutes: Positive = 10.0  # a rank or loader process without progress for this long is considered lost
     progress: bool = True  # show a progress bar
-    fresh: bool = False  # remove what an earlier run left in run_dir; for debugging
+    fresh: bool = False  # remove the files of an earlier run from run_dir; for debugging
     profile: bool = False  # write a trace to run_dir/profile.json; for runs of a few steps
 
     def __post_init__(self) -> None:
@@ -127,7 +127,7 @@ class TrainConfig(Options):
     run_dir: str
     seed: Seed = 0
     init_from: str | None = None  # start with the weights of this checkpoint, in any layout
-    warm_start: bool = False  # take from it what fits, where symbols, mels or sizes differ
+    warm_start: bool = False  # load only the weights that fit, if symbols, mels or sizes differ
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,7 +140,7 @@ class TrainConfig(Options):
 
 
 def check_derived(**pairs: tuple[int, int]) -> None:
-    """A UserError if a model size differs from what audio and data imply: {model key: (value, implied value)}."""
+    """Raise a UserError if a model size is not what audio and data imply: {model key: (value, implied value)}."""
     for key, (value, implied) in pairs.items():
         if value != implied:
             raise UserError(f"model.{key}={value} must be {implied}, as audio and data imply: leave it out")

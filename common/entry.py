@@ -1,4 +1,4 @@
-"""What every command does around its job: compose the options from conf/, and show errors without a traceback."""
+"""The start of every command: composes the options from conf/ and shows errors without a traceback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from common.errors import UserError, did_you_mean
 from common.schema import REQUIRED, missing
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 FLAGS = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-p", "--package", "--resolve", "--info")
 CONF = Path(__file__).resolve().parent.parent / "conf"
-# Hydra writes no log files and changes no directory: run_dir and output are ours to manage.
+# Hydra must not write log files or change the directory: the commands manage run_dir and output.
 QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.run.dir=.")
 Job = Callable[[dict[str, Any]], None]
 
 
 def hydra_entry(config_name: str) -> Callable[[Job], Callable[[], None]]:
-    """Decorator: call the function with the options of conf/<config_name>.yaml and the command line as plain
+    """Decorator: call the function with the options of conf/<config_name>.yaml and the command line, as plain
     containers.
 
-    A mistake of the user ends the process with status 1 and one message on standard error.
+    A user mistake ends the process with status 1 and one message on standard error.
     """
 
     def decorate(function: Job) -> Callable[[], None]:
         @functools.wraps(function)
         def main() -> None:
             warnings.showwarning = _show_warning
-            warnings.filterwarnings("ignore", message="torch.quantize_per_")  # will be renamed; for precision=int8
+            warnings.filterwarnings("ignore", message="torch.quantize_per_")  # deprecated; precision=int8 uses it
             command = Command(config_name, sys.argv[1:])
             sys.argv[1:] = [*QUIET, *command.arguments]
             try:
@@ -43,7 +43,7 @@ def hydra_entry(config_name: str) -> Callable[[Job], Callable[[], None]]:
             except KeyboardInterrupt:
                 fail("interrupted", status=130)
             except RuntimeError as error:
-                # In a distributed run another rank has ended, and says why.
+                # In a distributed run this means that another rank has ended; its own message says why.
                 if int(os.environ.get("WORLD_SIZE", "1")) > 1 and re.search(r"Connection (closed|reset)", str(error)):
                     fail("another process of this run has ended; see its message")
                 raise
@@ -85,7 +85,7 @@ class Command:
         if unknown := [a for a in arguments if a.startswith("-") and a.split("=")[0] not in FLAGS]:
             fail(
                 f"unknown option {unknown[0]}: options are KEY=VALUE, python {script} ... --cfg job shows them all; "
-                'README.md, "Coming from the reference", has the new names of its flags'
+                'README.md, "Coming from the reference", lists the new names of the flags'
             )
         self.help = f"See all keys and their values with: python {script} ... --cfg job"
         known = self.known_keys()
@@ -105,7 +105,7 @@ class Command:
         return keys
 
     def explain(self, message: str) -> str:
-        """Hydra's message in our words; for an unknown key it would suggest to append it, which is refused later."""
+        """Rewrite Hydra's message. For an unknown key, Hydra suggests appending it, which would be refused later."""
         if not (unknown := re.match(r"Could not override '([^']+)'", message)):
             return f"config: {message.strip()}\n{self.help}"
         key = unknown[1]
@@ -130,7 +130,7 @@ class Command:
         return f"{new}={value}"
 
     def with_present_names(self, values: dict[str, Any]) -> dict[str, Any]:
-        """`values` with old keys, from a YAML file of the user's, moved to their present names."""
+        """Return `values` with the old keys of a user's YAML file moved to their present names."""
         given = {argument.split("=")[0] for argument in self.arguments}
         for old, new in self.renamed.items():
             place, name = _find(values, old)
@@ -144,11 +144,10 @@ class Command:
 
 
 def _yaml(name: str) -> dict[str, Any]:
-    """A file of conf/, its interpolations unresolved."""
+    """Load a file of conf/ without resolving its interpolations."""
     from omegaconf import OmegaConf
 
-    values: Any = OmegaConf.to_container(OmegaConf.load(CONF / name))
-    return values
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONF / name)))
 
 
 def _find(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
@@ -164,7 +163,7 @@ def _note_renamed(old: str, new: str) -> None:
 
 
 def _quoted(argument: str) -> str:
-    """KEY=VALUE in Hydra's syntax: a path may contain spaces, commas and brackets, and may start with ~."""
+    """Quote KEY=VALUE for Hydra, so that a path may contain spaces, commas and brackets, and may start with ~."""
     key, equals, value = argument.partition("=")
     if not equals or not re.fullmatch(r"[+~\w./@-]+", key) or value[:1] in ("[", "{", "'", '"') or "${" in value:
         return argument
@@ -176,12 +175,12 @@ def _quoted(argument: str) -> str:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """A warning as one line, without its place in the code."""
+    """Print a warning as one line, without its source location."""
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
-    """Containers without interpolations; a UserError names all keys that still need a value."""
+    """Convert to plain containers and resolve interpolations; a UserError names all keys that still need a value."""
     from omegaconf import OmegaConf
 
     required: list[str] = []
@@ -204,7 +203,7 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 def fail(message: str, status: int = 1) -> None:
     """End the process with one message."""
     rank = os.environ.get("RANK", "0")
-    if rank != "0":  # rank 0 prints all of it; the others so much that a mistake on one of them alone is seen
+    if rank != "0":  # rank 0 prints the whole message, the others its first line, in case only they fail
         message = f"rank {rank}: {message.splitlines()[0]}"
     sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr, flush=True)

@@ -15,8 +15,8 @@ from common.errors import UserError, first_line
 def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path; the file that the block writes there then replaces `path`.
 
-    After a crash, a full disk or an error in the block, `path` is what it was before. With `durable` the block ends
-    only when the file is on the disk, so that a power failure cannot undo it. Raises UserError if writing fails.
+    After a crash, a full disk or an error in the block, `path` is unchanged. With `durable`, the file is flushed to the
+    disk before the block ends, so that it survives a power failure. Raises UserError if writing fails.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -60,14 +60,14 @@ def make_directory(path: Path, key: str) -> None:
 
 
 def refuse_existing(paths: Iterable[Path], cure: str) -> None:
-    """A UserError with the cure if one of `paths` exists."""
+    """Raise a UserError with the cure if one of `paths` exists."""
     for path in paths:
         if path.exists():
             raise UserError(f"{path} exists already; {cure}")
 
 
 def check_new_file(path: Path, name: str) -> None:
-    """A UserError unless `path` is free and its directory exists; `name` is how the user knows the file."""
+    """Raise a UserError unless `path` is free and its directory exists; `name` is what messages call the file."""
     refuse_existing([path], f"choose another name for {name} or remove it")
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such directory; create it first")

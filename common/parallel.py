@@ -1,4 +1,4 @@
-"""One function over many jobs, in several processes."""
+"""Runs one function on many jobs, in several processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ Result = TypeVar("Result")
 def in_parallel(
     function: Callable[[Job], Result], jobs: Sequence[Job], num_processes: int | None, unit: str
 ) -> Iterator[Result]:
-    """function(job) for each job, in order, with a progress bar. None: a process for each core; 1: in this process."""
+    """Yield function(job) for each job, in order, with a progress bar.
+
+    `num_processes`: None starts one process for each core, 1 runs all jobs in this process.
+    """
     count = min(num_processes or os.cpu_count() or 1, len(jobs))
     if count <= 1:
         yield from tqdm(map(function, jobs), total=len(jobs), unit=unit)

@@ -1,8 +1,8 @@
 """Typed options: dataclasses built from dictionaries, every value checked against its type and its range.
 
-An option's type says what it may be: int, float (always finite), bool, str, a Literal of choices, one of the ranges
-below, `X | None`, `list[X]`, `dict`, or another dataclass. A wrong key or value is a UserError with the key and the
-cure.
+The type of an option says which values it accepts: int, float (always finite), bool, str, a Literal of choices, one of
+the ranges below, `X | None`, `list[X]`, `dict`, or another dataclass. A wrong key or value raises a UserError with the
+key and the cure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from common.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 UNIONS = (types.UnionType, typing.Union)
-REQUIRED = "???"  # how a YAML file marks a key that the user must set
+REQUIRED = "???"  # marks a key in a YAML file that the user must set
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Range:
     most: float | None = None
 
     def problem(self, value: float) -> str:
-        """What is wrong with `value`, empty if it is inside."""
+        """Describe what is wrong with `value`; empty if it is within the bounds."""
         bounds = {
             "at least": (self.least, self.least is None or value >= self.least),
             "more than": (self.above, self.above is None or value > self.above),
@@ -47,15 +47,15 @@ class Range:
 
 
 Count = Annotated[int, Range(least=1)]
-Index = Annotated[int, Range(least=0)]  # or a number of things that may be none
+Index = Annotated[int, Range(least=0)]  # or a count that may be 0
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(least=0)]
-Probability = Annotated[float, Range(least=0, below=1)]  # of dropout, which must leave something
+Probability = Annotated[float, Range(least=0, below=1)]  # of dropout, which must not drop everything
 Seed = Annotated[int, Range(least=0, most=2**32 - 1)]
 
 
 class Options:
-    """Base of dataclasses of options. `section` is the group that they stand in, for messages."""
+    """Base class of option dataclasses. `section` is the config group that messages name."""
 
     section: ClassVar[str] = ""
 
@@ -65,19 +65,19 @@ class Options:
 
 
 def key(cls: type[Any], name: str) -> str:
-    """An option as the user writes it: "trainer.batch_size"."""
+    """The name of an option as the user writes it: "trainer.batch_size"."""
     return f"{cls.section}.{name}" if cls.section else name
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
-    """Build the Options class `cls`; int is taken for float and for str, nothing else is converted."""
+    """Build the Options class `cls`; an int is accepted for a float or str, nothing else is converted."""
     hints = _hints(cls)
     for name, value in values.items():
         if name not in hints:
             near = did_you_mean(key(cls, name), [key(cls, known) for known in hints])
             raise UserError(f"unknown config key '{key(cls, name)}' (value {value!r}){near}")
     arguments = {}
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type] # a dataclass, which typing cannot say
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type] # cls is a dataclass
         if field.name in values:
             arguments[field.name] = _convert(values[field.name], hints[field.name], key(cls, field.name))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
@@ -96,7 +96,7 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
 
 
 def _convert(value: Any, hint: Any, name: str) -> Any:
-    """`value` as the type `hint`; ranges and choices are checked when the dataclass is made."""
+    """Convert `value` to the type `hint`; ranges and choices are checked when the dataclass is created."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(value, str) and value == REQUIRED:
         raise UserError(missing(name))
@@ -104,7 +104,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         return value
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise UserError(f"config key '{name}' is {value!r}; it holds several keys: set {name}.KEY=VALUE")
+            raise UserError(f"config key '{name}' is {value!r}; it is a group of keys: set {name}.KEY=VALUE")
         return from_dict(typing.cast(type[Any], hint), value)
     if origin is Annotated:
         return _convert(value, arguments[0], name)
@@ -129,7 +129,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
 
 
 def _check(value: Any, hint: Any, name: str) -> None:
-    """A UserError if `value` is outside the range or the choices that its type names, or not a finite number."""
+    """Raise a UserError if `value` is not a finite number, or outside the range or choices of its type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if value is None:
         return

@@ -1,4 +1,4 @@
-"""What a model is, apart from its code: how it is built, and what its options and weights mean in a checkpoint."""
+"""Describes a model to the shared code: how to build it, and what its options and weights mean in a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Reference(Protocol):
-    """The reference's checkpoints of one model. The module reference.py of each model implements it."""
+    """Reads and writes the reference's checkpoints of one model; implemented by the reference.py of each model."""
 
     def recognizes(self, state_dict: Mapping[str, Tensor]) -> bool: ...
 
@@ -22,7 +22,7 @@ class Reference(Protocol):
     def to_reference(self, checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tensor]]: ...
 
     def added_weights(self, config: Any) -> dict[str, Tensor]:
-        """The weights that our model has in addition, with values that change nothing."""
+        """The weights that only our model has, with values that leave its output unchanged."""
         ...
 
 
@@ -35,8 +35,8 @@ class ModelSpec:
     config_class: type[Any]
     reference: Reference
     meanings: tuple[str, ...] = ()  # settings that change the meaning of weights, not their shapes
-    not_sizes: tuple[str, ...] = ()  # whole numbers that follow from audio and data, or that no weight depends on
+    not_sizes: tuple[str, ...] = ()  # integers that follow from audio and data, or that no weight depends on
     for_synthesis: tuple[str, ...] = ()  # settings that only synthesis uses
     symbol_weights: tuple[str, ...] = ()  # weights with a row for each symbol
-    renamed_settings: Mapping[str, str] = field(default_factory=dict)  # names in older checkpoints -> today's
-    renamed_weights: Mapping[str, str] = field(default_factory=dict)  # prefixes of names, likewise
+    renamed_settings: Mapping[str, str] = field(default_factory=dict)  # name in older checkpoints -> present name
+    renamed_weights: Mapping[str, str] = field(default_factory=dict)  # the same for prefixes of names

@@ -1,1 +1,1 @@
-"""How good speech is: judges, measures, tables and pages. Needs the extra [eval], except for pages."""
+"""Evaluates speech: judges, measures, tables and pages. Needs the extra [eval], except for pages."""

@@ -17,7 +17,7 @@ from evaluation.judges import RATE, optional
 
 FRAME_MS = 5.0
 ENVELOPE_POINTS = 256  # on the mel axis
-MEL_CEPSTRA = 24  # without the 0th, the loudness
+MEL_CEPSTRA = 24  # without the 0th, which is the loudness
 SILENCE_DB = 40.0  # frames this far below the loudest one are not compared
 SHORTEST_SECONDS = 0.5  # STOI needs 30 frames of speech
 NO_STOI = 1e-5  # what pystoi returns for too little speech
@@ -32,7 +32,7 @@ class Analysis(NamedTuple):
 
 
 def analyse(audio: np.ndarray, sample_rate: int, fmax: float) -> Analysis:
-    """audio (N); the envelope is compared up to fmax in Hz, where the mel ends"""
+    """Analyze audio (N) with WORLD. The envelope is compared up to fmax in Hz, where the mel ends."""
     pyworld = optional("pyworld")
     samples = np.ascontiguousarray(audio, dtype=np.float64)
     coarse, times = pyworld.dio(samples, sample_rate, frame_period=FRAME_MS)
@@ -50,7 +50,7 @@ def analyse(audio: np.ndarray, sample_rate: int, fmax: float) -> Analysis:
 class Distance(NamedTuple):
     mcd: float  # dB
     pitch_error: float  # root mean square in cents over frames that are voiced in both; NaN if there are none
-    voicing_error: float  # share of the frames that are voiced in only one of them
+    voicing_error: float  # fraction of the frames that are voiced in only one of the two
 
 
 def distance(a: Analysis, b: Analysis) -> Distance:
@@ -69,8 +69,10 @@ def distance(a: Analysis, b: Analysis) -> Distance:
 
 
 def copy_quality(clip: np.ndarray, copy: np.ndarray) -> dict[str, float]:
-    """clip and copy (N) at RATE, aligned in time -> "stoi" (Taal et al., 2011; 0 to 1) and "pesq" (ITU-T P.862.2,
-    wideband; 1 to 4.6), each if there is enough speech for it."""
+    """clip and copy (N) at RATE, aligned in time -> "stoi" and "pesq", each only if there is enough speech for it.
+
+    STOI (Taal et al., 2011) is 0 to 1, wideband PESQ (ITU-T P.862.2) 1 to 4.6.
+    """
     stoi, pesq = optional("pystoi"), optional("pesq")
     length = min(len(clip), len(copy))
     clip, copy = clip[:length], copy[:length]

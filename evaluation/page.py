@@ -1,5 +1,7 @@
-"""A page about a training run: curves, alignments over time, mels, sounds, the evaluation table and the config, in one
-HTML file."""
+"""A page about a training run, in one HTML file.
+
+It shows curves, alignments over time, mels, sounds, the evaluation table and the config.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from common.data.filelist import AUDIO_SUFFIXES, scan_filelist
 from common.errors import UserError, first_line
 from evaluation.table import RECORDINGS, folder_name, table
 
-SHOWN_STEPS = 6  # evenly spaced among the sampled ones, the last one included
+SHOWN_STEPS = 6  # evenly spaced among those with samples, including the last
 REAL_CLIPS = 3
 LONGEST_GAP = 600  # seconds between two lines of the log; a longer gap is time between two runs
 EVALUATED = 3  # utterances of each system to listen to
@@ -50,13 +52,13 @@ pre { background: #8881; padding: 1em; overflow-x: auto; font-size: .85em; } sum
 
 
 def read_log(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of log.jsonl, without one that a crash has cut."""
+    """The lines of log.jsonl, except one that a crash has cut off."""
     rows = []
     try:
         lines = (run_dir / "log.jsonl").read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UserError(
-            f"{run_dir}/log.jsonl: {error.strerror}; RUN_DIR is what train.py was given as run_dir"
+            f"{run_dir}/log.jsonl: {error.strerror}; RUN_DIR must be the run_dir that train.py was given"
         ) from error
     for line in lines:
         try:
@@ -79,7 +81,7 @@ def picture(path: Path) -> str:
 
 
 def player(path: Path) -> str:
-    """A player with the sound as MP3, which every browser plays and which has a tenth of the size."""
+    """A player with the sound as MP3, which every browser plays and which is a tenth of the size."""
     try:
         audio, rate = soundfile.read(path, dtype="float32")
         sound = io.BytesIO()
@@ -90,8 +92,10 @@ def player(path: Path) -> str:
 
 
 def curve(title: str, keys: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
-    """A plot over the steps as SVG, empty if no row has any of the keys. Steps that were repeated after a restart are
-    drawn once."""
+    """A plot over the steps as SVG, empty if no row has any of the keys.
+
+    Steps that were repeated after a restart are drawn once.
+    """
     points = {
         key: {row["step"]: row[key] for row in rows if row.get(key) is not None and "step" in row} for key in keys
     }
@@ -115,7 +119,7 @@ def curve(title: str, keys: Sequence[str], rows: Sequence[dict[str, Any]]) -> st
 
 
 def evenly(steps: Iterable[int]) -> list[int]:
-    """At most SHOWN_STEPS of them, the first and the last included."""
+    """At most SHOWN_STEPS of `steps`, evenly spaced, including the first and the last."""
     ordered = sorted(steps)
     last = len(ordered) - 1
     return (
@@ -124,7 +128,7 @@ def evenly(steps: Iterable[int]) -> list[int]:
 
 
 def samples(run_dir: Path) -> dict[str, dict[int, Path]]:
-    """name -> step -> file of run_dir/samples."""
+    """The files of run_dir/samples, as name -> step -> path."""
     found: dict[str, dict[int, Path]] = defaultdict(dict)
     for path in sorted((run_dir / "samples").glob("*")):
         if match := re.fullmatch(r"(.+)_(\d{8})\.(png|wav)", path.name):
@@ -202,7 +206,7 @@ def evaluation_section(folder: Path) -> str:
                     "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + f"<td>{player(wav)}</td></tr>"
                 )
     heard = "<tr><th>system</th><th>text</th><th>heard by Whisper</th><th></th></tr>" + "".join(spoken)
-    listen = f'<h3>to listen to</h3><div class="scroll"><table>{heard}</table></div>' if spoken else ""
+    listen = f'<h3>examples</h3><div class="scroll"><table>{heard}</table></div>' if spoken else ""
     name = html.escape(folder.name)
     return f'<h3>{name}</h3><div class="scroll"><table>{"".join(lines)}</table></div>{listen}'
 

@@ -23,8 +23,8 @@ class Panel:
         self.analyses: dict[int, Analysis] = {}
 
     def listen(self, utterance: Utterance) -> None:
-        """Add what can be found from the utterance alone."""
-        utterance.audio = np.nan_to_num(utterance.audio).clip(-1, 1)  # as it would be heard, also of a diverged model
+        """Add the measures that need only the utterance."""
+        utterance.audio = np.nan_to_num(utterance.audio).clip(-1, 1)  # as it would sound, even from a diverged model
         audio, found = librosa.resample(utterance.audio, orig_sr=self.sample_rate, target_sr=RATE), utterance.found
         if len(audio) < RATE // 2:  # the judges need half a second
             audio = np.pad(audio, (0, RATE // 2 - len(audio)))
@@ -38,7 +38,7 @@ class Panel:
             found["speech_seconds"] = max(len(trimmed), 1) / self.sample_rate
 
     def compare(self, utterance: Utterance, recordings: Sequence[Utterance], aligned: bool) -> None:
-        """Add what can be found from the utterance and the recordings; `aligned`: a copy, aligned in time."""
+        """Add the measures that need the recordings; `aligned`: the utterance is a copy, aligned in time."""
         others = [r.found["embedding"] for i, r in enumerate(recordings) if r is not utterance and i != utterance.clip]
         if others:
             utterance.found["speaker"] = float(np.mean(others, axis=0) @ utterance.found["embedding"])

@@ -66,7 +66,7 @@ class EvaluateConfig(Options):
 
 
 def systems(config: EvaluateConfig) -> Iterator[System]:
-    """All that the config names, the recordings first. What cannot be read is an error before anything is judged."""
+    """Yield what the config names, the recordings first. Unreadable input raises an error before anything is judged."""
     for module in ("pyworld", "pesq", "pystoi", "jiwer"):
         optional(module)
     voice, vocoders = _load(config) if config.tacotron2 or config.recordings else (None, [])
@@ -80,7 +80,7 @@ def systems(config: EvaluateConfig) -> Iterator[System]:
     else:
         texts = [(clip.name, str(clip.text), i) for i, clip in enumerate(clips)]
     if voice and (silent := [text for _, text, _ in texts if not voice.ids(text)]):
-        raise UserError(f"{silent[0]!r}: nothing of it is left to say after {voice.cleaners}; remove it")
+        raise UserError(f"{silent[0]!r}: nothing is left of it after {voice.cleaners}; remove it")
     yield from filter(None, (recordings, wavs))
     if recordings:
         for vocoder in vocoders:
@@ -159,7 +159,7 @@ def synthesized(
     texts: Sequence[tuple[str, str, int | None]],
     config: EvaluateConfig,
 ) -> list[System]:
-    """Texts, as (name, text, index of the recording), through Tacotron 2 once and through each of the vocoders."""
+    """Synthesize texts, given as (name, text, index of the recording), with Tacotron 2 once and with each vocoder."""
     systems = [System(f"tacotron2 + {vocoder.name}", [], made=True) for vocoder in vocoders]
     for name, text, clip in tqdm(texts, desc="synthesizing", disable=None):
         utterance = voice.speak(text, seed=config.seed, sigma=config.sigma, denoiser_strength=config.denoiser_strength)
@@ -183,7 +183,7 @@ def synthesized(
 
 
 def _load(config: EvaluateConfig) -> tuple[Synthesizer | None, list[Vocoder]]:
-    """The models that the config names. Each is used once: what only the first use does would distort its speed."""
+    """Load the models that the config names, and run each once: the set-up in a first run would distort its speed."""
     device = resolve_device(config.device)
     set_tf32(True)
     vocoders = [
@@ -201,7 +201,7 @@ def _load(config: EvaluateConfig) -> tuple[Synthesizer | None, list[Vocoder]]:
         return None, vocoders
     voice = Synthesizer.load(config.tacotron2, device=device.type, postfilter_strength=config.postfilter_strength)
     if differences := audio_differences(config.audio, voice.audio, "in the checkpoint"):
-        raise UserError(f"tacotron2={config.tacotron2}: {'; '.join(differences)}; set audio=... as it was trained")
+        raise UserError(f"tacotron2={config.tacotron2}: {'; '.join(differences)}; set audio=... to match it")
     voice.vocoder = vocoders[0]
     voice.speak("One.", max_decoder_steps=8)
     return voice, vocoders

@@ -14,18 +14,18 @@ RECORDINGS = "recordings"
 
 @dataclass
 class Utterance:
-    """One piece of speech, and what was found about it."""
+    """One utterance and its measurements."""
 
     name: str
     audio: np.ndarray  # (N) at the sample rate of the audio config
     text: str | None = None
     clip: int | None = None  # index of the recording of the same text, if there is one
-    found: dict[str, Any] = field(default_factory=dict)  # measures, and what they are computed from
+    found: dict[str, Any] = field(default_factory=dict)  # measures, and the values that they are computed from
 
 
 @dataclass
 class System:
-    """One way to get speech: a column of the table."""
+    """One source of speech: a column of the table."""
 
     name: str
     utterances: list[Utterance]
@@ -39,11 +39,11 @@ def folder_name(system: str) -> str:
 
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    return values.mean(axis=axis)
+    return np.asarray(values.mean(axis=axis))
 
 
 def _ratio(part: np.ndarray, total: np.ndarray, axis: int) -> np.ndarray:
-    return part.sum(axis=axis) / total.sum(axis=axis)
+    return np.asarray(part.sum(axis=axis) / total.sum(axis=axis))
 
 
 def _percentage(part: np.ndarray, total: np.ndarray, axis: int) -> np.ndarray:
@@ -82,7 +82,7 @@ MEASURES = {
 def interval(values: Sequence[Sequence[float]], statistic: Callable[..., np.ndarray]) -> dict[str, Any]:
     """{"mean", "low", "high", "n"} of `statistic` over utterances, with the 95 % interval of 2,000 bootstrap samples.
 
-    `values` are a sequence for each argument of `statistic`. A single utterance has no interval.
+    `values` holds a sequence for each argument of `statistic`. A single utterance has no interval.
     """
     columns = tuple(np.asarray(column, dtype=float) for column in values)
     mean = float(statistic(*columns, axis=0))
@@ -108,7 +108,7 @@ def summarize(system: System) -> dict[str, Any]:
 
 
 def table(summary: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """Rows of cells: a head, then a row for each measure that a system has, with a column for each system."""
+    """Rows of cells: a header, then a row for each measure that a system has, with a column for each system."""
     rows = [["", *summary]]
     for key, measure in MEASURES.items():
         cells = [_cell(found[key], measure.digits) if key in found else "" for found in summary.values()]

@@ -1,4 +1,4 @@
-"""What `from inference import Synthesizer` means in an environment where this project is installed."""
+"""Provides `from inference import Synthesizer` in an environment where this project is installed."""
 
 from tacotron2_waveglow.synthesis.models import load_model
 from tacotron2_waveglow.synthesis.synthesizer import SpeechOptions, Synthesizer, Utterance

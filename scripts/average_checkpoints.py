@@ -1,9 +1,10 @@
-"""Average the weights of several checkpoints of one run, which often gives better results than each of them.
+"""Average the weights of several checkpoints of one run, which often gives better results than any one of them.
 
     python scripts/average_checkpoints.py OUT IN [IN ...]
 
-An IN that is a run directory stands for all its step checkpoints (trainer.keep_last sets their number). OUT holds the
-averaged weights and the description of the model: for synthesis, conversion and init_from, not to resume training.
+If an IN is a run directory, all its step checkpoints are used (trainer.keep_last sets their number). OUT holds the
+averaged weights and the description of the model. Use it for synthesis, conversion and init_from; it cannot resume
+training.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from synthesis.models import MODELS
 
 
 def average(paths: list[Path]) -> Checkpoint:
-    """A checkpoint with the mean of all weights. Counters, which have no mean, are the last one's."""
+    """A checkpoint with the mean weights of all `paths`. Integer counters are those of the last one."""
     total: dict[str, Tensor] = {}
     first: Checkpoint | None = None
     for path in paths:

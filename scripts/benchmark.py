@@ -1,17 +1,17 @@
-"""Measure the speed of training and synthesis on this machine, compared with its limits and with other projects.
+"""Measure the speed of training and synthesis on this machine, and compare it with hardware limits and other projects.
 
     python scripts/benchmark.py                                  everything, at full size
     python scripts/benchmark.py training free_running            some sections
     python scripts/benchmark.py --json benchmark.json --runs 10  more runs, and all figures as JSON
-    python scripts/benchmark.py training --batch 16 --frames 800 other sizes than the usual
+    python scripts/benchmark.py training --batch 16 --frames 800 other sizes than the defaults
 
 Sections: training (a step of both models), free_running (Tacotron 2 alone, per frame), waveglow (the inverse),
-synthesis (latency from characters to audio), sweep (the effect of each optimization on it), growth (cost against
+synthesis (latency from text to audio), sweep (the effect of each optimization on synthesis), growth (cost against
 characters, frames and batch size), mels.
 
-Each case runs in its own process, so that its peak memory is its own. Some speeds are also given as a share of the
-machine's limit, GEMM peak or memory bandwidth, measured in the same run, or in multiples of real time. The Tacotron 2
-of torchaudio and of SpeechBrain are measured too if they are installed.
+Each case runs in its own process, so that its peak memory is its own. Some speeds are also given as a fraction of the
+machine's limit (GEMM peak or memory bandwidth, measured in the same run) or as multiples of real time. The Tacotron 2
+models of torchaudio and SpeechBrain are measured too if they are installed.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ SIZES = ("batch", "characters", "frames", "samples")
 
 
 def sections(device: str, peers: list[str], given: dict[str, int]) -> dict[str, list[dict[str, Any]]]:
-    """The cases of each section. Those of one `group` are compared with its first. `given` sizes replace the usual
-    ones, except in the section that varies them."""
+    """The cases of each section. Those of one `group` are compared with its first. The sizes in `given` replace the
+    defaults, except in the section growth, which varies them."""
 
     def size(name: str, *usual: int) -> tuple[int, ...]:
         return (given[name],) if name in given else usual
@@ -110,13 +110,14 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         text=True,
     )
     if result.returncode:
-        ended = f"ended with status {result.returncode}; often the memory is too small"
+        ended = f"ended with status {result.returncode}; the usual cause is too little memory"
         raise UserError(f"left out {case}: {(result.stderr.strip().splitlines() or [ended])[-1]}")
-    return json.loads(result.stdout.splitlines()[-1])
+    values: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return values
 
 
 def figures(case: dict[str, Any], result: dict[str, Any], peaks: dict[str, Any]) -> dict[str, Any]:
-    """The figures to report of a result."""
+    """The figures to report for a result."""
     times = sorted(result["seconds"])
     mean = statistics.mean(times)
     values = {
@@ -142,7 +143,7 @@ LABELS = ("implementation", "precision", "characters", "frames", "batch")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A line for each case: its speed and memory, and both as multiples of those of the first case of its group."""
+    """One line per case: its speed and memory, also relative to the first case of its group."""
     lines = []
     first: dict[str, Any] = {}
     for row in rows:
@@ -150,7 +151,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             lines.append(f"\n{row['section']}")
         if (row["section"], row["group"]) != (first.get("section"), first.get("group")):
             first = row
-            lines.append(f"  {row['group']:<35}   latency           items/s       memory's growth       its peak")
+            lines.append(f"  {row['group']:<35}   latency           items/s         memory growth        peak memory")
         label = " ".join(f"{k[0]}{row[k]}" if isinstance(row[k], int) else str(row[k]) for k in LABELS if k in row)
         line = f"    {label:<33}{row['seconds']:8.3f} s {row['items_per_sec']:12,.0f}"
         line += f" {row['items_per_sec'] / first['items_per_sec']:5.2f} x"
@@ -164,7 +165,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def latencies(rows: list[dict[str, Any]]) -> str:
-    """The synthesis section in the form of the reference's tables, without percentiles that need more runs."""
+    """The synthesis section in the format of the reference's tables, without percentiles that need more runs."""
     percentiles = "".join(f"{f'{p} %':>8}" for p in PERCENTILES)
     lines = [f"\n  batch characters   avg s   std s{percentiles}   samples/s   mels  audio s  times_real_time"]
     for row in rows:
@@ -178,8 +179,8 @@ def latencies(rows: list[dict[str, Any]]) -> str:
 
 
 def exponents(rows: list[dict[str, Any]]) -> str:
-    """The growth of cost: p in "seconds ~ size ** p" between the smallest and the largest size of a group; 1 is
-    linear."""
+    """How time and memory grow between the smallest and the largest size of each group: the exponent p of
+    "seconds ~ size ** p", where 1 is linear."""
     lines = [""]
     for group in dict.fromkeys(row["group"] for row in rows):
         sized = [row for row in rows if row["group"] == group]
@@ -198,13 +199,13 @@ def exponents(rows: list[dict[str, Any]]) -> str:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "section", nargs="*", help="training, free_running, waveglow, synthesis, sweep, growth, mels; all"
+        "section", nargs="*", help="training, free_running, waveglow, synthesis, sweep, growth, mels; default: all"
     )
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each case, after one warm-up")
-    parser.add_argument("--precision", default="fp32", help="for cases that do not name one")
+    parser.add_argument("--precision", default="fp32", help="precision of cases that do not set one")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     for name in SIZES:
-        parser.add_argument(f"--{name}", type=int, help=f"number of {name} instead of the usual one")
+        parser.add_argument(f"--{name}", type=int, help=f"number of {name}, instead of the default")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     return parser

@@ -1,9 +1,9 @@
-"""Check a corpus before training: every bad row with its reason and cure, and statistics of the clips.
+"""Check a corpus before training: list every bad row with its reason and fix, and print statistics of the clips.
 
     python scripts/check_dataset.py data.root=DIR [data=... audio.sample_rate=...]
 
-Prints a report and writes it to report.txt in `output`, with a picture in report.png. The exit status is 1 if a row
-would stop training or harm it. Unusual rows are listed too, and are not errors.
+Prints a report and writes it to report.txt in `output`, with plots in report.png. The exit status is 1 if a row would
+stop training or harm it. Unusual rows are listed too, but are not errors.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main(values: dict[str, Any]) -> None:
         *summary(lists, unknown),
         f"\n{len(problems)} bad row(s)" + (":" if problems else ""),
         *problems,
-        f"\n{len(notes)} unusual row(s)" + (", which are no errors:" if notes else ""),
+        f"\n{len(notes)} unusual row(s)" + (", which are not errors:" if notes else ""),
         *notes,
     ]
     print("\n".join(report))

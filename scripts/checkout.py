@@ -1,5 +1,5 @@
-"""Makes the packages of this repository importable from a script in scripts/, wherever it is started: import it
-first."""
+"""Make this repository's packages importable from a script in scripts/, whatever the current directory. Scripts import
+this module first."""
 
 import sys
 from pathlib import Path

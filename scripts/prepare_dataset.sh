@@ -3,9 +3,9 @@
 #
 #   bash scripts/prepare_dataset.sh [DIR]      DIR: where the corpus goes; default LJSpeech-1.1
 #
-# An interrupted download goes on where it stopped. If DIR holds a corpus already (metadata.csv and wavs/, LJSpeech or
-# your own recordings), only the filelists are written. A mirror: LJSPEECH_URL=... and, if its archive is another one,
-# LJSPEECH_SHA256=...
+# An interrupted download resumes where it stopped. If DIR already holds a corpus (metadata.csv and wavs/, LJSpeech or
+# your own recordings), only the filelists are written. To use a mirror, set LJSPEECH_URL and, if its archive differs,
+# LJSPEECH_SHA256.
 set -euo pipefail
 case ${1:-} in -*) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2 ;; esac
 
@@ -22,10 +22,10 @@ verified() { [ -f "$1" ] && echo "$sha256  $1" | sha256sum --check --status; }
 download() {
     verified "$archive" && { echo "$archive: already here"; return; }
     echo "downloading $url"
-    # A finished .part cannot be resumed: the server has no more bytes to give.
+    # A complete .part cannot be resumed: the server has no bytes left to send.
     if ! verified "$archive.part"; then
         curl --fail --location --retry 5 --continue-at - --output "$archive.part" "$url" ||
-            fail "$url: the download stopped; run this again to go on (if it stops at once, remove $archive.part first)"
+            fail "$url: the download stopped; rerun this to resume (if it stops at once, remove $archive.part first)"
     fi
     echo "verifying $archive"
     if ! verified "$archive.part"; then
@@ -41,16 +41,16 @@ unpack() {
     mkdir -p "$root.part"
     tar -xjf "$archive" -C "$root.part" --strip-components=1 || fail "$archive could not be unpacked; is the disk full?"
     if [ -d "$root" ]; then rmdir "$root"; fi
-    mv "$root.part" "$root" # all of it at once: an interruption leaves no half corpus
+    mv "$root.part" "$root" # in one step, so that an interruption leaves no partial corpus
     echo "$archive is no longer needed; remove it to free 2.7 GB"
 }
 
 "$python" -c "import hydra" 2>/dev/null ||
-    fail "$python has not the packages of this project; run: make install, then: source .venv/bin/activate"
+    fail "$python does not have this project's packages; run: make install, then: source .venv/bin/activate"
 if [ -f "$root/metadata.csv" ] && [ -d "$root/wavs" ]; then
-    echo "$root holds a corpus: only its filelists are written"
+    echo "$root already holds a corpus: only its filelists are written"
 elif [ -e "$root" ] && [ -n "$(ls -A "$root")" ]; then
-    fail "$root is not empty and holds no corpus: it needs metadata.csv and wavs/; mend it or name another directory"
+    fail "$root is not empty and holds no corpus: add metadata.csv and wavs/, or name another directory"
 else
     for tool in curl sha256sum tar bzip2; do
         command -v $tool >/dev/null || fail "$tool is needed to fetch LJSpeech; install it with your package manager"

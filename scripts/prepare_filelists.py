@@ -2,9 +2,9 @@
 
     python scripts/prepare_filelists.py DIR
 
-LJSpeech's clips get the reference's split (filelists/ljspeech_split.json). From another corpus 2 % of the clips, at
-least one and at most 100, are held out for validation, chosen by their names alone. The transcript is the last column
-of metadata.csv.
+LJSpeech gets the reference's split (filelists/ljspeech_split.json). In any other corpus, 2 % of the clips, at least one
+and at most 100, are held out for validation, chosen by their names alone. The transcript is the last column of
+metadata.csv.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from common.files import make_directory, write_text
 
 
 def split(ids: list[str]) -> dict[str, str]:
-    """id -> "train", "val" or "test"."""
+    """Map each id to "train", "val" or "test"."""
     reference = json.loads((checkout.REPOSITORY / "filelists" / "ljspeech_split.json").read_text())
     held_out = {clip: part for part, clips in reference.items() for clip in clips}
     if any(held_out.get(clip) == "val" for clip in ids):
@@ -31,12 +31,12 @@ def split(ids: list[str]) -> dict[str, str]:
     order = sorted(ids, key=lambda clip: hashlib.sha256(clip.encode()).digest())
     num_val = min(100, max(1, len(ids) // 50))
     if len(ids) <= num_val:
-        raise UserError(f"{len(ids)} clip(s) are too few: one is held out for validation, at least one must be left")
+        raise UserError(f"{len(ids)} clip(s) are too few: one is held out for validation, at least one must remain")
     return {clip: "val" if i < num_val else "train" for i, clip in enumerate(order)}
 
 
 def write_list(path: Path, text: str) -> None:
-    """Write a filelist. If it exists and differs, it may have been edited: it is kept as PATH.old."""
+    """Write a filelist. An existing one that differs may have been edited by hand, so it is kept as PATH.old."""
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         path.replace(f"{path}.old")
         print(f"{path} has changed; the previous one is kept as {path}.old")

@@ -1,4 +1,4 @@
-"""Compute the mels of all clips in a corpus's filelists, in parallel. Finished, fresh mels are skipped.
+"""Compute the mels of all clips in a corpus's filelists, in parallel. Clips whose mel is up to date are skipped.
 
 python scripts/prepare_mels.py data.root=DIR [audio.fmax=7600 ...]
 """
@@ -35,7 +35,7 @@ class PrepareConfig(Options):
 
 
 def all_clips(data: DataConfig) -> list[Clip]:
-    """The clips of all filelists that are audio files."""
+    """The clips of all filelists, each once, without those that are mels already."""
     lists = [data.train_filelist, data.val_filelist]
     if data.test_filelist and Path(data.test_filelist).is_file() and Path(data.test_filelist).stat().st_size:
         lists.append(data.test_filelist)
@@ -49,7 +49,7 @@ def log_mel(audio: AudioConfig) -> LogMel:
 
 
 def compute(job: tuple[Clip, AudioConfig, DataConfig]) -> Entry | str:
-    """Write the mel of a clip; returns its entry in the manifest, or the problem with the clip."""
+    """Write the mel of a clip, and return its entry in the manifest, or the problem with the clip."""
     clip, audio, data = job
     stat = clip.file.stat()
     try:
@@ -69,9 +69,9 @@ def main(values: dict[str, Any]) -> None:
     mels = MelDirectory(config.data.mel_dir)
     if mels.audio is None or audio_differences(config.audio, mels.audio):
         if mels.audio is not None:
-            print(f"{mels.path}: the audio config has changed, all mels are computed again")
+            print(f"{mels.path}: the audio config has changed; all mels are recomputed")
         mels.reset(config.audio)
-    mels.compact()  # a killed run may have left half a line, to which nothing must be appended
+    mels.compact()  # a killed run may have left half a line; appending to it would corrupt the next entry
     todo = [(clip, config.audio, config.data) for clip in clips if not mels.is_fresh(clip)]
     problems = []
     for result in in_parallel(compute, todo, config.num_processes, "clip") if todo else ():

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compute the mels of a prepared corpus, in parallel; run it again after an interruption or a change of the audio config.
+# Compute the mels of a prepared corpus in parallel. Rerun it after an interruption or a change of the audio config.
 #
 #   bash scripts/prepare_mels.sh DIR [audio.fmax=7600 num_processes=4 ...]
 set -euo pipefail
@@ -11,7 +11,7 @@ root=$1
 shift
 python=${PYTHON:-python}
 if ! "$python" -c "import hydra" 2>/dev/null; then
-    echo "error: $python has not the packages of this project; run: make install, then: source .venv/bin/activate" >&2
+    echo "error: $python does not have this project's packages; run: make install, then: source .venv/bin/activate" >&2
     exit 1
 fi
 exec "$python" "$(dirname "$0")/prepare_mels.py" "data.root=$root" "$@"

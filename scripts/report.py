@@ -1,9 +1,9 @@
-"""Write a page about a training run: curves, alignments over time, mels, sounds, the evaluation table, the config.
+"""Write a report of a training run: curves, alignments over time, mels, audio, the evaluation table, the config.
 
     python scripts/report.py RUN_DIR [--evaluation DIR ...] [--output FILE]
 
-The page is a single HTML file, by default RUN_DIR/report.html, which can be mailed and viewed offline. `--evaluation`
-names folders of scripts/evaluate.py, by default all folders in RUN_DIR that hold an evaluation.json.
+The report is a single HTML file, by default RUN_DIR/report.html, which can be mailed and viewed offline. `--evaluation`
+names output folders of scripts/evaluate.py, by default all folders in RUN_DIR that hold an evaluation.json.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python scripts/speak_onnx.py ONNX_DIR phrases.txt OUTPUT_DIR
 
-Each non-blank line makes one wav, as with inference.py, but without its denoiser and mel match. The loop around the
-graphs is synthesis/onnx/voice.py.
+Each non-blank line makes one wav, as with inference.py, but without the denoiser and the mel match. The loop around the
+graphs is in synthesis/onnx/voice.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("input", help="text file, one phrase on each line")
     parser.add_argument("output", type=Path, help="directory for 0000.wav, 0001.wav, ...")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-steps", type=int, help="decoder steps at most, instead of the model's own number")
+    parser.add_argument("--max-steps", type=int, help="limit of decoder steps, instead of the model's own")
     return parser
 
 

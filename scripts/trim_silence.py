@@ -3,7 +3,7 @@
     python scripts/trim_silence.py DIR OUT [--db 50] [--keep 0.1]
 
 DIR holds metadata.csv and wavs/. OUT gets the same metadata, and the clips as 16-bit wavs with their own sample rate,
-each from --keep seconds before its first sound to --keep seconds after its last. Everything up to --db below the
+each from --keep seconds before its first sound to --keep seconds after its last. Everything within --db decibels of the
 loudest part of a clip counts as sound. DIR is not changed.
 """
 
@@ -27,7 +27,7 @@ from common.files import new_directory
 
 
 def trim(audio: np.ndarray, sample_rate: int, db: float, keep: float) -> np.ndarray:
-    """audio (N) or (N, channels) without the silence at its ends, except for `keep` seconds of each."""
+    """audio (N) or (N, channels) without the silence at its ends, except for `keep` seconds at each end."""
     loudness = audio if audio.ndim == 1 else audio.mean(axis=1)
     _, (first, end) = librosa.effects.trim(loudness, top_db=db)
     margin = round(keep * sample_rate)

@@ -1,1 +1,1 @@
-"""From text to audio, for every way in: programs, the command, a server. It imports nothing of training."""
+"""Text to audio, for programs, the command and a server. It imports no training code."""

@@ -1,4 +1,4 @@
-"""A phrase file as a job: one wav and one picture for each line, and a log."""
+"""Synthesizes a phrase file: one wav and one picture for each line, and a log."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class InferenceConfig(Options):
 
 
 class Job:
-    """Writes the results of a phrase file: 0000.wav and 0000.png for its first line, and so on, and log.jsonl."""
+    """Writes the results of a phrase file: 0000.wav and 0000.png for the first line, and so on, and log.jsonl."""
 
     def __init__(self, config: InferenceConfig, lines: list[tuple[int, str]]) -> None:
         self.config, self.lines, self.output = config, lines, Path(config.output)
@@ -66,7 +66,7 @@ class Job:
         if dropped := voice.dropped(text):
             print(f"warning: {where}: left out, the model has no symbol for: {' '.join(dropped)}")
         if utterance is None:
-            print(f"warning: {where}: nothing to say in {text[:60]!r}; there is no {name}")
+            print(f"warning: {where}: nothing to say in {text[:60]!r}; {name} is not written")
             return
         if utterance.num_pieces > 1:
             print(f"{where}: a long line, synthesized in {utterance.num_pieces} pieces into {name}")

@@ -1,4 +1,4 @@
-"""The models that synthesis knows, and how they are loaded from checkpoints."""
+"""The models that synthesis supports, and how they are loaded from checkpoints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in (TACOTRON2, WAVEGLOW
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu", **overrides: Any) -> nn.Module:
-    """The model of a checkpoint, or of the newest one of a run directory, in eval mode.
+    """Load the model of a checkpoint, or of the newest one in a run directory, in eval mode.
 
     Layouts: ours, safetensors, NVIDIA DeepLearningExamples', NVIDIA/tacotron2's and NVIDIA/waveglow's; the sizes come
     from the file. `overrides` replace fields of the config: prenet_dropout=0.0 makes Tacotron 2 deterministic.
@@ -29,7 +29,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", **overrides
 
 
 def load_checkpoint(path: str | Path, name: str) -> Checkpoint:
-    """The checkpoint that an option called like its model names."""
+    """Load a checkpoint of the model `name`, which is also the option that errors name."""
     try:
         return formats.load(path, [MODELS[name]])
     except UserError as error:

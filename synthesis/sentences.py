@@ -9,11 +9,11 @@ BREAKS = (".!?", ";:", ",", " ")  # where a text is cut, the best places first
 
 
 def split_long(ids: list[int], symbols: Sequence[str], limit: int = MAX_SYMBOLS) -> list[list[int]]:
-    """Cut ids into pieces of at most `limit`, each after the last sentence that fits, or else a clause, or a word."""
+    """Cut ids into pieces of at most `limit`, each after the last sentence that fits, or else a clause or word."""
     pieces = []
     while len(ids) > limit:
         head = [symbols[i] for i in ids[:limit]]
-        # Only the second half is searched: a sentence of three words is no reason for a piece of its own.
+        # Only the second half is searched: a sentence of three words should not become its own piece.
         places = ([k + 1 for k in range(limit // 2, limit) if head[k] in marks] for marks in BREAKS)
         cut = next((found[-1] for found in places if found), limit)
         pieces.append(ids[:cut])

@@ -25,7 +25,7 @@ from tacotron2.text import SYMBOLS, encode
 
 @dataclass(frozen=True)
 class SpeechOptions(Options):
-    """How to synthesize. A seed gives the same audio again on one device, whatever other threads do."""
+    """How to synthesize. On one device, a seed always gives the same audio, whatever other threads do."""
 
     seed: Seed = 0
     sigma: NonNegative | None = None  # standard deviation of WaveGlow's noise; None: the model's own
@@ -41,12 +41,12 @@ class Utterance:
     mel: Tensor  # (n_mels, T)
     alignment: Tensor  # (T, L)
     truncated: bool  # the decoder did not stop by itself
-    stats: dict[str, float]  # latencies in seconds, items/s, rtf, by the reference's log keys
-    num_pieces: int = 1  # that a long text was cut into
+    stats: dict[str, float]  # latencies in seconds, items/s and rtf, under the reference's log keys
+    num_pieces: int = 1  # number of pieces that a long text was cut into
 
     @classmethod
     def joined(cls, pieces: Sequence[Utterance]) -> Utterance:
-        """The pieces of one text in sequence."""
+        """Join the pieces of one text."""
         if len(pieces) == 1:
             return pieces[0]
         seconds = ("audio_seconds", *(key for key in pieces[0].stats if key.endswith("latency")))
@@ -62,13 +62,13 @@ class Utterance:
 
 
 def with_speed(stats: dict[str, float]) -> dict[str, float]:
-    """Add rtf, seconds of computing for a second of audio, and its inverse."""
+    """Add rtf, the seconds of computing per second of audio, and its inverse."""
     rtf = stats["latency"] / stats["audio_seconds"]
     return {**stats, "rtf": rtf, "times_real_time": 1 / rtf}
 
 
 class Synthesizer:
-    """A voice: `speak` one text, or `batches` of texts. Several threads may use it at once."""
+    """Text to audio: `speak` takes one text, `batches` takes many. Several threads may use it at once."""
 
     def __init__(
         self,
@@ -97,10 +97,10 @@ class Synthesizer:
         postfilter_strength: float = 1.0,
         **overrides: Any,
     ) -> Synthesizer:
-        """From checkpoints or run directories. Without `waveglow` the vocoder is Griffin-Lim.
+        """Load from checkpoints or run directories. Without `waveglow` the vocoder is Griffin-Lim.
 
-        match_mel: passes of the mel match; None: WaveGlow's own number.
-        postfilter_strength: of Tacotron 2's global-variance postfilter; 0: off.
+        match_mel: number of MelMatch passes; None: WaveGlow's own.
+        postfilter_strength: strength of Tacotron 2's global-variance postfilter; 0: off.
         overrides: fields of Tacotron 2's config.
         """
         where = resolve_device(device)
@@ -123,7 +123,7 @@ class Synthesizer:
         """Synthesize one text; `options` are the fields of SpeechOptions."""
         utterance = next(self.batches([text], **options))[0]
         if utterance is None:
-            raise UserError(f"nothing is left to say of {text[:60]!r} after {self.cleaners}")
+            raise UserError(f"nothing is left of {text[:60]!r} after {self.cleaners}")
         return utterance
 
     def batches(self, texts: Sequence[str], batch_size: int = 1, **options: Any) -> Iterator[list[Utterance | None]]:
@@ -146,7 +146,7 @@ class Synthesizer:
             yield [Utterance.joined([next(utterances) for _ in cut]) if cut else None for cut in pieces]
 
     def ids(self, text: str) -> list[int]:
-        """The symbols for `text`, an empty list if there is nothing to say."""
+        """The symbol ids of `text`; empty if there is nothing to say."""
         return encode(text, self.cleaners, self.symbols).ids
 
     def dropped(self, text: str) -> list[str]:
@@ -167,7 +167,7 @@ class Synthesizer:
         for row, num_frames in enumerate(speech.mel_lengths.tolist()):
             mel = speech.mel_postnet[row, :, :num_frames].float()
             audio, vocoder_stats = self.vocoder(mel, generator, options.sigma, options.denoiser_strength)
-            # The utterance's share of the time of its batch; for a batch of one this is the latency itself.
+            # The batch's time is split in proportion to frames; for a batch of one this is the latency itself.
             stats = {
                 "tacotron2_items_per_sec": total_frames / seconds,
                 "tacotron2_latency": seconds * num_frames / total_frames,

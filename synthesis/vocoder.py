@@ -25,13 +25,15 @@ INT8 = "int8"
 
 
 def total_latency(stats: dict[str, float]) -> float:
-    """Seconds, summed over the parts that were measured."""
+    """Total seconds of the parts that were measured."""
     return sum(value for key, value in stats.items() if key.endswith("_latency"))
 
 
 class Vocoder:
-    """A WaveGlow with its denoiser and `match_mel` passes of MelMatch (None: the model's own number), or without a
-    WaveGlow Griffin-Lim."""
+    """WaveGlow with its denoiser and `match_mel` passes of MelMatch (None: the model's own number).
+
+    If `waveglow` is None, the vocoder is Griffin-Lim.
+    """
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class Vocoder:
         precision: SpeechPrecision = "fp32",
         match_mel: int | None = None,
     ) -> Vocoder:
-        """From a checkpoint or run directory, whose audio config must be `audio`; None stands for Griffin-Lim."""
+        """Load from a checkpoint or run directory whose audio config equals `audio`; None stands for Griffin-Lim."""
         if path is None:
             return cls(None, audio, precision)
         checkpoint = load_checkpoint(path, "waveglow")
@@ -80,7 +82,7 @@ class Vocoder:
         """mel (n_mels, T) -> audio (T * hop_length) on the CPU, and its latencies and items/s.
 
         WaveGlow's noise is drawn from `generator`, which is on its device. Griffin-Lim starts from the generator's
-        initial seed, for every mel from the same.
+        initial seed, which is the same for every mel.
         """
         start = now(self.device)
         if self.waveglow is None or self.denoiser is None:

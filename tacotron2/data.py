@@ -1,4 +1,4 @@
-"""Clips as pairs of symbol ids and mel."""
+"""Dataset of clips as pairs of symbol ids and mel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Tacotron2Batch(NamedTuple):
 
 
 class TextMelDataset:
-    """(ids (L), mel (n_mels, T)) of each clip of a filelist. The texts are cleaned once, at the start."""
+    """A dataset of (ids (L), mel (n_mels, T)), one per clip of a filelist. Texts are cleaned once, at the start."""
 
     def __init__(self, filelist: str, data: DataConfig, audio: AudioConfig, symbols: Sequence[str] = SYMBOLS) -> None:
         self.clips = read_filelist(filelist, data.root, data.follow_links)[: data.limit]
@@ -52,7 +52,7 @@ class TextMelDataset:
 
 
 def collate(items: list[tuple[Tensor, Tensor]]) -> Tacotron2Batch:
-    """Pad with symbol 0 and zeros, to at least two positions: BatchNorm has no statistics of a single one."""
+    """Pad texts with symbol 0 and mels with zeros, to two positions or more: BatchNorm needs two for its statistics."""
     texts, mels = zip(*items, strict=True)
     return Tacotron2Batch(
         text=pad_last(texts, 0, min_length=2),

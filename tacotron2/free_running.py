@@ -1,12 +1,12 @@
-"""The fast inference decoder: as little memory traffic in a step as possible.
+"""The fast inference decoder, with as little memory traffic per step as possible.
 
 At batch 1 a step takes as long as reading the weights, so each LSTM has one matrix for all its inputs, and the
 projection and the gate share one. The inputs of all products are slices of one buffer: prenet | attention hidden |
-context | decoder hidden. Utterances that have stopped are removed from the batch. On GPUs some steps together are one
-CUDA graph (common/ops/graphs.py). The numbers are those of the step-by-step decoder (tests/test_free_running.py).
+context | decoder hidden. Utterances that have stopped are removed from the batch. On GPUs several steps form one CUDA
+graph (common/ops/graphs.py). The results are those of the step-by-step decoder (tests/test_free_running.py).
 
-Shapes: S steps, B batch, L characters, E memory, A attention, K taps of the location kernel, F = n_mels * r the frames
-of a step.
+Shapes: S steps, B batch, L characters, E memory, A attention, K taps of the location kernel, F = n_mels * r values in
+the frames of a step.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from tacotron2.teacher_forcing import sigmoids_first
 if TYPE_CHECKING:
     from tacotron2.model import Decoder, Memory
 
-CHECK_EVERY = 8  # steps between two looks at the gates; each look waits for a GPU
-COMPACT_BELOW = 3 / 4  # the batch is compacted when at most this share of it has not stopped
+CHECK_EVERY = 8  # steps between two checks of the gates; each check waits for the GPU
+COMPACT_BELOW = 3 / 4  # the batch is compacted when at most this fraction of it is still running
 
 
 @dataclass(frozen=True, eq=False)
 class StepWeights:
-    """The decoder's weights in the layout of a step."""
+    """The decoder's weights in the layout that a step uses."""
 
     prenet: list[Tensor]
     attention_rnn: PackedLinear | Int8Linear
@@ -72,13 +72,13 @@ class StepWeights:
 
 
 def step_weights(decoder: Decoder, rows: int, dtype: torch.dtype, int8: bool) -> StepWeights:
-    """StepWeights for a batch of `rows`, packed again only when the weights have changed."""
-    rows = rows if decoder.attention_rnn.weight_hh.device.type == "cpu" else 1  # the layout depends on it there only
+    """Return StepWeights for a batch of `rows`, packed again only when the weights have changed."""
+    rows = rows if decoder.attention_rnn.weight_hh.device.type == "cpu" else 1  # only the CPU's layout depends on it
     return packed_once(decoder, (rows, dtype, int8), lambda: StepWeights.of(decoder, rows, dtype, int8))
 
 
 class DecoderState(NamedTuple):
-    """All that passes from step to step."""
+    """The state that passes from step to step."""
 
     buffer: Tensor  # (B, ...) prenet | attention hidden | context | decoder hidden
     attention_cell: Tensor  # (B, attention_rnn_dim)
@@ -89,23 +89,23 @@ class DecoderState(NamedTuple):
 
 
 class StepOutputs(NamedTuple):
-    """What a number of steps give."""
+    """The outputs of S steps."""
 
     frames_and_gate: Tensor  # (S, B, F + 1) the last column is the gate's logit
     alignment: Tensor  # (S, B, L)
 
 
 class StepInputs(NamedTuple):
-    """What a number of steps read."""
+    """The inputs of S steps."""
 
-    kept: Tensor  # (S, layers, B, prenet_dim) the prenet's dropout, scaled
+    kept: Tensor  # (S, layers, B, prenet_dim) dropout mask of the prenet, scaled
     memory: Tensor  # (B, L, E)
     keys: Tensor  # (B, L, A)
     padding: Tensor | None  # (B, L) True beyond a text
 
 
 def _steps(weights: StepWeights, written: tuple[DecoderState, StepOutputs], given: StepInputs) -> None:
-    """Move the state on by as many steps as the outputs have room for."""
+    """Advance the state by as many steps as the outputs have room for."""
     state, outputs = written
     ops = ops_for(state.buffer, weights.location)
     attention = ops.AttentionStep(weights.location, given.keys, weights.v, given.memory, given.padding)
@@ -130,7 +130,7 @@ def _steps(weights: StepWeights, written: tuple[DecoderState, StepOutputs], give
 
 
 class FreeRunning:
-    """Decodes one batch; `run` does all of it. The prenet's dropout comes from `generator`."""
+    """Decodes one batch, from start to end with `run`. The prenet's dropout is drawn from `generator`."""
 
     def __init__(
         self, decoder: Decoder, weights: StepWeights, memory: Memory, dtype: torch.dtype,
@@ -154,13 +154,13 @@ class FreeRunning:
         self.padding = memory.padding if has_padding else None
 
     def compact(self, rows: Tensor) -> None:
-        """Continue with these rows of the batch only."""
+        """Keep only these rows of the batch."""
         self.state = DecoderState(*(tensor[rows] for tensor in self.state))
         self.values, self.keys = self.values[rows], self.keys[rows]
         self.padding = None if self.padding is None else self.padding[rows]
 
     def steps(self, number: int) -> StepOutputs:
-        """The outputs of the next steps."""
+        """Run the next `number` steps."""
         batch, length = self.state.weights.shape
         outputs = StepOutputs(
             frames_and_gate=self.state.buffer.new_empty(number, batch, self.frame_dim + 1),
@@ -173,10 +173,10 @@ class FreeRunning:
         return outputs
 
     def run(self, max_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """frames (B, S, F), num_steps (B), alignment (B, S, L), truncated (B). Values after an utterance's num_steps
-        are meaningless."""
+        """Return frames (B, S, F), num_steps (B), alignment (B, S, L), truncated (B). Values after an utterance's
+        num_steps are meaningless."""
         (batch, length), device, threshold = self.state.weights.shape, self.values.device, self.config.gate_threshold
-        # sigmoid(gate) > threshold; a threshold of 1 or more never stops
+        # sigmoid(gate) > threshold, as a bound on the logit; a threshold of 1 or more never stops
         logit = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
         frames = self.state.buffer.new_zeros(batch, max_steps, self.frame_dim)
         alignment = self.state.weights.new_zeros(batch, max_steps, length)

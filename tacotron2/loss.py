@@ -13,15 +13,15 @@ GUIDE_WIDTH = 0.2  # g, in units of the text's length
 
 
 def gate_target(mel_lengths: Tensor, num_frames: int, frames_per_step: int) -> Tensor:
-    """(B, T) 0 before the last decoder step of an utterance, then 1"""
+    """Return (B, T): 0 before the last decoder step of an utterance, then 1."""
     first = (mel_lengths - 1) // frames_per_step * frames_per_step
     return 1.0 - lengths_to_mask(first, num_frames).float()
 
 
 def guided_attention_loss(alignment: Tensor, text_lengths: Tensor, mel_lengths: Tensor) -> Tensor:
-    """The distance of the attention from the diagonal, for a faster start on little data (Tachibana et al., 2017,
-    section 3.4, with g = 0.2): a mean over frames without padding, a scalar.
+    """Return the distance of the attention from the diagonal, a scalar: the mean over frames without padding.
 
+    It makes the attention align sooner on little data (Tachibana et al., 2017, section 3.4, with g = 0.2).
     alignment (B, T, L), text_lengths and mel_lengths (B)
     """
     frame = torch.arange(alignment.shape[1], device=alignment.device) / mel_lengths.unsqueeze(1)  # (B, T)
@@ -33,9 +33,10 @@ def guided_attention_loss(alignment: Tensor, text_lengths: Tensor, mel_lengths: 
 
 
 def mel_band_difference_loss(output: Tacotron2Output, mel: Tensor, mel_lengths: Tensor) -> Tensor:
-    """MSE of the differences between neighbouring mel bands, before and after the postnet: a mean over frames without
-    padding, a scalar. It emphasizes the harmonics of the voice, which the MSE of the bands learns last.
+    """Return the MSE of differences between adjacent mel bands, before plus after the postnet, a scalar: the mean over
+    frames without padding.
 
+    It emphasizes the harmonics of the voice, which training with the MSE of the bands learns last.
     mel (B, n_mels, T), mel_lengths (B)
     """
     mask, target = lengths_to_mask(mel_lengths, mel.shape[2]), mel.diff(dim=1)
@@ -51,9 +52,9 @@ def _masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 def tacotron2_loss(
     output: Tacotron2Output, mel: Tensor, mel_lengths: Tensor, frames_per_step: int = 1
 ) -> dict[str, Tensor]:
-    """Means over frames without padding: {"mel", "mel_postnet", "gate", "loss" = their sum}, each a scalar.
+    """Return {"mel", "mel_postnet", "gate", "loss" = their sum}, each a scalar: the mean over frames without padding.
 
-    mel (B, n_mels, T), mel_lengths (B). The reference also averages over padding; without padding both are equal.
+    mel (B, n_mels, T), mel_lengths (B). The reference averages over padding too; without padding both are equal.
     """
     mask = lengths_to_mask(mel_lengths, mel.shape[2])  # (B, T)
     target = gate_target(mel_lengths, mel.shape[2], frames_per_step)

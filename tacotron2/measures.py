@@ -1,4 +1,4 @@
-"""How well Tacotron 2 reads and stops, in numbers with known answers.
+"""Metrics of how well Tacotron 2 follows the text and stops at its end.
 
 Shapes: B batch, T mel frames, L characters.
 """
@@ -12,18 +12,18 @@ from torch import Tensor
 
 from common.ops.padding import lengths_to_mask
 
-BAND = 0.1  # half the width of the diagonal, as a share of the text
+BAND = 0.1  # half-width of the diagonal, as a fraction of the text
 GATE_TOLERANCE = 5  # decoder steps
-RETURN = 8  # frames on words that were passed that make a return, about 0.1 s; less is a tremble between two words
-READ = 1.0  # frames of attention in all that make a symbol read; a vowel has about ten
-FOCUS = 3  # symbols to each side of the one with most attention that must have more than half of it
+RETURN = 8  # consecutive frames on earlier words that make a repeat, about 0.1 s; fewer are jitter between two words
+READ = 1.0  # total frames of attention from which a symbol counts as read; a vowel has about ten
+FOCUS = 3  # symbols on each side of the peak; a frame is focused if more than half of its attention is within them
 
 
 def diagonality(alignment: Tensor, text_lengths: Tensor, mel_lengths: Tensor) -> Tensor:
-    """The share of the attention that lies near the straight line from (first frame, first character) to (last, last),
-    a mean over all frames: 1 reads along, 0.2 or less knows nothing of the text.
+    """Return the fraction of the attention near the straight line from (first frame, first character) to (last, last),
+    averaged over all frames: 1 follows the text, 0.2 or less ignores it.
 
-    alignment (B, T, L), text_lengths and mel_lengths (B); pauses and pace keep good voices below 1.
+    alignment (B, T, L), text_lengths and mel_lengths (B). Pauses and changes of pace keep good voices below 1.
     """
     frame = (torch.arange(alignment.shape[1], device=alignment.device) + 0.5) / mel_lengths.unsqueeze(1)  # (B, T)
     character = (torch.arange(alignment.shape[2], device=alignment.device) + 0.5) / text_lengths.unsqueeze(1)  # (B, L)
@@ -33,10 +33,9 @@ def diagonality(alignment: Tensor, text_lengths: Tensor, mel_lengths: Tensor) ->
 
 
 def gate_accuracy(gate: Tensor, mel_lengths: Tensor, frames_per_step: int, threshold: float = 0.5) -> Tensor:
-    """The share of utterances whose gate opens at the right time: not before GATE_TOLERANCE decoder steps to the last
-    one, and by then.
+    """Return the fraction of utterances whose gate opens at the last decoder step or up to GATE_TOLERANCE steps before.
 
-    gate (B, T) logits, the same for the frames of a step.
+    gate (B, T) logits, equal for the frames of a step; mel_lengths (B)
     """
     opens = (torch.sigmoid(gate) > threshold) & lengths_to_mask(mel_lengths, gate.shape[1])
     first = torch.where(opens.any(1), opens.int().argmax(1), gate.shape[1])  # frame
@@ -46,18 +45,18 @@ def gate_accuracy(gate: Tensor, mel_lengths: Tensor, frames_per_step: int, thres
 
 
 class Reading(NamedTuple):
-    """How a text was read, by the attention."""
+    """How a text was read, according to the attention."""
 
-    coverage: float  # share of the words that were read
-    skips: int  # groups of words that were left out
-    repeats: int  # returns to a word from one that comes later
+    coverage: float  # fraction of the words that were read
+    skips: int  # groups of adjacent words that were not read
+    repeats: int  # returns to an earlier word
 
 
 def reading(alignment: Tensor, words: list[tuple[int, int]]) -> Reading:
-    """alignment (T, L) of one utterance; `words` are the first symbol of each and the one after its last.
+    """Count the words read, skipped and repeated in the alignment (T, L) of one utterance.
 
-    Only frames whose attention is in one place read anything. A word is read if half of its symbols get attention for
-    READ frames in all. Where a frame is, the word with the most attention says.
+    `words` are (first, end) symbols of each word, end exclusive. Only focused frames count (see FOCUS). A word is read
+    if at least half of its symbols get READ frames of attention in total. A frame is at the word with most attention.
     """
     if not words or not len(alignment):
         return Reading(float(not words), min(len(words), 1), 0)
@@ -72,6 +71,6 @@ def reading(alignment: Tensor, words: list[tuple[int, int]]) -> Reading:
     for place, following in zip(places, [*places, -1][1:], strict=True):
         back = back + 1 if place < furthest else 0
         repeats += back == RETURN
-        if place == following:  # not a flicker
+        if place == following:  # two frames in a row: not a flicker
             furthest = max(furthest, place)
     return Reading(sum(read) / len(read), skips, repeats)

@@ -1,16 +1,16 @@
 """Tacotron 2: characters to mel spectrogram (Shen et al., 2018, arXiv:1712.05884).
 
-Shapes: B batch, L characters, T mel frames, r frames of a decoder step, S = T / r decoder steps, E
+Shapes: B batch, L characters, T mel frames, r frames per decoder step, S = T / r decoder steps, E
 encoder_embedding_dim. Module names follow the reference implementation, so that its weights load by name.
 
-Random numbers come from the `generator` that a method is given, or from PyTorch's global one.
+Random numbers come from the `generator` argument of a method, or from PyTorch's global generator.
 """
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,10 +34,12 @@ from tacotron2.teacher_forcing import (
     sigmoids_first,
 )
 
+Gain = Literal["linear", "relu", "sigmoid", "tanh"]  # the nonlinearity that follows a layer
+
 
 @dataclass(frozen=True)
 class Tacotron2Config(Options):
-    """The reference's constructor arguments under their own names, and the rates that it has as constants."""
+    """The reference's constructor arguments under their own names, and rates that are constants in the reference."""
 
     section: ClassVar[str] = "model"
 
@@ -64,8 +66,8 @@ class Tacotron2Config(Options):
     p_attention_dropout: Probability = 0.1
     p_decoder_dropout: Probability = 0.1
     p_postnet_dropout: Probability = 0.5
-    p_frame_dropout: Probability = 0.0  # in training: steps that do not see the previous frame, only the text
-    p_own_frames: Probability = 0.0  # in training: steps whose previous frame is the model's own (scheduled sampling)
+    p_frame_dropout: Probability = 0.0  # in training: probability that a step sees only the text, no previous frame
+    p_own_frames: Probability = 0.0  # in training: probability that a step sees the model's frame (scheduled sampling)
     mel_mean: float = 0.0  # decoder and postnet compute with (mel - mel_mean) / mel_std
     mel_std: Positive = 1.0
 
@@ -99,35 +101,37 @@ class Tacotron2Speech(NamedTuple):
 class LinearNorm(nn.Module):
     """A linear layer with Xavier initialization for the nonlinearity that follows it."""
 
-    def __init__(self, in_dim: int, out_dim: int, bias: bool = True, gain: str = "linear") -> None:
+    def __init__(self, in_dim: int, out_dim: int, bias: bool = True, gain: Gain = "linear") -> None:
         super().__init__()
         self.linear_layer = nn.Linear(in_dim, out_dim, bias=bias)
-        nn.init.xavier_uniform_(self.linear_layer.weight, gain=nn.init.calculate_gain(gain))  # type: ignore[arg-type]
+        nn.init.xavier_uniform_(self.linear_layer.weight, gain=nn.init.calculate_gain(gain))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear_layer(x)
+        x = self.linear_layer(x)
+        return x
 
 
 class ConvNorm(nn.Module):
     """A convolution that keeps the length, with Xavier initialization for the nonlinearity that follows it."""
 
-    def __init__(self, in_dim: int, out_dim: int, kernel_size: int, bias: bool = True, gain: str = "linear") -> None:
+    def __init__(self, in_dim: int, out_dim: int, kernel_size: int, bias: bool = True, gain: Gain = "linear") -> None:
         super().__init__()
         self.conv = nn.Conv1d(in_dim, out_dim, kernel_size, padding=kernel_size // 2, bias=bias)
-        nn.init.xavier_uniform_(self.conv.weight, gain=nn.init.calculate_gain(gain))  # type: ignore[arg-type]
+        nn.init.xavier_uniform_(self.conv.weight, gain=nn.init.calculate_gain(gain))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+        x = self.conv(x)
+        return x
 
 
-def conv_batch_norm(in_dim: int, out_dim: int, kernel_size: int, gain: str) -> nn.Sequential:
+def conv_batch_norm(in_dim: int, out_dim: int, kernel_size: int, gain: Gain) -> nn.Sequential:
     return nn.Sequential(ConvNorm(in_dim, out_dim, kernel_size, gain=gain), nn.BatchNorm1d(out_dim))
 
 
 class Encoder(nn.Module):
     """Convolutions and a bidirectional LSTM over the characters (section 2.2).
 
-    Every convolution sees zeros beyond the end of a text, as if the text were alone: padding changes nothing.
+    The convolutions see zeros beyond the end of a text, as if the text were alone: padding does not change the result.
     """
 
     def __init__(self, config: Tacotron2Config) -> None:
@@ -147,8 +151,8 @@ class Encoder(nn.Module):
         for convolution in self.convolutions:
             x = dropout(F.relu(convolution(x)), self.dropout if self.training else 0.0, generator) * mask
         x = x.transpose(1, 2)
-        # Ours is faster in training, and packing would wait for a GPU to tell the lengths. On a CPU, without a backward
-        # pass, PyTorch's own loop is faster.
+        # `bidirectional` is faster in training, and on a GPU, where packing would wait for the lengths. On a CPU
+        # without a backward pass, PyTorch's loop is faster.
         if x.is_cuda or torch.is_grad_enabled():
             return bidirectional(self.lstm, x, lengths)
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
@@ -157,7 +161,7 @@ class Encoder(nn.Module):
 
 
 class Prenet(nn.Module):
-    """Two layers without biases, whose dropout is always on (section 2.2)."""
+    """Two layers without biases. Their dropout is always on (section 2.2)."""
 
     def __init__(self, in_dim: int, dim: int, dropout: float) -> None:
         super().__init__()
@@ -183,7 +187,8 @@ class LocationLayer(nn.Module):
 
     def forward(self, weights: Tensor) -> Tensor:
         """(B, 2, L) -> (B, L, attention_dim)"""
-        return self.location_dense(self.location_conv(weights).transpose(1, 2))
+        x: Tensor = self.location_dense(self.location_conv(weights).transpose(1, 2))
+        return x
 
     def kernel(self) -> Tensor:
         """Both layers folded into one convolution (attention_dim, 2, kernel_size)"""
@@ -191,15 +196,15 @@ class LocationLayer(nn.Module):
 
 
 class Memory(NamedTuple):
-    """The encoded text as the attention reads it, computed once for an utterance."""
+    """The encoded text as the attention reads it, computed once per utterance."""
 
     values: Tensor  # (B, L, E)
     keys: Tensor  # (B, L, attention_dim)
     padding: Tensor  # (B, L) True beyond the end of a text
 
     def padded(self, characters: int, clips: int = 1) -> Memory:
-        """Padded to multiples of a number of characters and of clips. Added clips count as text without padding, since
-        a softmax over nothing is not a number."""
+        """Pad L to a multiple of `characters` and B to a multiple of `clips`. Added clips count as text, not padding:
+        a softmax over padding alone would be NaN."""
         padding = pad_to_multiple(self.padding, 1, characters, value=True)
         values, keys = pad_to_multiple(self.values, 1, characters), pad_to_multiple(self.keys, 1, characters)
         return Memory(*(pad_to_multiple(x, 0, clips) for x in (values, keys, padding)))
@@ -207,7 +212,7 @@ class Memory(NamedTuple):
 
 @dataclass
 class AttentionState:
-    """What attention_rnn and the attention pass from one step to the next."""
+    """The state that attention_rnn and the attention pass from one step to the next."""
 
     hidden: Tensor  # (B, attention_rnn_dim) after dropout
     cell: Tensor  # (B, attention_rnn_dim)
@@ -244,7 +249,7 @@ class Attention(nn.Module):
 class Decoder(nn.Module):
     """The autoregressive decoder (section 2.2). Its recurrent inputs are the hidden states after dropout.
 
-    The step-by-step methods are the specification; teacher_forcing.py and free_running.py compute the same faster.
+    The step-by-step methods are the specification; teacher_forcing.py and free_running.py compute the same, faster.
     """
 
     fused = True  # False: step by step
@@ -309,24 +314,24 @@ class Decoder(nn.Module):
         S), alignment (B, S, L)."""
         batch, _, num_frames = mel.shape
         steps = mel.transpose(1, 2).reshape(batch, num_frames // self.config.n_frames_per_step, -1)
-        inputs = F.pad(steps[:, :-1], (0, 0, 1, 0)).transpose(0, 1)  # (S, B, n_mels * r), the first frame all zero
+        inputs = F.pad(steps[:, :-1], (0, 0, 1, 0)).transpose(0, 1)  # (S, B, n_mels * r), the first frame is zero
         decode = self._all_steps if self.fused else self._step_by_step
         prepared = self.attention_layer.prepare(memory, lengths)
         seen = self.prenet(inputs, generator)
         if self.training and (p := self.config.p_frame_dropout):
-            seen = seen * draw_kept((len(seen), batch, 1), p, seen.device, generator)  # not scaled: synthesis sees all
+            seen = seen * draw_kept((len(seen), batch, 1), p, seen.device, generator)  # unscaled: synthesis drops none
         hidden, context, alignment = decode(seen, prepared, self._kept(len(inputs), memory, generator))
         mel_out, gate = self._output(hidden, context)
         mel_out = mel_out.transpose(0, 1).reshape(batch, num_frames, -1).transpose(1, 2)
         return mel_out, gate.squeeze(2).transpose(0, 1), alignment.transpose(0, 1)
 
     def output_weights(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the projection and the gate as one layer; the gate is its last row."""
+        """Return weight and bias of the projection and the gate as one layer; the gate is its last row."""
         projection, gate = self.linear_projection.linear_layer, self.gate_layer.linear_layer
         return torch.cat((projection.weight, gate.weight)), torch.cat((projection.bias, gate.bias))
 
     def _output(self, hidden: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """The frames and the gate's logit. hidden and context are not concatenated, which would copy both."""
+        """Return the frames and the gate's logit. Concatenating hidden and context would copy both."""
         weight, bias = self.output_weights()
         of_hidden, of_context = weight.split((hidden.shape[2], context.shape[2]), 1)
         output = F.linear(hidden, of_hidden, bias) + F.linear(context, of_context)
@@ -335,7 +340,7 @@ class Decoder(nn.Module):
     def _step_by_step(
         self, inputs: Tensor, memory: Memory, kept: tuple[Tensor | None, Tensor | None]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As the paper describes it, and the specification of _all_steps: prenet's output (S, B, prenet_dim) -> hidden
+        """The decoder as in the paper, the specification of _all_steps: prenet's output (S, B, prenet_dim) -> hidden
         (S, B, decoder_rnn_dim), context (S, B, E), alignment (S, B, L)."""
         state = self.initial_attention(memory.values)
         rnn = (memory.values.new_zeros(inputs.shape[1], self.config.decoder_rnn_dim),) * 2
@@ -350,7 +355,7 @@ class Decoder(nn.Module):
     def _all_steps(
         self, inputs: Tensor, memory: Memory, kept: tuple[Tensor | None, Tensor | None]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same by two loops with large matrix products around them (teacher_forcing.py)."""
+        """The same as _step_by_step, in two loops with large matrix products around them (teacher_forcing.py)."""
         device, dtype = inputs.device.type, compute_dtype(inputs)
         rnn, rnn2, attention, config = self.attention_rnn, self.decoder_rnn, self.attention_layer, self.config
         (steps, batch), length = inputs.shape[:2], memory.values.shape[1]
@@ -407,7 +412,7 @@ class Decoder(nn.Module):
     def _infer_step_by_step(
         self, memory: Memory, max_steps: int, generator: Generator | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As the paper describes it, and the specification of FreeRunning.run."""
+        """The decoder as in the paper, the specification of FreeRunning.run."""
         batch, config = len(memory.values), self.config
         state = self.initial_attention(memory.values)
         rnn = (memory.values.new_zeros(batch, config.decoder_rnn_dim),) * 2
@@ -431,17 +436,17 @@ class Decoder(nn.Module):
 
 
 class Postnet(nn.Module):
-    """Five convolutions that predict a residual of the mel (section 2.2)."""
+    """Convolutions, five by default, that predict a residual to add to the mel (section 2.2)."""
 
     def __init__(self, config: Tacotron2Config) -> None:
         super().__init__()
         self.dropout = config.p_postnet_dropout
         inner = [config.postnet_embedding_dim] * (config.postnet_n_convolutions - 1)
         dims = [config.n_mel_channels, *inner, config.n_mel_channels]
-        gains = ["tanh"] * len(inner) + ["linear"]
+        gains: list[Gain] = ["tanh" for _ in inner]
         self.convolutions = nn.ModuleList(
             conv_batch_norm(a, b, config.postnet_kernel_size, gain)
-            for a, b, gain in zip(dims, dims[1:], gains, strict=False)
+            for (a, b), gain in zip(itertools.pairwise(dims), [*gains, "linear"], strict=True)
         )
 
     def forward(self, x: Tensor, mask: Tensor, generator: Generator | None = None) -> Tensor:
@@ -471,10 +476,11 @@ class Tacotron2(nn.Module):
 
     def encode(self, text: Tensor, text_lengths: Tensor, generator: Generator | None = None) -> Tensor:
         """text (B, L), text_lengths (B) -> memory (B, L, E)"""
-        return self.encoder(self.embedding(text), text_lengths, generator)
+        memory: Tensor = self.encoder(self.embedding(text), text_lengths, generator)
+        return memory
 
     def log_mel(self, normalized: Tensor) -> Tensor:
-        """The log-mel for a mel as the decoder and the postnet compute with it."""
+        """Convert a normalized mel, as in the decoder and the postnet, to a log-mel."""
         return normalized * self.config.mel_std + self.config.mel_mean
 
     def forward(
@@ -488,9 +494,9 @@ class Tacotron2(nn.Module):
     ) -> Tacotron2Output:
         """Teacher forcing: text (B, L) ids, text_lengths (B), mel (B, n_mels, T), mel_lengths (B) frames.
 
-        With probability p_own_frames a step sees the decoder's own previous frame instead of the given one; None stands
-        for the config's value in training, and for 0 otherwise. T need not be a multiple of n_frames_per_step: the last
-        step is padded with zeros and cut again.
+        With probability p_own_frames a step sees the decoder's own previous frame instead of the given one; None means
+        the config's value in training, and 0 otherwise. T need not be a multiple of n_frames_per_step: the last step is
+        padded with zeros, and the outputs are cut to T frames.
         """
         if p_own_frames is None:
             p_own_frames = self.config.p_own_frames if self.training else 0.0
@@ -515,8 +521,8 @@ class Tacotron2(nn.Module):
     def _with_own_frames(
         self, memory: Tensor, lengths: Tensor, mel: Tensor, share: float, generator: Generator | None = None
     ) -> Tensor:
-        """mel (B, n_mels, S * r) with this share of its steps as the decoder predicts them, so that training sees what
-        synthesis does: parallel scheduled sampling (Duckworth et al., 2019, arXiv:1906.04331)."""
+        """Replace a fraction of the steps of mel (B, n_mels, S * r) by the decoder's own predictions, as in synthesis:
+        parallel scheduled sampling (Duckworth et al., 2019, arXiv:1906.04331)."""
         r = self.config.n_frames_per_step
         own = self.decoder(memory, lengths, mel, generator)[0]
         teacher = draw_kept((len(mel), 1, mel.shape[2] // r), share, mel.device, generator)
@@ -530,7 +536,7 @@ class Tacotron2(nn.Module):
         max_decoder_steps: int | None = None,
         generator: Generator | None = None,
     ) -> Tacotron2Speech:
-        """Free running: text (B, L) ids, text_lengths (B); at most max_decoder_steps (default: the config's) steps."""
+        """Free running: text (B, L) ids, text_lengths (B); at most max_decoder_steps steps (default: the config's)."""
         r = self.config.n_frames_per_step
         max_steps = max_decoder_steps or self.config.max_decoder_steps
         memory = self.encode(text, text_lengths)

@@ -1,8 +1,8 @@
-"""A global-variance postfilter: gives predicted mels the variance of recorded ones.
+"""A global-variance postfilter, which gives predicted mels the variance of recorded ones.
 
-A model that is trained to be right on average predicts averages: its mels are smoother than speech, most of all in fine
-detail, and sound muffled. Each coefficient of the mel's cepstrum is therefore scaled around its mean by the factor that
-validation has measured (Toda and Tokuda, 2007; as a scaling: Silen et al., 2012).
+A model that is trained to be right on average predicts averages: its mels are smoother than those of speech, most of
+all in fine detail, and sound muffled. The postfilter therefore scales each coefficient of the mel's cepstrum around its
+mean, by a factor measured in validation (Toda and Tokuda, 2007; as a scaling: Silen et al., 2012).
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ MAX_GAIN = 3.0
 
 
 def cosines(n: int, device: torch.device | None = None) -> Tensor:
-    """The orthonormal discrete cosine transform of type II, (n, n): cepstrum = cosines(n_mels) @ mel"""
+    """Return the orthonormal discrete cosine transform of type II (n, n): cepstrum = cosines(n_mels) @ mel"""
     k = torch.arange(n, dtype=torch.float64, device=device)
     basis = math.sqrt(2 / n) * torch.cos(math.pi / n * k.unsqueeze(1) * (k + 0.5))
     return torch.where(k.unsqueeze(1) > 0, basis, math.sqrt(1 / n)).float()
 
 
 class Postfilter(nn.Module):
-    """mel (..., n_mels, T) -> mel of the same shape; the identity until `measure` was called.
+    """mel (..., n_mels, T) -> mel of the same shape; the identity until `measure` is called.
 
     The measured values are buffers, stored with the weights.
     """
 
-    mean: Tensor  # (n_mels) of predicted mels
-    gain: Tensor  # (n_mels) of each coefficient of the cepstrum, 1 or more
+    mean: Tensor  # (n_mels) mean of predicted mels
+    gain: Tensor  # (n_mels) gain of each coefficient of the cepstrum, 1 or more
 
     strength = 1.0  # 0: the identity
 

@@ -1,5 +1,5 @@
-"""The reference's checkpoints of Tacotron 2: NVIDIA DeepLearningExamples' and NVIDIA/tacotron2's, which have our
-keys."""
+"""Convert Tacotron 2 checkpoints of the reference implementations, NVIDIA DeepLearningExamples and NVIDIA/tacotron2.
+Their keys are ours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from common.schema import from_dict
 from tacotron2.model import Tacotron2Config
 from tacotron2.text import SYMBOLS
 
-# Of DeepLearningExamples' 22 constructor arguments we have the sizes, which the tensors tell, and these.
+# Of DeepLearningExamples' 22 constructor arguments we use these and the sizes, which we take from the tensors.
 BEHAVIOUR = ("max_decoder_steps", "gate_threshold", "p_attention_dropout", "p_decoder_dropout")
 FIXED = ("p_encoder_dropout", "prenet_dropout", "p_postnet_dropout", "mel_mean", "mel_std")  # constants in its code
 TRAINING_ONLY = ("p_frame_dropout", "p_own_frames")  # not in its code
@@ -28,7 +28,7 @@ def recognizes(state_dict: Mapping[str, Tensor]) -> bool:
 
 
 def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -> Checkpoint:
-    """As our checkpoint. The sizes come from the tensors; KeyError if one is missing."""
+    """Convert to our checkpoint. The sizes come from the tensors. Raises KeyError if one is missing."""
     shape = {key: tuple(value.shape) for key, value in state_dict.items()}
     num_encoder, num_postnet = (_count(state_dict, part) for part in ("encoder", "postnet"))
     n_mels = shape[f"postnet.convolutions.{num_postnet - 1}.0.conv.weight"][0]
@@ -54,7 +54,7 @@ def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -
     }
     behaviour = {key: settings[key] for key in BEHAVIOUR if key in settings}
     weights = dict(state_dict)
-    for key in state_dict:  # PyTorch before 0.4.1 did not count batches; nothing here depends on the number
+    for key in state_dict:  # PyTorch before 0.4.1 did not count batches, and nothing here uses the count
         if key.endswith(".running_mean"):
             weights.setdefault(key.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
     config = from_dict(Tacotron2Config, sizes | behaviour)
@@ -68,9 +68,9 @@ def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -
 
 
 def to_reference(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(constructor arguments, state_dict) for the Tacotron2 of NVIDIA DeepLearningExamples, which loads strictly.
+    """Return (constructor arguments, state_dict) for DeepLearningExamples' Tacotron2, which loads strictly.
 
-    A UserError if the model has a setting that the reference has not.
+    Raises UserError if the model has a setting that the reference does not have.
     """
     typed = from_dict(Tacotron2Config, checkpoint.model_config)
     config, default = dataclasses.asdict(typed), dataclasses.asdict(Tacotron2Config())
@@ -88,13 +88,13 @@ def to_reference(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tens
 
 
 def added_weights(config: Tacotron2Config) -> dict[str, Tensor]:
-    """Our model has a postfilter in addition; these values make it the identity."""
+    """Return the weights that only our model has: a postfilter, with values that make it the identity."""
     n_mels = config.n_mel_channels
     return {"postfilter.mean": torch.zeros(n_mels), "postfilter.gain": torch.ones(n_mels)}
 
 
 def _count(state_dict: Mapping[str, Tensor], part: str) -> int:
-    """The number of convolutions in `part`."""
+    """Return the number of convolutions in `part`."""
     count = 0
     while f"{part}.convolutions.{count}.0.conv.weight" in state_dict:
         count += 1

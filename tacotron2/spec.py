@@ -1,4 +1,4 @@
-"""What checkpoints and commands need to know of Tacotron 2."""
+"""What checkpoints and commands need to know about Tacotron 2."""
 
 from common.spec import ModelSpec
 from tacotron2 import reference

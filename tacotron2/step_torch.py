@@ -1,9 +1,9 @@
-"""One step of the decoder in plain PyTorch, forward and backward: what lies between two matrix products.
+"""One step of the decoder in plain PyTorch, forward and backward: the operations between two matrix products.
 
-tacotron2/step_triton.py has the same names for GPUs and gives the same numbers; `ops_for` chooses between the two.
+tacotron2/step_triton.py has the same functions for GPUs, with the same results; `ops_for` chooses between the two.
 
 Shapes: B batch, L characters, H cells, E memory, A attention, K taps of the location kernel.
-The gates of an LSTM are stored as input, forget, output, candidate: the three sigmoids are then one block.
+The gates of an LSTM are stored as input, forget, output, candidate, so that the three sigmoids are one block.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from common.ops.triton import runs_kernels
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
-MAX_TILE = 64 * 256  # numbers of the location kernel that a GPU's multiprocessor can hold beside everything else
+MAX_TILE = 64 * 256  # elements of the location kernel that fit in a GPU's multiprocessor with everything else
 
 
 def ops_for(x: Tensor, w_location: Tensor | None = None) -> ModuleType:
-    """The module whose step runs on the device of x, in its precision, with this location kernel (A, 2, K)."""
+    """Return the module whose step supports the device and precision of x and this location kernel (A, 2, K)."""
     is_small = w_location is None or 2 * w_location.shape[2] * w_location.shape[0] <= MAX_TILE
     if not is_small or not runs_kernels(x):
         return sys.modules[__name__]
@@ -35,7 +35,7 @@ def ops_for(x: Tensor, w_location: Tensor | None = None) -> ModuleType:
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """The type of attention weights: a softmax over some hundred characters loses its tail in half precision."""
+    """Return the dtype of attention weights: in half precision a softmax over hundreds of characters loses its tail."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -46,8 +46,8 @@ def lstm_cell(
     gates: Tensor, recurrent: Tensor | None, before: Tensor, after: Tensor, hidden: Tensor, kept: Tensor | None,
     scale: float,
 ) -> None:  # fmt: skip
-    """One LSTM step. gates (B, 4 H) plus `recurrent` become activations in place. The new cell state is written to
-    `after` (which may be `before`) and the hidden state, with dropout by kept (B, H) and scale, to `hidden`."""
+    """One LSTM step: turn gates (B, 4 H) plus `recurrent` into activations, in place. Write the new cell state to
+    `after` (which may be `before`), and the hidden state, after dropout with kept (B, H) and scale, to `hidden`."""
     size = before.shape[1]
     if recurrent is not None:
         gates += recurrent
@@ -64,8 +64,8 @@ def lstm_cell_backward(
     gates: Tensor, before: Tensor, after: Tensor, d_hidden: Tensor, d_recurrent: Tensor, d_query_hidden: Tensor | None,
     d_cell: Tensor, kept: Tensor | None, scale: float,
 ) -> None:  # fmt: skip
-    """Activations in `gates` become the gradients of the gates before activation; d_cell (B, H) becomes the gradient of
-    the cell state before the step. The gradient of the hidden state is the sum of the three given ones."""
+    """Turn the activations in `gates` into gradients of the gates before activation, and d_cell (B, H) into that of the
+    cell state before the step. The gradient of the hidden state is the sum of the three that are given."""
     size = before.shape[1]
     d_hidden = d_hidden + d_recurrent
     if d_query_hidden is not None:
@@ -85,11 +85,11 @@ def lstm_cell_backward(
 
 
 class Attended(NamedTuple):
-    """What one attention step used and gave."""
+    """Inputs and output of one attention step."""
 
     query: Tensor  # (B, A)
-    last: Tensor  # (B, L) weights of the step before
-    total: Tensor  # (B, L) sum of the weights of all steps before
+    last: Tensor  # (B, L) weights of the previous step
+    total: Tensor  # (B, L) sum of the weights of all previous steps
     weights: Tensor  # (B, L)
 
 
@@ -102,7 +102,7 @@ class AttendedGradients(NamedTuple):
 
 
 class AttentionSums(NamedTuple):
-    """Gradients that all steps add to."""
+    """Gradients to which all steps add."""
 
     keys: Tensor  # (B, L, A)
     kernel: Tensor  # (A, 2, K)
@@ -110,14 +110,14 @@ class AttentionSums(NamedTuple):
 
 
 class AttentionStep:
-    """softmax(v . tanh(query + keys + location features)) and the context, for the location kernel (A, 2, K), keys
-    (B, L, A), v (A), memory (B, L, E), and padding (B, L), which is True beyond a text, or None if there is none.
+    """Compute softmax(v . tanh(query + keys + location features)) and the context, for the location kernel (A, 2, K),
+    keys (B, L, A), v (A), memory (B, L, E), and padding (B, L), which is True beyond a text, or None if there is none.
 
-    tanh(x) is 2 sigmoid(2 x) - 1, and CPUs compute a sigmoid several times faster: keys, kernel and v are doubled once.
-    The constant that remains does not change the softmax.
+    tanh(x) = 2 sigmoid(2 x) - 1, and CPUs compute a sigmoid several times faster: keys, kernel and v are doubled once.
+    The remaining constant does not change the softmax.
 
-    The location features are one convolution, the reference's filters and the layer behind them folded into one kernel.
-    It is computed as a product with patches (B L, 2 K) of the last weights and of their sum, which alternate.
+    The location features are one convolution: the reference's filters and the layer after them, folded into one kernel.
+    It is computed as a product with patches (B L, 2 K), in which the last weights and their sum alternate.
     """
 
     def __init__(self, kernel: Tensor, keys: Tensor, v: Tensor, memory: Tensor, padding: Tensor | None) -> None:
@@ -136,8 +136,8 @@ class AttentionStep:
     def forward(
         self, query: Tensor, last: Tensor, total: Tensor, weights: Tensor, new_total: Tensor, context: Tensor
     ) -> None:
-        """query (B, A), last weights and their sum (B, L). Writes the new weights, the new sum, which may be the memory
-        of the old one, and the context (B, E)."""
+        """Take query (B, A), the last weights and their sum `total` (B, L). Write the new weights, the new sum to
+        `new_total` (which may be `total`), and the context (B, E)."""
         energies = (self._sigmoid(query, last, total) @ self.v).to(weights.dtype)
         if self.padding is not None:
             energies.masked_fill_(self.padding, float("-inf"))
@@ -146,7 +146,7 @@ class AttentionStep:
         context.copy_(torch.bmm(weights.to(self.memory.dtype).unsqueeze(1), self.memory).squeeze(1))
 
     def _sigmoid(self, query: Tensor, last: Tensor, total: Tensor) -> Tensor:
-        """(B, L, A), valid until the next call"""
+        """Return sigmoid(2 (query + keys + location features)) (B, L, A), valid until the next call."""
         inside = self.padded[:, self.pad : self.pad + self.length]
         inside[..., 0] = last
         inside[..., 1] = total
@@ -157,8 +157,8 @@ class AttentionStep:
 
 
 def initial_carry(keys: Tensor, taps: int) -> tuple[Tensor, Tensor]:
-    """What AttentionStepBackward passes from each step to the one before it, at the last step: the gradients of a
-    step's weights through the location features of the next step, and of their sum through those of all later steps."""
+    """Return the initial carry of AttentionStepBackward, zeros. It holds the gradient of a step's weights through the
+    location features of the next step, and that of their sum through the location features of all later steps."""
     zeros = keys.new_zeros(2, *keys.shape[:2], dtype=at_least_float32(keys.dtype))
     return zeros[0], zeros[1]
 
@@ -176,7 +176,7 @@ class AttentionStepBackward(AttentionStep):
         self.d_columns = torch.zeros_like(self.kernel)
 
     def backward(self, t: int, step: Attended, d: AttendedGradients, d_context: Tensor, d_query: Tensor) -> None:
-        """Step t: writes the whole gradient of its context to d_context (B, E), and d_query (B, A)."""
+        """Step t: write the total gradient of its context to d_context (B, E) and of its query to d_query (B, A)."""
         torch.add(d.context, d.recurrent, out=d_context)
         d_weight = torch.bmm(d_context.unsqueeze(1), self.memory_t).squeeze(1).to(step.weights.dtype)
         d_weight += self.d_next
@@ -199,5 +199,5 @@ class AttentionStepBackward(AttentionStep):
         self.d_total += d_padded[:, 1]
 
     def finish(self, last: Tensor, totals: Tensor) -> None:
-        """last and totals (S, B, L) of all steps, as `backward` had them one by one."""
+        """Complete `sums`. last and totals (S, B, L) are those of all steps, which `backward` received one by one."""
         self.sums.kernel.add_(self.d_columns.view(self.taps, 2, self.dim).permute(2, 1, 0))

@@ -1,7 +1,7 @@
 """One step of the decoder in Triton kernels for GPUs: three kernels forward, three backward.
 
-The same functions as in tacotron2/step_torch.py, with the same numbers (tests/test_triton.py). Triton comes with
-PyTorch for GPUs; TRITON_INTERPRET=1 runs the kernels on a CPU.
+It has the functions of tacotron2/step_torch.py, with the same results (tests/test_triton.py). Triton comes with PyTorch
+for GPUs; TRITON_INTERPRET=1 runs the kernels on a CPU.
 
 Shapes: B batch, L characters, H cells, E memory, A attention, K taps of the location kernel. Tensors may have gaps
 between their rows, but not within a row.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tacotron2.step_torch import Attended, AttendedGradients, AttentionSums
 
-# More pipeline stages would need more shared memory than most GPUs have; there are few programs, so each has more
+# More pipeline stages would need more shared memory than most GPUs have. There are few programs, so each gets more
 # warps.
 FEATURES_BACKWARD = {"num_stages": 1, "num_warps": 8}
 
@@ -336,7 +336,7 @@ class AttentionStepBackward(AttentionStep):
 
 
 def initial_carry(keys: Tensor, taps: int) -> tuple[Tensor, Tensor]:
-    """See step_torch.initial_carry. Here the next step's part are its patches, (B, L, 2 K)."""
+    """See step_torch.initial_carry. Here the first tensor holds gradients of the next step's patches, (B, L, 2 K)."""
     batch, length, _ = keys.shape
     zeros = torch.zeros(batch, length, 2 * taps + 1, dtype=torch.float32, device=keys.device)
     return zeros[:, :, : 2 * taps].contiguous(), zeros[:, :, 0].contiguous()

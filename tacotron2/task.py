@@ -1,4 +1,4 @@
-"""Tacotron 2 in training: its options, data, objective, and what to look at."""
+"""The training task of Tacotron 2: options, data, objective, and report."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.spec import TACOTRON2
 from tacotron2.text import symbol_table, text_to_ids
 
-ALIGNED = 0.6  # diagonality of a model that has learned to read
-CALIBRATION_CLIPS, CALIBRATION_BATCH = 32, 16  # of the validation set: a few minutes of speech
+ALIGNED = 0.6  # diagonality of a model whose attention follows the text
+CALIBRATION_CLIPS, CALIBRATION_BATCH = 32, 16  # from the validation set: a few minutes of speech
 MAX_FRAMES_PER_SYMBOL = 12  # about twice what speech needs
 
 
@@ -33,14 +33,14 @@ class Tacotron2Options(Options):
 
     section: ClassVar[str] = "task"
 
-    guided_attention_weight: NonNegative = 0.0  # of a loss that draws the attention to the diagonal; 5 for little data
-    guided_attention_steps: Count | None = None  # this weight falls to 0 over N steps; null: it is constant
-    mel_band_difference_weight: NonNegative = 0.0  # of a loss of differences between bands; 3 brings out harmonics
+    guided_attention_weight: NonNegative = 0.0  # weight of guided_attention_loss; 5 for little data
+    guided_attention_steps: Count | None = None  # steps over which this weight falls to 0; null: it is constant
+    mel_band_difference_weight: NonNegative = 0.0  # weight of mel_band_difference_loss; 3 brings out harmonics
     align_by_step: Count | None = None  # warn if the attention does not follow the text by this step
 
 
 class Tacotron2Objective:
-    """Teacher forcing, and the sum of the losses that the options ask for."""
+    """Runs teacher forcing and sums the losses that the options select."""
 
     def __init__(self, options: Tacotron2Options, config: Tacotron2Config) -> None:
         self.options, self.config = options, config
@@ -90,7 +90,7 @@ class Tacotron2Objective:
 
 
 def calibrate(model: nn.Module, data: TextMelDataset, generator: Generator) -> None:
-    """Measure how much smoother than recordings the model's mels are, on speech it was not trained on."""
+    """Set the postfilter: measure on validation clips how much smoother the model's mels are than recorded ones."""
     assert isinstance(model, Tacotron2)
     device, predicted, recorded = model.embedding.weight.device, [], []
     clips = range(min(len(data), CALIBRATION_CLIPS))
@@ -105,7 +105,7 @@ def calibrate(model: nn.Module, data: TextMelDataset, generator: Generator) -> N
 
 
 class Tacotron2Report:
-    """The first validation clip with teacher forcing, and fixed sentences in free running."""
+    """Logs the first validation clip with teacher forcing, and fixed sentences in free running."""
 
     def __init__(self, config: TrainConfig, symbols: Sequence[str]) -> None:
         data = config.data
@@ -125,7 +125,7 @@ class Tacotron2Report:
         tracker.figure("mel_target", mel_figure(batch.mel[0]), step)
         for i, ids in enumerate(self.sentences):
             text = torch.tensor([ids], device=device)
-            # A young model does not stop by itself.
+            # Early in training a model does not stop by itself.
             max_steps = 1 + MAX_FRAMES_PER_SYMBOL * len(ids) // model.config.n_frames_per_step
             speech = model.infer(text, torch.tensor([len(ids)], device=device), max_steps, generator)
             tracker.figure(f"sentence_{i}_alignment", alignment_figure(speech.alignment[0], f"step {step}"), step)

@@ -1,15 +1,15 @@
 """The fast training decoder: both recurrences over all frames, with backward passes written by hand.
 
-When the frames are given, attention_rnn and the attention need nothing from decoder_rnn, so each recurrence is a loop
-of its own. What does not depend on the previous step is computed once, outside: the products of all inputs before a
-loop, and those of all weight gradients after it. The attention's energies, the largest intermediate result, are
-computed again in the backward pass instead of being stored. The numbers are those of the step-by-step decoder
+When the frames are given, attention_rnn and the attention need nothing from decoder_rnn, so each recurrence has its own
+loop. Products that do not depend on the previous step are computed all at once: those of the inputs before a loop, and
+those for the weight gradients after it. The attention's energies, the largest intermediate result, are recomputed in
+the backward pass instead of being stored. The results are those of the step-by-step decoder
 (tests/test_teacher_forcing.py).
 
-On GPUs a loop runs in chunks of CHUNK steps, each of them a CUDA graph (common/ops/graphs.py) of Triton kernels.
+On GPUs a loop runs in chunks of CHUNK steps, each a CUDA graph (common/ops/graphs.py) of Triton kernels.
 
 Shapes: S steps, B batch, L characters, H cells, E memory, A attention, K taps of the location kernel, P inputs.
-The gates of an LSTM are stored as input, forget, output, candidate: the three sigmoids are then one block.
+The gates of an LSTM are stored as input, forget, output, candidate, so that the three sigmoids are one block.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from common.ops.padding import lengths_to_mask, pad_to_multiple
 from common.ops.precision import compute_dtype
 from tacotron2.step_torch import Attended, AttendedGradients, AttentionSums, at_least_float32, ops_for
 
-# Steps of a chunk on each kind of device, elsewhere all steps. Steps and characters are padded to a multiple of CHUNK,
-# and clips to a multiple of CLIPS, so that few different shapes occur.
+# Steps in a chunk for each type of device; on others a chunk has all steps. Steps and characters are padded to a
+# multiple of CHUNK, and clips to a multiple of CLIPS, so that few different shapes occur.
 CHUNK = {"cuda": 32}
 CLIPS = {"cuda": 8}
 
 
 def sigmoids_first(weight: Tensor) -> Tensor:
-    """The rows (4 H, ...) of PyTorch's LSTM weights (input, forget, candidate, output) in the order used here."""
+    """Reorder rows (4 H, ...) of PyTorch's LSTM weights (input, forget, candidate, output) to the order used here."""
     i, f, g, o = weight.chunk(4)
     return torch.cat((i, f, o, g))
 
@@ -54,7 +54,7 @@ def in_chunks(
     function: Callable[..., None], steps: int, written: Group, read: tuple[Any, ...], backward: bool = False,
     **options: Any,
 ) -> None:  # fmt: skip
-    """function(written, read, **options), chunk after chunk: fields of type Each and Between are cut to its steps."""
+    """Call function(written, read, **options) per chunk, with fields of type Each and Between cut to its steps."""
     device = next(x for x in written if x is not None).device.type
     chunk = CHUNK.get(device, max(steps, 1))
     firsts = range(0, steps, chunk)
@@ -76,20 +76,20 @@ def _cut(group: Group, first: int, last: int) -> Group:
 
 @functools.cache
 def _kinds(group: type[Any]) -> tuple[str, ...]:
-    """ "each", "between" or "" for each field of a NamedTuple."""
+    """Return "each", "between" or "" for each field of a NamedTuple."""
     hints = typing.get_type_hints(group, include_extras=True)
     return tuple(_kind(hints[name]) for name in group._fields)
 
 
 def _kind(hint: Any) -> str:
-    for part in (hint, *typing.get_args(hint)):  # Each | None as well
+    for part in (hint, *typing.get_args(hint)):  # also Each | None
         if typing.get_origin(part) is Annotated:
             return str(part.__metadata__[0])
     return ""
 
 
 def _outer(gradient: Tensor, x: Tensor) -> Tensor:
-    """gradient.T @ x for a weight: gradient (S B, out), x (S, B, in) -> (out, in). BLAS is faster this way round."""
+    """gradient.T @ x for a weight: gradient (S B, out), x (S, B, in) -> (out, in). BLAS is faster in this order."""
     return x.flatten(0, 1).t().mm(gradient).t()
 
 
@@ -101,22 +101,22 @@ def _at(kept: Tensor | None, t: int) -> Tensor | None:
 
 
 class LSTMForward(NamedTuple):
-    """What the loop writes."""
+    """The tensors that the loop writes."""
 
-    gates: Each  # (S, B, 4 H) the products of the inputs, then activations
+    gates: Each  # (S, B, 4 H) products of the inputs, which become activations
     hidden: Between  # (S + 1, B, H)
     cells: Between  # (S + 1, B, H)
 
 
 class LSTMWeights(NamedTuple):
     w_hh: Tensor  # (4 H, H)
-    kept: Each | None  # (S, B, H) bool, of dropout
+    kept: Each | None  # (S, B, H) bool, dropout mask
 
 
 class LSTMBackward(NamedTuple):
-    """What the backward loop writes."""
+    """The tensors that the backward loop writes."""
 
-    gates: Each  # (S, B, 4 H) activations, then gradients
+    gates: Each  # (S, B, 4 H) activations, which become gradients
     d_cell: Tensor  # (B, H)
     d_recurrent: Tensor  # (B, H) gradient of the hidden state through the next step
 
@@ -163,7 +163,8 @@ class LSTMLoop(Function):
         in_chunks(_lstm, steps, LSTMForward(gates, hidden, cells), LSTMWeights(w_hh, kept), scale=scale)
         ctx.save_for_backward(inputs, w_ih, w_hh, kept, gates, hidden, cells)
         ctx.scale = scale
-        return hidden[1:]
+        outputs: Tensor = hidden[1:]
+        return outputs
 
     @staticmethod
     @once_differentiable
@@ -186,7 +187,7 @@ class LSTMLoop(Function):
 def bidirectional(lstm: nn.LSTM, x: Tensor, lengths: Tensor) -> Tensor:
     """A one-layer bidirectional LSTM over sequences x (B, L, P) of lengths (B) -> (B, L, 2 H), 0 beyond the lengths.
 
-    As with pack_padded_sequence, but without waiting for the device to know the lengths.
+    Equivalent to pack_padded_sequence, but does not wait for a GPU to return the lengths.
     """
     length, dtype = x.shape[1], compute_dtype(x)
     place = torch.arange(length, device=x.device)
@@ -201,7 +202,8 @@ def bidirectional(lstm: nn.LSTM, x: Tensor, lengths: Tensor) -> Tensor:
         weights = [sigmoids_first(weight).to(dtype) for weight in (w_ih, w_hh, b_ih + b_hh)]
         inputs = pad_to_multiple(x.to(dtype).transpose(0, 1), 0, CHUNK.get(x.device.type, 1))
         inputs = pad_to_multiple(inputs, 1, CLIPS.get(x.device.type, 1))
-        return LSTMLoop.apply(inputs, *weights, None, 1.0)[:length, : len(x)].transpose(0, 1)
+        outputs: Tensor = LSTMLoop.apply(inputs, *weights, None, 1.0)[:length, : len(x)]
+        return outputs.transpose(0, 1)
 
     with torch.autocast(x.device.type, enabled=False):
         both = torch.cat((run(x, ""), mirror(run(mirror(x), "_reverse"))), 2)
@@ -212,22 +214,22 @@ def bidirectional(lstm: nn.LSTM, x: Tensor, lengths: Tensor) -> Tensor:
 
 
 class AttentionWeights(NamedTuple):
-    """What the attention computes with at every step."""
+    """The tensors that the attention reads at every step."""
 
-    w_hc: Tensor  # (4 H, H + E) of the hidden state and the context
+    w_hc: Tensor  # (4 H, H + E) for the hidden state and the context
     memory: Tensor  # (B, L, E)
     keys: Tensor  # (B, L, A)
     padding: Tensor | None  # (B, L) True beyond a text
     w_query: Tensor  # (A, H)
     w_location: Tensor  # (A, 2, K) for the last weights and their sum
     v: Tensor  # (A)
-    kept: Each | None  # (S, B, H) bool, of dropout
+    kept: Each | None  # (S, B, H) bool, dropout mask
 
 
 class AttentionForward(NamedTuple):
-    """What the loop writes."""
+    """The tensors that the loop writes."""
 
-    gates: Each  # (S, B, 4 H) the products of the inputs, then activations
+    gates: Each  # (S, B, 4 H) products of the inputs, which become activations
     states: Between  # (S + 1, B, H + E) hidden state and context
     cells: Between  # (S + 1, B, H)
     queries: Each  # (S, B, A)
@@ -236,14 +238,14 @@ class AttentionForward(NamedTuple):
 
 
 class AttentionBackward(NamedTuple):
-    """What the backward loop writes."""
+    """The tensors that the backward loop writes."""
 
-    gates: Each  # (S, B, 4 H) activations, then gradients
+    gates: Each  # (S, B, 4 H) activations, which become gradients
     d_queries: Each  # (S, B, A)
     d_contexts: Each  # (S, B, E)
     d_cell: Tensor  # (B, H)
     d_recurrent: Tensor  # (B, H + E) gradient of the state through the next step
-    carry_next: Tensor  # both: step_torch.initial_carry
+    carry_next: Tensor  # both carries: see step_torch.initial_carry
     carry_total: Tensor
     d_keys: Tensor
     d_location: Tensor
@@ -251,7 +253,7 @@ class AttentionBackward(NamedTuple):
 
 
 class AttentionSaved(NamedTuple):
-    """What the backward loop reads."""
+    """The tensors that the backward loop reads."""
 
     cells: Between
     queries: Each
@@ -301,7 +303,7 @@ def _attention_backward(to: AttentionBackward, saved: AttentionSaved, scale: flo
 class AttentionLoop(Function):
     """attention_rnn and the location-sensitive attention.
 
-    inputs (S, B, P), w_ih (4 H, P), bias (4 H), and the fields of AttentionWeights, one by one as autograd wants them
+    inputs (S, B, P), w_ih (4 H, P), bias (4 H), and the fields of AttentionWeights, one by one as autograd requires
     -> hidden state and context (S, B, H + E), weights (S, B, L) in float32 or more
     """
 

@@ -1,4 +1,4 @@
-"""The state of the test processes, and fixtures: a tiny corpus and tiny runs on it."""
+"""Environment of the test processes, and fixtures: a tiny corpus and tiny runs on it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-# Two test processes share two cores: threads would only wait for each other. Read when the libraries are imported.
+# Two test processes share two cores, so threads would only wait for each other. Libraries read this when imported.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -16,7 +16,7 @@ import pytest
 import torch
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined: it then runs on the CPU
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, which then runs on the CPU
 
 from tests.helpers.commands import run_process
 from tests.helpers.corpus import prepare, write_corpus
@@ -25,13 +25,13 @@ from tests.helpers.runs import REFERENCE_WAVEGLOW, TINY_TACOTRON2, train_command
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared corpus of 8 clips; tests must not change it."""
+    """A prepared corpus of 8 clips, which tests must not change."""
     return prepare(write_corpus(tmp_path_factory.mktemp("corpus") / "tiny"))
 
 
 @pytest.fixture(scope="session")
 def tacotron2_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory of a tiny Tacotron 2 after 4 steps."""
+    """The run directory of a tiny Tacotron 2 after 4 steps."""
     run_dir = tmp_path_factory.mktemp("runs") / "tacotron2"
     run_process(*train_command(corpus, run_dir, TINY_TACOTRON2, "trainer.max_steps=4"))
     return run_dir
@@ -39,7 +39,7 @@ def tacotron2_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def waveglow_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory of a tiny WaveGlow after 4 steps."""
+    """The run directory of a tiny WaveGlow after 4 steps."""
     run_dir = tmp_path_factory.mktemp("runs") / "waveglow"
     run_process(*train_command(corpus, run_dir, REFERENCE_WAVEGLOW, "trainer.max_steps=4"))
     return run_dir

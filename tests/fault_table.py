@@ -1,4 +1,4 @@
-"""pytest -p tests.fault_table: a table of the promises that the tests marked `fault` show."""
+"""A pytest plugin (`pytest -p tests.fault_table`) that prints a table of the faults covered by tests marked `fault`."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import pytest
 
 FAULTS = {
     1: "killed in the middle of a save",
-    2: "the newest checkpoint is damaged; all are",
-    3: "a checkpoint that was named is missing or bad",
+    2: "the newest checkpoint is damaged, or all are",
+    3: "the given checkpoint is missing or bad",
     4: "a pickle with a payload",
-    5: "other shapes or symbols; warm start",
-    6: "a full disk, a directory that cannot be written",
+    5: "different shapes or symbols; warm start",
+    6: "a full disk, a directory that is not writable",
     7: "which checkpoints are kept; NaN is never the best",
     8: "two runs in one directory",
-    9: "resume equals no interruption",
+    9: "a resumed run equals an uninterrupted one",
     10: "kill -9 of a rank, restarted",
-    11: "resume on another number of ranks",
+    11: "resume on a different number of ranks",
     12: "a whole node is killed",
-    13: "SIGTERM and SIGUSR1, anywhere",
-    14: "NaN on one rank; a run of bad steps",
+    13: "SIGTERM and SIGUSR1 at any time",
+    14: "NaN on one rank; a series of bad steps",
     15: "overflow under the loss scaler",
     16: "bad clips",
     17: "bad filelists",
-    18: "a loader process is killed; a rank hangs",
+    18: "a data loader process is killed; a rank hangs",
     19: "phrase files: empty, blank lines, bad bytes",
     20: "phrases: empty, unknown, endless",
     21: "the decoder does not stop",
-    22: "output is not overwritten, names are safe",
+    22: "output is not overwritten, file names are safe",
 }
 
 

@@ -1,4 +1,4 @@
-"""Mels equal the reference's, Griffin-Lim gives them back, bad files are named."""
+"""Mels equal the reference's, Griffin-Lim reproduces them, and errors name the bad file."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tests.helpers.golden import GOLDEN, golden
 CONFIG = AudioConfig()
 
 
-def test_golden_log_mel():
+def test_golden_log_mel() -> None:
     audio = load_audio(GOLDEN / "LJ001-0002.flac", CONFIG)
     theirs = golden("mel_LJ001-0002.pt")["mel"].reshape(80, -1)
     mel = LogMel(CONFIG)(torch.from_numpy(audio).unsqueeze(0))[0]
@@ -24,40 +24,40 @@ def test_golden_log_mel():
 
 
 @pytest.mark.parametrize("num_samples", [1, 255, 256, 512, 513, 10_000])
-def test_number_of_frames(num_samples: int):
+def test_number_of_frames(num_samples: int) -> None:
     assert LogMel(CONFIG)(torch.zeros(2, num_samples)).shape == (2, 80, 1 + num_samples // 256)
 
 
-def test_silence_is_the_floor():
+def test_silence_is_the_floor() -> None:
     assert LogMel(CONFIG)(torch.zeros(1, 2048)).unique().tolist() == pytest.approx([-11.5129], abs=1e-4)
 
 
-def test_loudness_shifts_the_log_mel():
+def test_loudness_shifts_the_log_mel() -> None:
     audio = torch.from_numpy(tone(0.5, 0)).unsqueeze(0)
     mel, louder = LogMel(CONFIG)(audio), LogMel(CONFIG)(2 * audio)
     heard = mel > -9
     torch.testing.assert_close(louder[heard] - mel[heard], torch.full_like(mel[heard], np.log(2)), atol=1e-3, rtol=0)
 
 
-def test_griffin_lim_gives_the_mel_back():
+def test_griffin_lim_gives_the_mel_back() -> None:
     audio = torch.from_numpy(load_audio(GOLDEN / "LJ001-0002.flac", CONFIG))
     mel = LogMel(CONFIG)(audio.unsqueeze(0))[0]
     again = GriffinLim(CONFIG)(mel, seed=1)
     assert again.shape == (mel.shape[1] * 256,)
     difference = (LogMel(CONFIG)(again.unsqueeze(0))[0, :, : mel.shape[1]] - mel).abs()
-    assert difference[mel > -5].mean() < 0.3  # of a range of about 10
+    assert difference[mel > -5].mean() < 0.3  # the range is about 10
     assert torch.equal(again, GriffinLim(CONFIG)(mel, seed=1))
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 5, 6, 40])
-def test_griffin_lim_of_any_length(num_frames: int):
+def test_griffin_lim_of_any_length(num_frames: int) -> None:
     for value in (-3.0, 100.0, float("nan")):
         audio = GriffinLim(CONFIG, num_iterations=2)(torch.full((80, num_frames), value))
         assert audio.shape == (num_frames * 256,)
         assert audio.isfinite().all()
 
 
-def test_save_and_load(tmp_path: Path):
+def test_save_and_load(tmp_path: Path) -> None:
     audio = tone(0.1, 0)
     save_audio(tmp_path / "a.wav", torch.from_numpy(audio), 22050)
     np.testing.assert_allclose(load_audio(tmp_path / "a.wav", CONFIG), audio, atol=1 / 32767)
@@ -66,7 +66,7 @@ def test_save_and_load(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
-def test_a_part_of_a_clip_equals_the_slice(tmp_path: Path, suffix: str):
+def test_a_part_of_a_clip_equals_the_slice(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     soundfile.write(path, tone(0.5, 0), 22050)
     whole = load_audio(path, CONFIG)
@@ -76,7 +76,7 @@ def test_a_part_of_a_clip_equals_the_slice(tmp_path: Path, suffix: str):
 
 
 @pytest.mark.fault(16)
-def test_other_formats_are_refused_or_converted(tmp_path: Path):
+def test_other_formats_are_refused_or_converted(tmp_path: Path) -> None:
     stereo = tmp_path / "stereo.wav"
     soundfile.write(stereo, np.stack([tone(0.5, 0)] * 2, 1), 44100)
     with pytest.raises(UserError, match=r"stereo.wav: the sample rate is 44100 Hz.*convert_audio=true"):
@@ -88,7 +88,7 @@ def test_other_formats_are_refused_or_converted(tmp_path: Path):
 
 
 @pytest.mark.fault(16)
-def test_bad_files_are_named(tmp_path: Path):
+def test_bad_files_are_named(tmp_path: Path) -> None:
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"not audio at all")
     with pytest.raises(UserError, match=r"bad.wav: not a readable audio file"):

@@ -1,6 +1,8 @@
-"""The benchmark counts and measures what it says."""
+"""The benchmark counts operations correctly, and all its cases run."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import benchmark
 import pytest
@@ -15,8 +17,8 @@ from waveglow.model import WaveGlow, WaveGlowConfig
 from benchmarks import cases as benchmark_cases
 
 
-def test_tacotron2s_operations_are_counted():
-    """Against PyTorch's own count of the step-by-step decoder, which leaves out the encoder's LSTM."""
+def test_tacotron2s_operations_are_counted() -> None:
+    """The count matches PyTorch's own for the step-by-step decoder, which leaves out the encoder's LSTM."""
     config = Tacotron2Config(**NO_DROPOUT, attention_location_n_filters=1)
     model = Tacotron2(config)
     model.decoder.fused = False
@@ -30,14 +32,14 @@ def test_tacotron2s_operations_are_counted():
     assert counter.get_total_flops() + lstm == pytest.approx(ours, rel=0.01)
 
 
-def test_waveglows_operations_are_counted():
+def test_waveglows_operations_are_counted() -> None:
     model = WaveGlow(WaveGlowConfig(n_channels=64))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.randn(1, 80, 20), torch.randn(1, 5120))
     assert counter.get_total_flops() == pytest.approx(benchmark_cases.waveglow_flops(model, 5120), rel=0.05)
 
 
-def test_figures_of_known_times():
+def test_figures_of_known_times() -> None:
     case = {"kind": "waveglow", "runs": 4, "precision": "bf16"}
     result = {"seconds": [1.0, 1.0, 1.0, 3.0], "megabytes": 5.0, "peak_megabytes": 7.0, "items": 22050, "flops": 3e9}
     values = benchmark.figures(case, result, {"gflops": {"fp32": 1.0, "bf16": 4.0}, "gigabytes": 1.0})
@@ -61,7 +63,7 @@ def test_figures_of_known_times():
         {"kind": "mels"},
     ],
 )
-def test_every_kind_of_case_runs(case: dict):
+def test_every_kind_of_case_runs(case: dict[str, Any]) -> None:
     threads = torch.get_num_threads()
     result = benchmark_cases.MEASURES[case["kind"]]({"device": "cpu", "runs": 2, "precision": "fp32"} | case)
     torch.set_num_threads(threads)
@@ -70,7 +72,7 @@ def test_every_kind_of_case_runs(case: dict):
     assert result["items"] > 0
 
 
-def test_sizes_from_the_command_line():
+def test_sizes_from_the_command_line() -> None:
     usual, other = benchmark.sections("cpu", [], {}), benchmark.sections("cpu", [], {"batch": 3, "frames": 77})
     assert {case["batch"] for case in usual["training"]} == {1, 4, 8, 32}
     for section in ("training", "free_running", "waveglow"):
@@ -79,12 +81,12 @@ def test_sizes_from_the_command_line():
     assert other["growth"] == usual["growth"]
 
 
-def test_growth_of_known_costs():
+def test_growth_of_known_costs() -> None:
     rows = [{"group": "frames", "frames": n, "seconds": n**2 / 7, "peak_growth_mb": 3.0 * n} for n in (100, 200, 400)]
     assert "frames x 4: seconds ~ frames ** 2.00, memory ~ frames ** 1.00" in benchmark.exponents(rows)
 
 
-def test_tables_of_known_rows():
+def test_tables_of_known_rows() -> None:
     common = {"section": "synthesis", "group": "batch 1", "peak_growth_mb": 2.0, "peak_mb": 8.0, "mels": 9, "batch": 1}
     percentiles = {f"seconds_{p}": p / 100 for p in benchmark.PERCENTILES}
     common |= percentiles | {
@@ -100,7 +102,7 @@ def test_tables_of_known_rows():
     assert last == ["1", "64", "1.000", "0.500", "0.500", "0.900", "0.950", "40", "9", "3.00", "6.00"]
 
 
-def test_a_section_from_the_command_line(tmp_path):
+def test_a_section_from_the_command_line(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     result = run_here("scripts/benchmark.py", "mels", "--runs", "1", "--json", out)
     assert "GEMM peak" in result.stdout

@@ -1,4 +1,4 @@
-"""The dataset check names every bad row, once, with its line, and what is only unusual."""
+"""The dataset check names every bad row once, with its line number, and lists unusual rows separately."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ RATE = 22050
 
 @pytest.fixture
 def bad_corpus(corpus: Path, tmp_path: Path) -> Path:
-    """A good corpus, with a bad row of every kind appended to its training list."""
+    """A good corpus with bad rows of every kind appended to its training list."""
     root = tmp_path / "bad"
     shutil.copytree(corpus, root)
     wavs = root / "wavs"
@@ -46,13 +46,13 @@ def bad_corpus(corpus: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.fault(16, 17)
-def test_every_bad_row_is_named(bad_corpus: Path, tmp_path: Path):
+def test_every_bad_row_is_named(bad_corpus: Path, tmp_path: Path) -> None:
     result = run_here(CHECK, f"data.root={bad_corpus}", f"output={tmp_path / 'out'}", "num_processes=1", expect=1)
     fails_with(result, "12 row(s)", "must be corrected")
     report = (tmp_path / "out/report.txt").read_text()
     assert report.strip() in result.stdout
     assert (tmp_path / "out/report.png").stat().st_size > 10_000
-    bad, notes = report.split("12 bad row(s):\n")[1].split("unusual row(s), which are no errors:\n")
+    bad, notes = report.split("12 bad row(s):\n")[1].split("unusual row(s), which are not errors:\n")
     filelist = bad_corpus / "filelists/train.txt"
     lines = {line.split("|")[0]: number for number, line in enumerate(filelist.read_text().splitlines(), 1)}
     for name, reason in (
@@ -76,12 +76,12 @@ def test_every_bad_row_is_named(bad_corpus: Path, tmp_path: Path):
     assert "quiet_ends.wav: 1.00 s of silence at the end" in notes
     assert "loud.wav: " in notes
     assert "are clipped" in notes
-    assert "short.wav: 0.18 s, shorter than the 0.36 s of WaveGlow's pieces" in notes
+    assert "short.wav: 0.18 s, shorter than the 0.36 s of WaveGlow's segments" in notes
     assert "symbols per second, the median is" in notes
     assert "'#' x 2" in report
 
 
-def test_a_good_corpus_has_a_table_and_no_bad_row(corpus: Path, tmp_path: Path):
+def test_a_good_corpus_has_a_table_and_no_bad_row(corpus: Path, tmp_path: Path) -> None:
     result = run_here(CHECK, f"data.root={corpus}", f"output={tmp_path}", "num_processes=1")
     assert "0 bad row(s)" in result.stdout
     table = {row.split()[0]: row.split() for row in result.stdout.splitlines() if row.startswith(("train ", "val "))}
@@ -89,7 +89,7 @@ def test_a_good_corpus_has_a_table_and_no_bad_row(corpus: Path, tmp_path: Path):
 
 
 @pytest.mark.fault(17)
-def test_a_clip_in_two_lists_and_a_text_read_twice(corpus: Path, tmp_path: Path):
+def test_a_clip_in_two_lists_and_a_text_read_twice(corpus: Path, tmp_path: Path) -> None:
     root = tmp_path / "both"
     shutil.copytree(corpus, root)
     train, val = ((root / f"filelists/{name}.txt").read_text() for name in ("train", "val"))
@@ -102,13 +102,13 @@ def test_a_clip_in_two_lists_and_a_text_read_twice(corpus: Path, tmp_path: Path)
     assert "train.txt:1: the same text as " in result.stdout
 
 
-def test_outliers():
+def test_outliers() -> None:
     assert outliers([]) == []
     assert outliers([10, 11, 9, 10, 12, 30]) == [False] * 5 + [True]
     assert not any(outliers([3.0]))
 
 
-def test_silence_is_cut_off_the_ends(tmp_path: Path):
+def test_silence_is_cut_off_the_ends(tmp_path: Path) -> None:
     root = write_corpus(tmp_path / "corpus")
     clips = sorted((root / "wavs").iterdir())
     lengths = []
@@ -122,5 +122,5 @@ def test_silence_is_cut_off_the_ends(tmp_path: Path):
         audio, rate = soundfile.read(tmp_path / "out" / "wavs" / clip.name)
         assert abs(len(audio) - length - 2 * 0.05 * rate) < 0.1 * rate
     assert (tmp_path / "out" / "metadata.csv").read_bytes() == (root / "metadata.csv").read_bytes()
-    assert soundfile.info(clips[0]).frames == lengths[0] + int(1.5 * 22050)  # the source is left as it is
+    assert soundfile.info(clips[0]).frames == lengths[0] + int(1.5 * 22050)  # the source is not changed
     fails_with(run_here("scripts/trim_silence.py", root, tmp_path / "out", expect=1), "exists already")

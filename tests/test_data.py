@@ -1,9 +1,10 @@
-"""From a corpus to batches: filelists, prepared mels, data sets, the plan of an epoch."""
+"""From a corpus to batches: filelists, prepared mels, datasets, and the batch plan of an epoch."""
 
 import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,22 +26,22 @@ from waveglow.data import SegmentDataset
 AUDIO = AudioConfig()
 
 
-def data_config(root: Path, **options: object) -> DataConfig:
-    lists = {f"{part}_filelist": f"{root}/filelists/{part}.txt" for part in ("train", "val", "test")}
+def data_config(root: Path, **options: Any) -> DataConfig:
+    lists: dict[str, Any] = {f"{part}_filelist": f"{root}/filelists/{part}.txt" for part in ("train", "val", "test")}
     return DataConfig(root=str(root), mel_dir=f"{root}/mels", **lists, **options)
 
 
 # ---- filelists ----
 
 
-def test_filelists_hold_every_clip_once(corpus: Path):
+def test_filelists_hold_every_clip_once(corpus: Path) -> None:
     rows = [line for part in ("train", "val") for line in (corpus / f"filelists/{part}.txt").read_text().splitlines()]
     assert sorted(rows) == sorted(f"wavs/clip{i}.wav|{text}" for i, text in enumerate(SENTENCES))
     assert len((corpus / "filelists/val.txt").read_text().splitlines()) == 1
 
 
-def test_ljspeech_split(tmp_path: Path):
-    """Clips with LJSpeech's names go where the reference puts them."""
+def test_ljspeech_split(tmp_path: Path) -> None:
+    """Clips with LJSpeech's names are split as in the reference."""
     split = json.loads((REPOSITORY / "filelists/ljspeech_split.json").read_text())
     assert (len(split["val"]), len(split["test"])) == (100, 500)
     ids = [split["val"][0], split["test"][0], "LJ001-0001", "LJ001-0002"]
@@ -55,7 +56,7 @@ def test_ljspeech_split(tmp_path: Path):
     assert lists["train"].count("\n") == 2
 
 
-def test_an_edited_filelist_is_kept(tmp_path: Path):
+def test_an_edited_filelist_is_kept(tmp_path: Path) -> None:
     root = write_corpus(tmp_path / "c")
     run_here("scripts/prepare_filelists.py", root)
     train = root / "filelists/train.txt"
@@ -78,14 +79,14 @@ def test_an_edited_filelist_is_kept(tmp_path: Path):
     ],
 )
 @pytest.mark.fault(17)
-def test_bad_metadata(tmp_path: Path, metadata: str, parts: list[str]):
+def test_bad_metadata(tmp_path: Path, metadata: str, parts: list[str]) -> None:
     write_corpus(tmp_path / "c")
     (tmp_path / "c/metadata.csv").write_text(metadata)
     fails_with(run_here("scripts/prepare_filelists.py", tmp_path / "c", expect=1), *parts)
 
 
 @pytest.mark.fault(17)
-def test_a_filelist_names_its_bad_lines(corpus: Path, tmp_path: Path):
+def test_a_filelist_names_its_bad_lines(corpus: Path, tmp_path: Path) -> None:
     filelist = tmp_path / "list.txt"
     filelist.write_bytes(
         b"\xef\xbb\xbfwavs/clip0.wav|good\r\n"
@@ -125,7 +126,7 @@ def test_a_filelist_names_its_bad_lines(corpus: Path, tmp_path: Path):
 
 
 @pytest.mark.fault(17)
-def test_links_out_of_the_root_need_permission(corpus: Path, tmp_path: Path):
+def test_links_out_of_the_root_need_permission(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "wavs").symlink_to(corpus / "wavs")
     (tmp_path / "list.txt").write_text("wavs/clip0.wav|text\n")
     with pytest.raises(UserError, match=r"list.txt:1: wavs/clip0.wav is a link out of.*data.follow_links=true"):
@@ -133,7 +134,7 @@ def test_links_out_of_the_root_need_permission(corpus: Path, tmp_path: Path):
     assert read_filelist(tmp_path / "list.txt", tmp_path, follow_links=True)[0].file.is_file()
 
 
-def test_lines_keep_their_numbers(tmp_path: Path):
+def test_lines_keep_their_numbers(tmp_path: Path) -> None:
     (tmp_path / "phrases.txt").write_bytes(b"one\r\n\r\n  two \n")
     assert read_lines(tmp_path / "phrases.txt", "input") == [(1, "one"), (3, "two")]
 
@@ -141,7 +142,7 @@ def test_lines_keep_their_numbers(tmp_path: Path):
 # ---- mels ----
 
 
-def test_mels_are_those_of_the_clips(corpus: Path):
+def test_mels_are_those_of_the_clips(corpus: Path) -> None:
     config = data_config(corpus)
     clips = read_filelist(config.train_filelist, corpus)
     mels = MelDirectory(config.mel_dir)
@@ -153,11 +154,11 @@ def test_mels_are_those_of_the_clips(corpus: Path):
         torch.testing.assert_close(torch.tensor(mels.load(clip)), expected)
 
 
-def test_mels_are_skipped_refreshed_and_refused(tmp_path: Path):
+def test_mels_are_skipped_refreshed_and_refused(tmp_path: Path) -> None:
     root = prepare(write_corpus(tmp_path / "c"))
     command = ["scripts/prepare_mels.py", f"data.root={root}", "num_processes=1"]
     assert "0 mels computed, 8 were up to date" in run_here(*command).stdout
-    # a clip that changed, and a mel that was lost
+    # a changed clip and a missing mel
     soundfile.write(root / "wavs/clip0.wav", tone(2.0, 5), 22050)
     (root / "mels/wavs/clip1.wav.npy").unlink()
     config = data_config(root)
@@ -166,7 +167,7 @@ def test_mels_are_skipped_refreshed_and_refused(tmp_path: Path):
         MelDirectory(config.mel_dir).check(clips, AUDIO)
     assert "2 mels computed, 6 were up to date" in run_here(*command).stdout
     assert sum(MelDirectory(config.mel_dir).check(clips, AUDIO)) > 8 * 40
-    # another audio config
+    # a different audio config
     with pytest.raises(UserError, match=r"audio.fmax is 7600.0, stored 8000.0.*prepare_mels"):
         MelDirectory(config.mel_dir).check(clips, AudioConfig(fmax=7600.0))
     result = run_here(*command, "audio.fmax=7600")
@@ -177,8 +178,8 @@ def test_mels_are_skipped_refreshed_and_refused(tmp_path: Path):
         TextMelDataset(config.train_filelist, config, AUDIO)
 
 
-def test_an_interrupted_run_goes_on(tmp_path: Path):
-    """Killed in the middle of the manifest's last line: what is whole counts, the rest is computed."""
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    """The run was killed while it wrote the manifest's last line: complete lines count, the rest is recomputed."""
     root = prepare(write_corpus(tmp_path / "c"))
     manifest = root / "mels/manifest.jsonl"
     lines = manifest.read_text().splitlines(keepends=True)
@@ -188,7 +189,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path):
 
 
 @pytest.mark.fault(16)
-def test_bad_clips_are_all_listed(tmp_path: Path):
+def test_bad_clips_are_all_listed(tmp_path: Path) -> None:
     root = write_corpus(tmp_path / "c")
     (root / "wavs/clip1.wav").write_bytes(b"no audio")
     soundfile.write(root / "wavs/clip2.wav", tone(0.5, 0), 16000)
@@ -201,10 +202,10 @@ def test_bad_clips_are_all_listed(tmp_path: Path):
     run_here("scripts/prepare_mels.py", f"data.root={root}", "num_processes=1", "data.convert_audio=true")
 
 
-# ---- data sets ----
+# ---- datasets ----
 
 
-def test_texts_and_mels_are_padded(corpus: Path):
+def test_texts_and_mels_are_padded(corpus: Path) -> None:
     config = data_config(corpus)
     data = TextMelDataset(config.train_filelist, config, AUDIO)
     batch = collate([data[(i, 0)] for i in range(len(data))])
@@ -216,14 +217,14 @@ def test_texts_and_mels_are_padded(corpus: Path):
         assert batch.mel[i, :, data.lengths[i] :].eq(0).all()
 
 
-def test_text_that_cleans_to_nothing_is_an_error(corpus: Path, tmp_path: Path):
+def test_text_that_cleans_to_nothing_is_an_error(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("wavs/clip0.wav|fine\nwavs/clip1.wav|###\n")
     with pytest.raises(UserError, match=r"list.txt:2: nothing is left of '###'"):
         TextMelDataset(str(tmp_path / "list.txt"), data_config(corpus), AUDIO)
 
 
-def test_reference_mels_can_be_rows(corpus: Path, tmp_path: Path):
-    """Filelists of the reference name .pt mels, those of the original repository .npy."""
+def test_reference_mels_can_be_rows(corpus: Path, tmp_path: Path) -> None:
+    """Filelists of the reference refer to .pt mels, those of the original repository to .npy mels."""
     mel = torch.randn(80, 33)
     torch.save(mel, tmp_path / "a.pt")
     np.save(tmp_path / "b.npy", mel.numpy())
@@ -243,7 +244,7 @@ def test_reference_mels_can_be_rows(corpus: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["empty.pt", "empty.npy", "dict.pt", "text.npy"])
 @pytest.mark.fault(16)
-def test_unreadable_mels_are_named(tmp_path: Path, name: str):
+def test_unreadable_mels_are_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"" if name.startswith("empty") else b"text")
     if name == "dict.pt":
         torch.save({"mel": torch.zeros(80, 3)}, tmp_path / name)
@@ -252,7 +253,7 @@ def test_unreadable_mels_are_named(tmp_path: Path, name: str):
         TextMelDataset(str(tmp_path / "list.txt"), data_config(tmp_path), AUDIO)
 
 
-def test_segments_match_their_mel(corpus: Path):
+def test_segments_match_their_mel(corpus: Path) -> None:
     config = data_config(corpus, segment_length=4096)
     data = SegmentDataset(config.train_filelist, config, AUDIO, seed=3)
     places = set()
@@ -266,12 +267,12 @@ def test_segments_match_their_mel(corpus: Path):
             places.add((i, int(start)))
             expected = LogMel(AUDIO)(torch.from_numpy(whole).unsqueeze(0))[0, :, start // 256 : start // 256 + 16]
             torch.testing.assert_close(mel, expected)
-            assert torch.equal(data[(i, epoch)][1], audio)  # the same draw is the same piece
+            assert torch.equal(data[(i, epoch)][1], audio)  # the same index and epoch give the same segment
     assert len(places) > 2 * len(data)
 
 
 @pytest.mark.fault(16)
-def test_a_short_clip_is_filled_with_silence(corpus: Path):
+def test_a_short_clip_is_filled_with_silence(corpus: Path) -> None:
     config = data_config(corpus, segment_length=51200)
     data = SegmentDataset(config.val_filelist, config, AUDIO, seed=0)
     mel, audio = data[(0, 0)]
@@ -281,10 +282,10 @@ def test_a_short_clip_is_filled_with_silence(corpus: Path):
     assert mel[:, 1 + num_samples // 256 :].unique().tolist() == pytest.approx([-11.5129], abs=1e-4)
 
 
-# ---- the plan of an epoch ----
+# ---- the batch plan of an epoch ----
 
 
-def test_every_clip_once_an_epoch():
+def test_every_clip_once_an_epoch() -> None:
     plan = BatchPlan(list(range(103)), seed=1)
     first, second = plan.batches(0, BatchSize(8), []), plan.batches(1, BatchSize(8), [])
     for batches in (first, second):
@@ -295,7 +296,7 @@ def test_every_clip_once_an_epoch():
 
 
 @pytest.mark.fault(11)
-def test_resume_takes_what_is_left():
+def test_resume_takes_what_is_left() -> None:
     plan = BatchPlan(list(range(103)), seed=1)
     whole = plan.batches(0, BatchSize(8), [])
     assert plan.batches(0, BatchSize(8), [[8, 0, 1, 5]]) == whole[5:]
@@ -308,14 +309,14 @@ def test_resume_takes_what_is_left():
     assert plan.batches(0, BatchSize(6), done) == left[2:]
 
 
-def test_batches_hold_clips_of_like_length():
+def test_batches_hold_clips_of_like_length() -> None:
     lengths = np.random.default_rng(0).integers(50, 800, 512)
-    batches = BatchPlan(lengths, seed=0).batches(0, BatchSize(16), [])
+    batches = BatchPlan(lengths.tolist(), seed=0).batches(0, BatchSize(16), [])
     padded = sum(len(batch) * max(lengths[batch]) for batch in batches)
     assert padded / lengths.sum() < 1.1  # unsorted batches: 1.8
 
 
-def test_ranks_share_every_batch():
+def test_ranks_share_every_batch() -> None:
     batches = [[1, 2, 3, 4, 5, 6], [7, 8, 9], [10]]
     shares = []
     for rank in range(2):
@@ -331,7 +332,7 @@ def test_ranks_share_every_batch():
 
 
 def archive_server(tmp_path: Path, port_file: Path) -> subprocess.Popen[str]:
-    """A local HTTP server with byte ranges, in a process of its own."""
+    """Start a local HTTP server that supports byte ranges, in its own process."""
     code = f"""
 import http.server, os, re
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -362,7 +363,7 @@ server.serve_forever()
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl fetches LJSpeech")
-def test_prepare_dataset_downloads_resumes_and_verifies(tmp_path: Path):
+def test_prepare_dataset_downloads_resumes_and_verifies(tmp_path: Path) -> None:
     import hashlib
     import os
     import sys
@@ -384,7 +385,7 @@ def test_prepare_dataset_downloads_resumes_and_verifies(tmp_path: Path):
         return subprocess.run(command, cwd=REPOSITORY, env={**environment, **more}, capture_output=True, text=True)
 
     try:
-        # an interrupted download goes on where it stopped
+        # an interrupted download continues where it stopped
         (tmp_path / "data").mkdir()
         (tmp_path / "data/lj.tar.bz2.part").write_bytes(archive.read_bytes()[:1000])
         result = prepare_dataset()
@@ -393,15 +394,15 @@ def test_prepare_dataset_downloads_resumes_and_verifies(tmp_path: Path):
         assert (tmp_path / "data/lj/metadata.csv").read_text() == (tmp_path / "LJSpeech-1.1/metadata.csv").read_text()
         assert len(list((tmp_path / "data/lj/wavs").iterdir())) == 8
         assert (tmp_path / "data/lj/filelists/train.txt").is_file()
-        # a corpus that is there is left alone
+        # an existing corpus is not touched
         assert "only its filelists" in prepare_dataset().stdout
-        # what a user has in the way is left alone too
+        # neither are other files of the user in that place
         (tmp_path / "data/lj/metadata.csv").unlink()
         result = prepare_dataset()
         assert result.returncode == 1
         assert "not empty and holds no corpus" in result.stderr
         assert (tmp_path / "data/lj/wavs/clip0.wav").is_file()
-        # a damaged archive is refused and removed, nothing is unpacked
+        # a damaged archive is refused and removed, and nothing is unpacked
         shutil.rmtree(tmp_path / "data")
         result = prepare_dataset(LJSPEECH_SHA256="0" * 64)
         assert result.returncode == 1

@@ -1,4 +1,4 @@
-"""The embedded corpus is what it claims, and the whole road is walkable on it."""
+"""The embedded corpus is as documented, and the whole pipeline from corpus to speech runs on it."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.helpers.commands import run_here
 CORPUS = REPOSITORY / "demo" / "corpus"
 
 
-def test_the_embedded_corpus():
+def test_the_embedded_corpus() -> None:
     rows = [line.split("|") for line in (CORPUS / "metadata.csv").read_text(encoding="utf-8").splitlines()]
     clips = {path.stem: path for path in (CORPUS / "wavs").iterdir()}
     assert sorted(row[0] for row in rows) == sorted(clips)
@@ -33,8 +33,8 @@ def test_the_embedded_corpus():
     assert (CORPUS / "LICENSE").is_file()
 
 
-def test_the_unseen_sentences():
-    """What the voice is measured by: 40 sentences with its reading of them, none in the corpus."""
+def test_the_unseen_sentences() -> None:
+    """The test set of the voice: 40 sentences with recordings, none of them in the corpus."""
     unseen = REPOSITORY / "demo" / "unseen"
     clips = read_filelist(unseen / "filelist.txt", unseen)
     sentences = (REPOSITORY / "filelists/unseen_sentences.txt").read_text(encoding="utf-8").splitlines()
@@ -45,8 +45,8 @@ def test_the_unseen_sentences():
     assert {(info.samplerate, info.channels, info.format) for info in infos} == {(22050, 1, "OGG")}
 
 
-def test_from_the_corpus_to_speech(tmp_path: Path):
-    """prepare_dataset, prepare_mels, debug=fdr of both small models, inference."""
+def test_from_the_corpus_to_speech(tmp_path: Path) -> None:
+    """Run prepare_dataset, prepare_mels, both small models with debug=fdr, and inference."""
     root = tmp_path / "corpus"
     shutil.copytree(CORPUS, root, ignore=shutil.ignore_patterns("mels", "filelists"))
     for script in ("prepare_dataset.sh", "prepare_mels.sh"):
@@ -69,7 +69,7 @@ def test_from_the_corpus_to_speech(tmp_path: Path):
     assert {"0000.wav", "0000.png", "0001.wav", "0001.png", "0002.wav", "0002.png", "log.jsonl"} == names
 
 
-def test_the_embedded_voice_is_understood(tmp_path: Path):
+def test_the_embedded_voice_is_understood(tmp_path: Path) -> None:
     voice = REPOSITORY / "demo" / "voice"
     assert sum(path.stat().st_size for path in voice.glob("*.safetensors")) < 15e6
     sentences = (REPOSITORY / "filelists/demo_phrases.txt").read_text(encoding="utf-8").splitlines()

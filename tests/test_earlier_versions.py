@@ -1,4 +1,4 @@
-"""What people have from earlier versions works: checkpoints, and the names of options. Golden files: tests/golden."""
+"""Checkpoints and option names of earlier versions still work. The checkpoints are in tests/golden."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ SIZES = [
     "model.prenet_dim=8",
     "model.postnet_embedding_dim=8",
 ]
-# format -> shape, mean and standard deviation of the mel that the version of then synthesized
+# format -> shape, mean and standard deviation of the mel that the version of that time synthesized
 SYNTHESIZED = {
     1: ((1, 80, 3), 0.012609466704695175, 0.2227710298285266),
     2: ((1, 80, 2), 0.007390196615597233, 0.17397785108074654),
@@ -34,7 +34,7 @@ SYNTHESIZED = {
 
 
 @pytest.mark.parametrize("version", SYNTHESIZED)
-def test_a_checkpoint_of_then_synthesizes_the_same(version: int):
+def test_a_checkpoint_of_then_synthesizes_the_same(version: int) -> None:
     model = load_model(golden_path(f"format{version}_tacotron2.pt"), prenet_dropout=0.0)
     assert isinstance(model, Tacotron2)
     mel = model.infer(torch.tensor([[40, 41, 42, 43, 11]]), torch.tensor([5]), 6).mel_postnet.double()
@@ -50,7 +50,7 @@ def with_checkpoint(run_dir: Path, version: int) -> Path:
     return target
 
 
-def test_training_goes_on_from_format_3(corpus: Path, tmp_path: Path):
+def test_training_goes_on_from_format_3(corpus: Path, tmp_path: Path) -> None:
     with_checkpoint(tmp_path, 3)
     recipe = ["model=tacotron2_small", *SIZES, "data.sentences=[]", "trainer.batch_frames=null"]
     result = run_here(*train_command(corpus, tmp_path, recipe, "trainer.batch_size=4", "trainer.max_steps=4"))
@@ -59,7 +59,7 @@ def test_training_goes_on_from_format_3(corpus: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_older_ones_start_a_new_run(corpus: Path, tmp_path: Path, version: int):
+def test_older_ones_start_a_new_run(corpus: Path, tmp_path: Path, version: int) -> None:
     old = with_checkpoint(tmp_path / "old", version)
     recipe = ["model=tacotron2", *SIZES, "data.sentences=[]", "trainer.max_steps=1"]
     result = run_here(*train_command(corpus, tmp_path / "old", recipe), expect=1)
@@ -73,7 +73,7 @@ def test_older_ones_start_a_new_run(corpus: Path, tmp_path: Path, version: int):
 RENAMED = yaml.safe_load((CONF / "renamed.yaml").read_text())
 
 
-def test_a_renamed_option_works_with_a_note():
+def test_a_renamed_option_works_with_a_note() -> None:
     old = "trainer.guided_attention_weight"
     result = run_here("train.py", "model=tacotron2_small", f"{old}=2", "--cfg", "job")
     assert yaml.safe_load(result.stdout)["task"]["guided_attention_weight"] == 2
@@ -82,13 +82,13 @@ def test_a_renamed_option_works_with_a_note():
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
-def test_every_new_name_is_known_and_no_old_one(old: str, new: str):
+def test_every_new_name_is_known_and_no_old_one(old: str, new: str) -> None:
     known = [key for name in ("train", "inference") for key in Command(name, []).known_keys()]
     assert new in known
     assert old not in known
 
 
-def test_a_renamed_option_in_a_file_of_the_users(capsys: pytest.CaptureFixture[str]):
+def test_a_renamed_option_in_a_file_of_the_users(capsys: pytest.CaptureFixture[str]) -> None:
     values = {"trainer": {"spectral_weight": 3.0, "epochs": 1}, "task": {"spectral_weight": 0.0}}
     assert Command("train", []).with_present_names(values) == {
         "trainer": {"epochs": 1},
@@ -108,19 +108,19 @@ def test_a_renamed_option_in_a_file_of_the_users(capsys: pytest.CaptureFixture[s
         ("waveglow", "model.prenet_dim=64", "model.prenet_dim", "model=tacotron2"),
     ],
 )
-def test_an_option_of_another_model_is_an_error(model: str, option: str, name: str, owners: str):
+def test_an_option_of_another_model_is_an_error(model: str, option: str, name: str, owners: str) -> None:
     result = run_here("train.py", f"model={model}", "data=demo", "run_dir=/x", option, expect=1)
     value = option.split("=")[1]
     fails_with(result, f"'{name}' (value {value}) is not an option of model={model}", owners)
 
 
-def test_an_option_of_another_model_in_a_file_of_the_users(corpus: Path, tmp_path: Path):
+def test_an_option_of_another_model_in_a_file_of_the_users(corpus: Path, tmp_path: Path) -> None:
     command = train_command(corpus, tmp_path / "run", ["model=waveglow"], "+task.guided_attention_weight=5")
     fails_with(run_here(*command, expect=1), "task.guided_attention_weight=5: model waveglow has no such option")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_file_of_no_version_of_ours_is_named(tmp_path: Path):
+def test_a_file_of_no_version_of_ours_is_named(tmp_path: Path) -> None:
     torch.save({"format": "tacotron2-waveglow/0", "model_name": "tacotron2"}, tmp_path / "x.pt")
     with pytest.raises(UserError, match=r"x.pt: its format is 'tacotron2-waveglow/0', this version reads"):
         load_model(tmp_path / "x.pt")

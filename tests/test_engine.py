@@ -1,4 +1,4 @@
-"""What the engine promises beside surviving: batches that fit, averages, scores, early warnings."""
+"""The training engine apart from fault tolerance: batches that fit, averages, scores, early warnings."""
 
 import math
 import multiprocessing
@@ -21,16 +21,18 @@ from inference import load_model
 from tacotron2.loss import guided_attention_loss, mel_band_difference_loss
 from tacotron2.measures import GATE_TOLERANCE, diagonality, gate_accuracy
 from tacotron2.model import Tacotron2Output
+from tacotron2.task import Tacotron2Report
 from tests.helpers.commands import fails_with, run_here, run_process
 from tests.helpers.runs import TINY_WAVEGLOW, assert_same_run, losses, make_trainer, read_log, train_command
+from tests.helpers.waveglow import randomize_couplings
 
-# ---- batches under a budget of frames ----
+# ---- batches under a frame budget ----
 
 LENGTHS = np.random.default_rng(0).integers(50, 800, 500).tolist()
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_no_rank_gets_more_frames_than_the_budget(ranks: int):
+def test_no_rank_gets_more_frames_than_the_budget(ranks: int) -> None:
     plan, size = BatchPlan(LENGTHS, seed=0), BatchSize.of(100, 4000, ranks)
     batches = plan.batches(0, size, [])
     assert sorted(clip for batch in batches for clip in batch) == list(range(len(LENGTHS)))
@@ -45,14 +47,14 @@ def test_no_rank_gets_more_frames_than_the_budget(ranks: int):
     assert max(padded) > 0.9 * 4000 * ranks  # the budget is used
 
 
-def test_the_largest_batch_of_a_fixed_number_of_clips_is_the_longest_clips():
+def test_the_largest_batch_of_a_fixed_number_of_clips_is_the_longest_clips() -> None:
     plan = BatchPlan(LENGTHS, seed=0)
     assert sorted(LENGTHS[clip] for clip in plan.largest(BatchSize(8))) == sorted(LENGTHS)[-8:]
 
 
 @pytest.mark.fault(11)
 @pytest.mark.parametrize("then", [(1, 4000), (3, 4000), (2, None), (2, 9000)])
-def test_another_number_of_ranks_takes_each_remaining_clip_once(then: tuple[int, int | None]):
+def test_another_number_of_ranks_takes_each_remaining_clip_once(then: tuple[int, int | None]) -> None:
     plan, first = BatchPlan(LENGTHS, seed=0), BatchSize.of(100, 4000, 2)
     done = [[*first, 7]]
     taken = [clip for batch in plan.batches(3, first, [])[:7] for clip in batch]
@@ -62,7 +64,7 @@ def test_another_number_of_ranks_takes_each_remaining_clip_once(then: tuple[int,
 
 
 @pytest.mark.fault(9)
-def test_resume_under_a_budget(corpus: Path, tmp_path: Path):
+def test_resume_under_a_budget(corpus: Path, tmp_path: Path) -> None:
     options = ("trainer.batch_size=5", "trainer.batch_frames=230")
     make_trainer(corpus, tmp_path / "whole", "tacotron2", *options, "trainer.max_steps=5").fit()
     for steps in (1, 3, 5):
@@ -70,12 +72,12 @@ def test_resume_under_a_budget(corpus: Path, tmp_path: Path):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_clip_longer_than_the_budget_is_named(corpus: Path, tmp_path: Path):
+def test_a_clip_longer_than_the_budget_is_named(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"batch_frames=50 is less than the \d+ mel frames of .*train.txt:\d"):
         make_trainer(corpus, tmp_path, "tacotron2", "trainer.batch_frames=50")
 
 
-def test_the_padding_share_is_what_the_batch_holds(corpus: Path, tmp_path: Path):
+def test_the_padding_share_is_what_the_batch_holds(corpus: Path, tmp_path: Path) -> None:
     trainer = make_trainer(corpus, tmp_path, "tacotron2")
     meter, lengths = Meter(trainer.task.objective.part_names), trainer.data.train.lengths
     trainer.step([trainer.task.collate([trainer.data.train[(i, 0)] for i in (0, 1, 2)])], meter)
@@ -87,14 +89,14 @@ def test_the_padding_share_is_what_the_batch_holds(corpus: Path, tmp_path: Path)
 # ---- memory ----
 
 
-def test_the_dry_run_leaves_no_trace(corpus: Path, tmp_path: Path):
+def test_the_dry_run_leaves_no_trace(corpus: Path, tmp_path: Path) -> None:
     for name in ("true", "false"):
         options = (f"trainer.dry_run={name}", "trainer.max_steps=3")
         make_trainer(corpus, tmp_path / name, "tacotron2", *options).fit()
     assert_same_run(tmp_path / "true", tmp_path / "false")
 
 
-def test_memory_runs_out_before_the_first_step_with_the_cure(corpus: Path, tmp_path: Path):
+def test_memory_runs_out_before_the_first_step_with_the_cure(corpus: Path, tmp_path: Path) -> None:
     command = train_command(corpus, tmp_path, TINY_WAVEGLOW, "data.segment_length=8000000")
     code = f"""
 import resource, runpy, sys, torch
@@ -117,7 +119,7 @@ runpy.run_path("train.py", run_name="__main__")
 # ---- averages ----
 
 
-def test_moving_average():
+def test_moving_average() -> None:
     model = nn.Linear(1, 1, bias=False)
     average = MovingAverage(model, 0.9)
     nn.init.constant_(model.weight, 1.0)
@@ -126,7 +128,7 @@ def test_moving_average():
     assert float(average.weights["weight"]) == pytest.approx(0.1)
     average.update(10**6)
     assert float(average.weights["weight"]) == pytest.approx(0.19)
-    average.update(0)  # early on it forgets faster: decay (1 + 0) / (10 + 0)
+    average.update(0)  # the decay is smaller in early steps: (1 + 0) / (10 + 0)
     assert float(average.weights["weight"]) == pytest.approx(0.1 * 0.19 + 0.9)
     with average.in_place():
         assert model.weight.item() == pytest.approx(0.919)
@@ -135,7 +137,7 @@ def test_moving_average():
 
 
 @pytest.mark.fault(9)
-def test_an_averaged_run_validates_resumes_and_speaks_with_the_average(corpus: Path, tmp_path: Path):
+def test_an_averaged_run_validates_resumes_and_speaks_with_the_average(corpus: Path, tmp_path: Path) -> None:
     options = ("trainer.ema_decay=0.5", "trainer.val_every_steps=2")
     trainer = make_trainer(corpus, tmp_path / "whole", "waveglow", *options, "trainer.max_steps=4")
     trainer.fit()
@@ -154,7 +156,7 @@ def test_an_averaged_run_validates_resumes_and_speaks_with_the_average(corpus: P
     assert logged[-1] == pytest.approx(meter.summary(trainer.device).parts["loss"], abs=1e-5)
 
 
-def test_average_of_checkpoints(corpus: Path, tmp_path: Path):
+def test_average_of_checkpoints(corpus: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     make_trainer(corpus, run_dir, "waveglow", "trainer.max_steps=3", "trainer.checkpoint_every_steps=1").fit()
     out = tmp_path / "average.pt"
@@ -166,10 +168,10 @@ def test_average_of_checkpoints(corpus: Path, tmp_path: Path):
     fails_with(run_here("scripts/average_checkpoints.py", out, run_dir, expect=1), "exists already")
 
 
-# ---- what people look at ----
+# ---- training metrics ----
 
 
-def test_diagonality_of_known_alignments():
+def test_diagonality_of_known_alignments() -> None:
     lengths = torch.tensor([20, 10])
     diagonal = torch.zeros(2, 40, 20)
     for clip, length in enumerate(lengths.tolist()):
@@ -183,20 +185,20 @@ def test_diagonality_of_known_alignments():
     assert diagonality(stuck, lengths[:1], 2 * lengths[:1]) < 0.15
 
 
-def test_guided_attention_of_known_alignments():
-    """Nothing on the line, 1 - exp(-d^2 / 2 g^2) at a distance d, nothing for frames that do not exist."""
+def test_guided_attention_of_known_alignments() -> None:
+    """The loss is 0 on the diagonal, 1 - exp(-d^2 / 2 g^2) at a distance d, and 0 in padded frames."""
     alignment = torch.eye(10).unsqueeze(0)
     lengths = torch.tensor([10])
     assert guided_attention_loss(alignment, lengths, lengths) == 0
     shifted = torch.zeros(1, 10, 20)
-    shifted[0, torch.arange(10), 2 * torch.arange(10) + 1] = 1  # a character, a twentieth of the text, ahead
+    shifted[0, torch.arange(10), 2 * torch.arange(10) + 1] = 1  # one character ahead, a twentieth of the text
     expected = 1 - math.exp(-(0.05**2) / (2 * 0.2**2))
     assert guided_attention_loss(shifted, torch.tensor([20]), lengths) == pytest.approx(expected, rel=1e-4)
     padded = torch.cat((alignment, torch.full((1, 5, 10), 0.1)), 1)
     assert guided_attention_loss(padded, lengths, lengths) == 0
 
 
-def test_band_differences_of_known_mels():
+def test_band_differences_of_known_mels() -> None:
     mel, lengths = torch.randn(2, 6, 9), torch.tensor([9, 4])
     ripple = torch.tensor([1.0, -1, 1, -1, 1, -1]).view(6, 1).expand(2, 6, 9).clone()
     ripple[1, :, 4:] = torch.randn(6, 5)  # beyond the end
@@ -205,7 +207,7 @@ def test_band_differences_of_known_mels():
     assert mel_band_difference_loss(rippled, mel, lengths) == pytest.approx(4)
 
 
-def test_guided_attention_is_of_training_alone(corpus: Path, tmp_path: Path):
+def test_guided_attention_is_of_training_alone(corpus: Path, tmp_path: Path) -> None:
     plain, guided = (
         make_trainer(
             corpus,
@@ -225,15 +227,15 @@ def test_guided_attention_is_of_training_alone(corpus: Path, tmp_path: Path):
         assert (values[1] > values[0]) == is_training
 
 
-def test_gate_accuracy_of_known_gates():
-    """Of 6 clips of 40 frames, 2 a step: on time, just early enough, too early, never, at once, only beyond the end."""
+def test_gate_accuracy_of_known_gates() -> None:
+    """6 clips of 40 frames, 2 per step: on time, as early as allowed, too early, never, at once, past the end."""
     gate = torch.full((6, 50), -9.0)
     for clip, first_step in enumerate((19, 19 - GATE_TOLERANCE, 18 - GATE_TOLERANCE, 25, 0, 20)):
         gate[clip, 2 * first_step :] = 9.0
     assert gate_accuracy(gate, torch.full((6,), 40), frames_per_step=2) == pytest.approx(2 / 6)
 
 
-def test_attention_that_does_not_align_is_a_warning_in_time(corpus: Path, tmp_path: Path):
+def test_attention_that_does_not_align_is_a_warning_in_time(corpus: Path, tmp_path: Path) -> None:
     options = ("task.align_by_step=2", "trainer.max_steps=4")
     trainer = make_trainer(corpus, tmp_path, "tacotron2", *options)
     trainer.fit()
@@ -247,14 +249,18 @@ def test_attention_that_does_not_align_is_a_warning_in_time(corpus: Path, tmp_pa
     assert all(0 <= row["val_diagonality"] <= 1 and 0 <= row["val_gate_accuracy"] <= 1 for row in rows)
 
 
-def test_sentences_that_cannot_be_read_are_left_out(corpus: Path, tmp_path: Path):
+def test_sentences_that_cannot_be_read_are_left_out(corpus: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="dropped"):
         trainer = make_trainer(corpus, tmp_path, "tacotron2", "data.sentences=['Hello.', '###']")
-    assert len(trainer.task.report.sentences) == 1
+    report = trainer.task.report
+    assert isinstance(report, Tacotron2Report)
+    assert len(report.sentences) == 1
 
 
-def test_a_line_of_the_console_fits_80_columns(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """That of a late step on many GPUs."""
+def test_a_line_of_the_console_fits_80_columns(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line has the largest numbers: a late step on many GPUs."""
     trainer = make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=123457", "trainer.epochs=2000")
     trainer.state.progress.step, trainer.state.progress.epoch = 123456, 1000
     meter = trainer.meter
@@ -268,7 +274,7 @@ def test_a_line_of_the_console_fits_80_columns(corpus: Path, tmp_path: Path, cap
     assert len(line) <= 80
 
 
-def test_tanh_and_dropout_in_one():
+def test_tanh_and_dropout_in_one() -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 4, 5, dtype=torch.float64).requires_grad_()
     kept = (torch.rand(3, 4, 5) > 0.5) & (torch.arange(5) < 4)
@@ -277,12 +283,12 @@ def test_tanh_and_dropout_in_one():
     assert torch.autograd.gradcheck(lambda x: TanhDropout.apply(1 * x, kept, 1.7), (x,))
 
 
-def test_dropout_masks_have_the_right_share_and_follow_the_seed():
+def test_dropout_masks_have_the_right_share_and_follow_the_seed() -> None:
     for p in (0.1, 0.5, 0.9):
         torch.manual_seed(0)
         kept = draw_kept((1000, 1001), p, torch.device("cpu"), None)
         assert kept.float().mean() == pytest.approx(1 - p, abs=0.002)
-        columns = kept[:, :1000].view(1000, 250, 4).float()  # the four that share a random number
+        columns = kept[:, :1000].view(1000, 250, 4).float()  # the four values drawn from one random number
         assert torch.corrcoef(columns.flatten(0, 1).T).fill_diagonal_(0).abs().max() < 0.01
         torch.manual_seed(0)
         assert torch.equal(kept, draw_kept((1000, 1001), p, torch.device("cpu"), None))
@@ -291,16 +297,14 @@ def test_dropout_masks_have_the_right_share_and_follow_the_seed():
     assert dropout(x, 0.0, None) is x
 
 
-# ---- numbers ----
+# ---- numerical robustness ----
 
 
 @pytest.mark.fault(14)
-def test_waveglow_in_fp16_on_digital_silence_is_finite(corpus: Path, tmp_path: Path):
-    """Zeros through every flow, with the loss scaled by 65536: all of the gradient is finite."""
+def test_waveglow_in_fp16_on_digital_silence_is_finite(corpus: Path, tmp_path: Path) -> None:
+    """Zeros pass through every flow and the loss is scaled by 65536, yet the whole gradient is finite."""
     trainer = make_trainer(corpus, tmp_path, "waveglow", "trainer.precision=fp16")
-    with torch.no_grad():
-        for wn in trainer.state.model.WN:
-            nn.init.normal_(wn.end.weight, std=0.1)  # as after some training
+    randomize_couplings(trainer.state.model)
     batch = trainer.task.collate([trainer.data.train[(i, 0)] for i in range(2)])
     silent = batch._replace(audio=torch.zeros_like(batch.audio), mel=torch.full_like(batch.mel, math.log(1e-5)))
     with autocast(trainer.device, "fp16"):
@@ -314,7 +318,7 @@ def test_waveglow_in_fp16_on_digital_silence_is_finite(corpus: Path, tmp_path: P
 
 
 @pytest.mark.fault(15)
-def test_an_overflow_halves_the_scale_and_advances_nothing(corpus: Path, tmp_path: Path):
+def test_an_overflow_halves_the_scale_and_advances_nothing(corpus: Path, tmp_path: Path) -> None:
     trainer = make_trainer(corpus, tmp_path, "waveglow", "trainer.precision=fp16")
     batch = trainer.task.collate([trainer.data.train[(0, 0)]])
     trainer.step([batch], trainer.new_meter())
@@ -331,7 +335,7 @@ def test_an_overflow_halves_the_scale_and_advances_nothing(corpus: Path, tmp_pat
 
 
 @pytest.mark.fault(7)
-def test_nan_is_never_the_best(corpus: Path, tmp_path: Path):
+def test_nan_is_never_the_best(corpus: Path, tmp_path: Path) -> None:
     trainer = make_trainer(corpus, tmp_path, "waveglow")
     trainer.validate()
     best = (tmp_path / "checkpoints/best.pt").read_bytes()
@@ -345,8 +349,8 @@ def test_nan_is_never_the_best(corpus: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("ema_decay", ["null", "0.5"])
-def test_packed_weights_follow_the_optimizer(corpus: Path, tmp_path: Path, ema_decay: str):
-    """What is spoken at a validation has the weights of that step, averaged or not."""
+def test_packed_weights_follow_the_optimizer(corpus: Path, tmp_path: Path, ema_decay: str) -> None:
+    """Synthesis during validation uses the weights of that step, averaged or not."""
     options = (f"trainer.ema_decay={ema_decay}", "model.prenet_dropout=0.0", "trainer.learning_rate=0.1")
     trainer = make_trainer(corpus, tmp_path, "tacotron2", *options)
     batch = trainer.task.collate([trainer.data.train[(0, 0)]])
@@ -364,8 +368,8 @@ def test_packed_weights_follow_the_optimizer(corpus: Path, tmp_path: Path, ema_d
         trainer.state.model.train()
 
 
-def test_loader_processes_end_with_the_run(corpus, tmp_path):
-    """Also in the middle of an epoch: Python would wait for them for ever when it exits."""
+def test_loader_processes_end_with_the_run(corpus: Path, tmp_path: Path) -> None:
+    """They also end in the middle of an epoch; otherwise Python would wait for them forever when it exits."""
     before = set(multiprocessing.active_children())
     options = ("data.num_workers=1", "trainer.batch_size=1", "trainer.max_steps=1")
     trainer = make_trainer(corpus, tmp_path, "waveglow", *options)

@@ -1,4 +1,4 @@
-"""What must not harm a run: signals, kills, lost machines, a second run in its directory."""
+"""Faults that must not harm a run: signals, kills, lost machines, a second run in its directory."""
 
 import json
 import os
@@ -34,7 +34,8 @@ from tests.helpers.runs import (
 )
 
 ENDLESS = ("trainer.max_steps=100000", "trainer.epochs=100000")
-# The second: without it a restarted worker finds the rendezvous store of the agent closed about every other time.
+# TORCH_DISABLE_SHARE_RDZV_TCP_STORE: without it a restarted worker finds the agent's rendezvous store closed about
+# every other time.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
@@ -67,14 +68,14 @@ def wait_for_step(run_dir: Path, step: int, process: "subprocess.Popen[str]", se
     raise AssertionError(f"no step {step} after {seconds} s")
 
 
-def read_log_so_far(run_dir: Path) -> list[dict]:
-    """The log of a run in progress: its last line may be half written."""
+def read_log_so_far(run_dir: Path) -> list[dict[str, Any]]:
+    """Read the log of a run in progress, without its last line, which may be incomplete."""
     lines = (run_dir / "log.jsonl").read_text().split("\n")[:-1]
     return [json.loads(line) for line in lines]
 
 
 def workers_of(agent: "subprocess.Popen[str]") -> dict[int, int]:
-    """Process of each rank that torchrun started."""
+    """Return the process id of each rank that torchrun started: rank -> pid."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -97,7 +98,7 @@ def end(process: "subprocess.Popen[str]", seconds: float = 90) -> str:
 
 
 def interrupted(run_dir: Path, corpus: Path, name: str, *options: str) -> int:
-    """Start a run, end it with a signal after some steps, and check what it leaves; the step it came to."""
+    """Start a run, stop it with a signal after some steps, check what it leaves, and return the step it reached."""
     process = start(*train_command(corpus, run_dir, TINY_WAVEGLOW, *options, *ENDLESS))
     wait_for_step(run_dir, 3, process)
     process.send_signal(signal.Signals[name])
@@ -112,7 +113,7 @@ def interrupted(run_dir: Path, corpus: Path, name: str, *options: str) -> int:
 
 
 @pytest.mark.fault(13)
-def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(corpus: Path, tmp_path: Path):
+def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(corpus: Path, tmp_path: Path) -> None:
     options = ("trainer.val_every_steps=1000000", "trainer.epochs=100000")
     last = 3 + interrupted(tmp_path / "cut", corpus, "SIGTERM", *options)
     for name in ("cut", "whole"):
@@ -122,13 +123,13 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(corpus: Path,
 
 
 @pytest.mark.fault(13)
-def test_slurms_signal_does_the_same(corpus: Path, tmp_path: Path):
+def test_slurms_signal_does_the_same(corpus: Path, tmp_path: Path) -> None:
     interrupted(tmp_path / "run", corpus, "SIGUSR1")
 
 
 @pytest.mark.fault(13)
-def test_a_signal_to_one_rank_stops_all_at_the_same_step(corpus: Path, tmp_path: Path):
-    """Also one that comes while validating, and a second one."""
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(corpus: Path, tmp_path: Path) -> None:
+    """The same holds for a signal during validation, and for a second signal."""
     command = train_command(corpus, tmp_path / "run", TINY_TACOTRON2, "trainer.val_every_steps=2", *ENDLESS)
     agent = start(*command, ranks=2)
     wait_for_step(tmp_path / "run", 4, agent)
@@ -145,9 +146,9 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(corpus: Path, tmp_path:
 
 
 @pytest.mark.fault(10)
-def test_a_killed_rank_is_restarted_and_changes_nothing(corpus: Path, tmp_path: Path):
-    """kill -9 of rank 1 under --max-restarts: the final state is that of a run without it."""
-    options = ("trainer.epochs=1000", "trainer.max_steps=40", "trainer.checkpoint_every_steps=2")
+def test_a_killed_rank_is_restarted_and_changes_nothing(corpus: Path, tmp_path: Path) -> None:
+    """Rank 1 is killed with SIGKILL under --max-restarts: the final state is that of an undisturbed run."""
+    options: tuple[str, ...] = ("trainer.epochs=1000", "trainer.max_steps=40", "trainer.checkpoint_every_steps=2")
     options += ("trainer.val_every_steps=1000",)
     agent = start(*train_command(corpus, tmp_path / "killed", TINY_WAVEGLOW, *options), ranks=2, restarts=2)
     wait_for_step(tmp_path / "killed", 6, agent)
@@ -161,12 +162,12 @@ def test_a_killed_rank_is_restarted_and_changes_nothing(corpus: Path, tmp_path: 
 
 
 @pytest.mark.fault(13)
-def test_a_signal_in_validation_cuts_it_short(corpus: Path, tmp_path: Path):
+def test_a_signal_in_validation_cuts_it_short(corpus: Path, tmp_path: Path) -> None:
     trainer = make_trainer(corpus, tmp_path / "run", "waveglow", "trainer.max_steps=2", "trainer.val_every_steps=1")
     objective, calls = trainer.task.objective, []
 
     class Signalling:
-        """The task's objective; it gets a SIGTERM in validation."""
+        """The task's objective, which sends SIGTERM to its own process in validation."""
 
         part_names, advice = objective.part_names, objective.advice
 
@@ -177,7 +178,7 @@ def test_a_signal_in_validation_cuts_it_short(corpus: Path, tmp_path: Path):
             return objective(model, *arguments)
 
     with_objective(trainer, Signalling())
-    trainer.data.num_val_batches = 5  # more than there are: the others are not run
+    trainer.data.num_val_batches = 5  # more rounds than batches, so that the signal is seen before validation ends
     assert trainer.fit() == signal.SIGTERM
     assert len(calls) == 1
     assert not any("val_loss" in row for row in read_log(tmp_path / "run"))
@@ -186,7 +187,7 @@ def test_a_signal_in_validation_cuts_it_short(corpus: Path, tmp_path: Path):
 
 
 @pytest.mark.fault(8)
-def test_two_runs_do_not_share_a_directory(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_two_runs_do_not_share_a_directory(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with run_lock(tmp_path / "run"):
         command = train_command(corpus, tmp_path / "run", TINY_WAVEGLOW, "trainer.max_steps=1")
         result = run_here(*command, expect=1)
@@ -197,10 +198,10 @@ def test_two_runs_do_not_share_a_directory(corpus: Path, tmp_path: Path, monkeyp
 
 
 @pytest.mark.fault(7)
-def test_a_checkpoint_that_cannot_be_removed_is_a_warning(tmp_path: Path):
+def test_a_checkpoint_that_cannot_be_removed_is_a_warning(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         (tmp_path / f"step_{step:08d}.pt").touch()
-    (tmp_path / "step_00000000.pt").mkdir()  # as good as a file that must not be removed, also for root
+    (tmp_path / "step_00000000.pt").mkdir()  # unlink fails on a directory, even for root
     (tmp_path / ".step_00000004.pt.tmp").touch()
     with pytest.warns(UserWarning, match=r"step_00000000.pt could not be removed"):
         checkpoints.prune(tmp_path, 2)
@@ -208,8 +209,8 @@ def test_a_checkpoint_that_cannot_be_removed_is_a_warning(tmp_path: Path):
 
 
 @pytest.mark.fault(1)
-def test_killed_in_the_middle_of_a_save(corpus: Path, tmp_path: Path):
-    """SIGKILL between write and rename: the checkpoint before is used, the half one goes."""
+def test_killed_in_the_middle_of_a_save(corpus: Path, tmp_path: Path) -> None:
+    """SIGKILL comes between write and rename: the previous checkpoint is used, and the unfinished file is removed."""
     options = ("trainer.checkpoint_every_steps=1", "trainer.max_steps=4", "trainer.val_every_steps=1000")
     command = train_command(corpus, tmp_path, TINY_WAVEGLOW, *options)
     code = f"""
@@ -230,8 +231,8 @@ runpy.run_path("train.py", run_name="__main__")
 
 
 @pytest.mark.fault(13)
-def test_a_signal_to_the_whole_process_group_saves(corpus: Path, tmp_path: Path):
-    """torchrun signals the loader processes as well: they must go on until the trainer has saved."""
+def test_a_signal_to_the_whole_process_group_saves(corpus: Path, tmp_path: Path) -> None:
+    """torchrun signals the loader processes as well: they must keep running until the trainer has saved."""
     command = train_command(corpus, tmp_path, TINY_WAVEGLOW, *ENDLESS, "data.num_workers=2")
     process = subprocess.Popen(
         [sys.executable, *command], cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE,
@@ -246,7 +247,7 @@ def test_a_signal_to_the_whole_process_group_saves(corpus: Path, tmp_path: Path)
 
 
 @pytest.mark.fault(18)
-def test_a_killed_loader_process_is_an_error(corpus: Path, tmp_path: Path):
+def test_a_killed_loader_process_is_an_error(corpus: Path, tmp_path: Path) -> None:
     process = start(*train_command(corpus, tmp_path, TINY_WAVEGLOW, *ENDLESS, "data.num_workers=2"))
     wait_for_step(tmp_path, 3, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -258,14 +259,14 @@ def test_a_killed_loader_process_is_an_error(corpus: Path, tmp_path: Path):
     assert "Traceback" not in output
 
 
-# ---- slow: in `make faults` only ----
+# ---- slow: not in `make test` ----
 
 
 @pytest.mark.slow
 @pytest.mark.fault(9)
 @pytest.mark.parametrize("model", [TINY_TACOTRON2, TINY_WAVEGLOW])
-def test_two_ranks_resume_exactly(corpus: Path, tmp_path: Path, model: list[str]):
-    """In mid-epoch, with accumulation and loader processes."""
+def test_two_ranks_resume_exactly(corpus: Path, tmp_path: Path, model: list[str]) -> None:
+    """Resume in mid-epoch, with gradient accumulation and loader processes."""
     options = ("trainer.batch_size=1", "trainer.accumulation_steps=2", "data.num_workers=1", "trainer.epochs=9")
     for name, stops in (("whole", (5,)), ("parts", (1, 3, 5))):
         for stop in stops:
@@ -278,8 +279,8 @@ def test_two_ranks_resume_exactly(corpus: Path, tmp_path: Path, model: list[str]
 
 @pytest.mark.slow
 @pytest.mark.fault(14)
-def test_nan_on_one_rank_is_skipped_by_all(corpus: Path, tmp_path: Path):
-    """The mel of one clip is NaN, so one rank's loss is: a step an epoch is skipped, on both. Then all are NaN."""
+def test_nan_on_one_rank_is_skipped_by_all(corpus: Path, tmp_path: Path) -> None:
+    """With one NaN mel one rank's loss is NaN, and both ranks skip one step per epoch. Then all mels are NaN."""
     root = tmp_path / "corpus"
     shutil.copytree(corpus, root)
     options = ("trainer.batch_size=1", "trainer.val_every_steps=1000", "trainer.log_every_steps=4", "trainer.epochs=2")
@@ -302,7 +303,7 @@ def test_nan_on_one_rank_is_skipped_by_all(corpus: Path, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.fault(18)
-def test_a_rank_that_hangs_is_named(corpus: Path, tmp_path: Path):
+def test_a_rank_that_hangs_is_named(corpus: Path, tmp_path: Path) -> None:
     options = (*ENDLESS, "trainer.timeout_minutes=0.1")
     agent = start(*train_command(corpus, tmp_path, TINY_WAVEGLOW, *options), ranks=2)
     wait_for_step(tmp_path, 3, agent)
@@ -316,7 +317,7 @@ def test_a_rank_that_hangs_is_named(corpus: Path, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.fault(18)
-def test_a_rank_that_ends_is_named(corpus: Path, tmp_path: Path):
+def test_a_rank_that_ends_is_named(corpus: Path, tmp_path: Path) -> None:
     agent = start(*train_command(corpus, tmp_path, TINY_WAVEGLOW, *ENDLESS), ranks=2)
     wait_for_step(tmp_path, 3, agent)
     os.kill(workers_of(agent)[1], signal.SIGKILL)
@@ -328,9 +329,9 @@ def test_a_rank_that_ends_is_named(corpus: Path, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.fault(12)
-def test_one_of_two_nodes_is_killed(corpus: Path, tmp_path: Path):
-    """Two torchrun agents on this machine stand for two nodes. The agent of one is killed: both ranks save at the same
-    step, and the other agent goes on alone from there."""
+def test_one_of_two_nodes_is_killed(corpus: Path, tmp_path: Path) -> None:
+    """Two torchrun agents on this machine stand for two nodes. One agent is killed: both ranks save at the same step,
+    and the other agent continues alone from there."""
     options = ("trainer.max_steps=300", "trainer.epochs=100000", "trainer.val_every_steps=100000")
     command = train_command(corpus, tmp_path, TINY_WAVEGLOW, *options)
     with socket.socket() as free:
@@ -339,7 +340,7 @@ def test_one_of_two_nodes_is_killed(corpus: Path, tmp_path: Path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3"]
     torchrun += ["--rdzv-backend=c10d", "--rdzv-id=test", f"--rdzv-endpoint=localhost:{port}"]
     first = launch(*torchrun, *command)
-    while socket.socket().connect_ex(("localhost", port)):  # it shall hold the rendezvous
+    while socket.socket().connect_ex(("localhost", port)):  # this agent must host the rendezvous
         time.sleep(0.1)
     second = launch(*torchrun, *command)
     wait_for_step(tmp_path, 5, first)
@@ -352,13 +353,13 @@ def test_one_of_two_nodes_is_killed(corpus: Path, tmp_path: Path):
     assert f"step_{stopped:08d}.pt at step {stopped}" in output
     assert "2 x cpu" in output
     assert "1 x cpu" in output
-    assert list(losses(tmp_path)) == list(range(1, 301))  # no step twice, none left out
+    assert list(losses(tmp_path)) == list(range(1, 301))  # no step is repeated or missing
 
 
 @pytest.mark.slow
 @pytest.mark.fault(13)
-def test_slurm_queues_again_after_a_signal(corpus: Path, tmp_path: Path):
-    """The batch script with real processes; srun and scontrol, which need a cluster, are replaced by what they do."""
+def test_slurm_queues_again_after_a_signal(corpus: Path, tmp_path: Path) -> None:
+    """Run the batch script with real processes; stubs replace srun and scontrol, which need a cluster."""
     tools = tmp_path / "bin"
     tools.mkdir()
     for name, content in (
@@ -385,6 +386,6 @@ def test_slurm_queues_again_after_a_signal(corpus: Path, tmp_path: Path):
     output = end(job)
     assert job.returncode == 0, output
     assert f"resumed from {tmp_path}/run/checkpoints/step_{step:08d}.pt" in output
-    assert (tmp_path / "requeued").read_text() == "requeue 42\n"  # a run that is done does not queue again
+    assert (tmp_path / "requeued").read_text() == "requeue 42\n"  # a finished run is not queued again
     job = launch(*script, "model=tacotron2", **environment)
     assert "run_dir is not set" in end(job)

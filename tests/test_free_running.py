@@ -1,16 +1,17 @@
 """Free-running decoding with packed weights equals the step-by-step decoder."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 
-from tacotron2.model import Tacotron2
+from tacotron2.model import Tacotron2, Tacotron2Speech
 from tests.helpers.tacotron2 import NO_DROPOUT, TINY, golden_inputs, golden_model, model_of, ragged_batch
 
 
-def both(model, *arguments):
-    """(step by step, packed)"""
+def both(model: Tacotron2, *arguments: Any) -> list[Tacotron2Speech]:
+    """Synthesize with both decoders: (step by step, packed)."""
     results = []
     for fused in (False, True):
         model.decoder.fused = fused
@@ -19,7 +20,7 @@ def both(model, *arguments):
 
 
 def with_different_ends(model: Tacotron2, text: torch.Tensor, lengths: torch.Tensor, steps: int) -> int:
-    """Shift the gate's bias so that the utterances stop at as many different steps as can be; the number of them."""
+    """Shift the gate's bias to maximize the number of different steps at which utterances stop; return that number."""
     gate, logits = model.decoder.gate_layer, []
     hook = gate.register_forward_hook(lambda _module, _inputs, output: logits.append(output.squeeze(1)))
     model.decoder.fused = False
@@ -36,14 +37,14 @@ def with_different_ends(model: Tacotron2, text: torch.Tensor, lengths: torch.Ten
     middles = (table.flatten().sort()[0][1:] + table.flatten().sort()[0][:-1]) / 2
     best = max(middles, key=lambda shift: len(ends(shift)))
     with torch.no_grad():
-        gate.linear_layer.bias -= best
+        gate.linear_layer.bias.sub_(best)
     return len(ends(best))
 
 
 @pytest.mark.parametrize("frames_per_step", [1, 3])
 @pytest.mark.parametrize("threshold", [0.5, 2.0])
-def test_equal_to_the_step_by_step_decoder(frames_per_step: int, threshold: float):
-    """A batch whose utterances stop at different steps, and leave it; or never."""
+def test_equal_to_the_step_by_step_decoder(frames_per_step: int, threshold: float) -> None:
+    """Utterances stop at different steps and leave the batch, or never stop."""
     model = model_of(dataclasses.replace(TINY, n_frames_per_step=frames_per_step)).double().eval()
     with torch.no_grad():
         model.decoder.gate_layer.linear_layer.weight *= 8
@@ -59,14 +60,14 @@ def test_equal_to_the_step_by_step_decoder(frames_per_step: int, threshold: floa
         torch.testing.assert_close(getattr(packed, name), getattr(plain, name), atol=1e-10, rtol=0)
 
 
-def test_the_reference_at_full_length():
+def test_the_reference_at_full_length() -> None:
     _, inputs = golden_inputs()
     model = golden_model(gate_threshold=2.0).eval()
     plain, packed = both(model, inputs[0], inputs[1], 37)
     torch.testing.assert_close(packed.mel_postnet, plain.mel_postnet, atol=1e-5, rtol=0)
 
 
-def test_weights_that_change_are_packed_again():
+def test_weights_that_change_are_packed_again() -> None:
     model = model_of(TINY).eval()
     text, text_lengths, *_ = ragged_batch()
     before = model.infer(text, text_lengths).mel_postnet
@@ -77,7 +78,7 @@ def test_weights_that_change_are_packed_again():
     torch.testing.assert_close(packed.mel_postnet, plain.mel_postnet, atol=1e-5, rtol=0)
 
 
-def test_prenet_dropout_follows_the_seed():
+def test_prenet_dropout_follows_the_seed() -> None:
     model = model_of(dataclasses.replace(TINY, **(NO_DROPOUT | {"prenet_dropout": 0.5}))).eval()
     text, text_lengths, *_ = ragged_batch()
     mels = []
@@ -88,7 +89,7 @@ def test_prenet_dropout_follows_the_seed():
     assert mels[0].shape != mels[2].shape or not torch.equal(mels[0], mels[2])
 
 
-def test_int8_is_near():
+def test_int8_is_near() -> None:
     _, inputs = golden_inputs()
     model = golden_model(gate_threshold=2.0).eval()
     exact = model.infer(inputs[0], inputs[1], 37).mel_postnet

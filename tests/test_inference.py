@@ -7,6 +7,7 @@ import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +23,11 @@ from synthesis.sentences import MAX_SYMBOLS, split_long
 from tacotron2.data import TextMelDataset, collate
 from tacotron2.model import Tacotron2
 from tests.helpers import REPOSITORY
-from tests.helpers.commands import fails_with, run_here
+from tests.helpers.commands import Result, fails_with, run_here
 from tests.helpers.runs import TINY_WAVEGLOW, train_command
 from waveglow.model import WaveGlow
 
-# In the file's order 2, 4, 1, 3 words; the reference would speak the longest first.
+# Not sorted by length: the reference would synthesize the longest line first.
 PHRASES = "Second phrase.\n\nThis is $5 longer, or $6 (10%).\r\nFirst.\n  \nNow we end.\n"
 
 
@@ -36,19 +37,21 @@ def phrases(tmp_path: Path) -> Path:
     return tmp_path / "phrases.txt"
 
 
-def speak(tacotron2_run: Path, waveglow_run: Path, phrases: Path, output: Path, *options: str, expect: int = 0):
+def speak(
+    tacotron2_run: Path, waveglow_run: Path, phrases: Path, output: Path, *options: str, expect: int = 0
+) -> Result:
     return run_here(
         "inference.py", f"tacotron2={tacotron2_run}", f"waveglow={waveglow_run}", f"input={phrases}",
         f"output={output}", "max_decoder_steps=30", "device=cpu", *options, expect=expect,
     )  # fmt: skip
 
 
-def log_rows(output: Path) -> list[dict]:
+def log_rows(output: Path) -> list[dict[str, Any]]:
     return [row for line in (output / "log.jsonl").read_text().splitlines() if "file" in (row := json.loads(line))]
 
 
 @pytest.mark.fault(19, 22)
-def test_one_line_one_wav_in_order(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path):
+def test_one_line_one_wav_in_order(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path) -> None:
     result = speak(tacotron2_run, waveglow_run, phrases, tmp_path / "out", "batch_size=3")
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert names == sorted([f"{i:04d}.{s}" for i in range(4) for s in ("wav", "png")] + ["log.jsonl"])
@@ -71,7 +74,7 @@ def test_one_line_one_wav_in_order(tacotron2_run: Path, waveglow_run: Path, phra
     assert "items/s" in result.stdout
 
 
-def test_seed_fixes_the_audio(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path):
+def test_seed_fixes_the_audio(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         speak(tacotron2_run, waveglow_run, phrases, tmp_path / name, f"seed={seed}")
     a, b, c = (soundfile.read(tmp_path / name / "0000.wav")[0] for name in "abc")
@@ -79,8 +82,8 @@ def test_seed_fixes_the_audio(tacotron2_run: Path, waveglow_run: Path, phrases: 
     assert not np.array_equal(a, c)
 
 
-def test_what_comes_after_the_models_can_be_left_out(tacotron2_run: Path, waveglow_run: Path):
-    """The postfilter and the mel match: each changes what is heard, and 0 turns it off."""
+def test_what_comes_after_the_models_can_be_left_out(tacotron2_run: Path, waveglow_run: Path) -> None:
+    """The postfilter and the mel match: each changes the output, and 0 turns it off."""
     options = {"sigma": 0.5, "max_decoder_steps": 20}
     spoken = [
         Synthesizer.load(
@@ -101,7 +104,7 @@ def test_what_comes_after_the_models_can_be_left_out(tacotron2_run: Path, wavegl
     assert "match_latency" not in plain.stats
 
 
-def test_griffin_lim_needs_no_waveglow(tacotron2_run: Path, phrases: Path, tmp_path: Path):
+def test_griffin_lim_needs_no_waveglow(tacotron2_run: Path, phrases: Path, tmp_path: Path) -> None:
     run_here(
         "inference.py", f"tacotron2={tacotron2_run}", "vocoder=griffin_lim", f"input={phrases}",
         f"output={tmp_path / 'out'}", "max_decoder_steps=10",
@@ -112,7 +115,7 @@ def test_griffin_lim_needs_no_waveglow(tacotron2_run: Path, phrases: Path, tmp_p
 
 
 @pytest.mark.fault(20, 21)
-def test_truncated_and_silent_lines_are_named(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path):
+def test_truncated_and_silent_lines_are_named(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path) -> None:
     (tmp_path / "phrases.txt").write_text("Some words.\n\n###\nMore words.\n")
     state = torch.load(tacotron2_run / "checkpoints/best.pt", weights_only=True)
     state["state_dict"]["decoder.gate_layer.linear_layer.bias"].fill_(-100.0)  # never stops
@@ -127,7 +130,7 @@ def test_truncated_and_silent_lines_are_named(tacotron2_run: Path, waveglow_run:
 
 
 @pytest.mark.fault(19, 22)
-def test_mistakes(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path):
+def test_mistakes(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     fails_with(speak(waveglow_run, tacotron2_run, phrases, out, expect=1), "error: tacotron2: ", "holds a waveglow")
     fails_with(speak(tacotron2_run, tacotron2_run, phrases, out, expect=1), "error: waveglow: ", "holds a tacotron2")
@@ -141,7 +144,7 @@ def test_mistakes(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_pa
     fails_with(speak(tacotron2_run, waveglow_run, phrases, out, "vocoder=vocoder", expect=1), "vocoder")
     for option in ("match_mel=-1", "postfilter_strength=-0.5", "sigma=-1"):
         fails_with(speak(tacotron2_run, waveglow_run, phrases, out, option, expect=1), option, "must be at least 0")
-    assert not out.exists()  # nothing is left of a command that failed
+    assert not out.exists()  # a failed command leaves no output
     out.mkdir()
     (out / "0002.wav").write_text("mine")
     fails_with(speak(tacotron2_run, waveglow_run, phrases, out, expect=1), "0002.wav exists", "overwrite=true")
@@ -150,7 +153,7 @@ def test_mistakes(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_pa
     fails_with(speak(tacotron2_run, waveglow_run, phrases, in_the_way, expect=1), "choose another output")
 
 
-def test_load_model(tacotron2_run: Path, waveglow_run: Path):
+def test_load_model(tacotron2_run: Path, waveglow_run: Path) -> None:
     model = load_model(tacotron2_run / "checkpoints/best.pt", prenet_dropout=0.0)
     assert isinstance(model, Tacotron2)
     assert not model.training
@@ -163,8 +166,8 @@ def test_load_model(tacotron2_run: Path, waveglow_run: Path):
 
 
 @pytest.mark.fault(21)
-def test_a_phrase_sounds_the_same_in_a_batch(tacotron2_run: Path, waveglow_run: Path):
-    """Without noise, batch mates and their padding change nothing."""
+def test_a_phrase_sounds_the_same_in_a_batch(tacotron2_run: Path, waveglow_run: Path) -> None:
+    """Without noise, the other phrases of a batch and the padding change nothing."""
     voice = Synthesizer.load(tacotron2_run, waveglow_run, device="cpu", prenet_dropout=0.0)
     texts = ["One.", "A much longer phrase than the first.", "Three words here."]
     options = {"sigma": 0.0, "max_decoder_steps": 20}
@@ -173,11 +176,11 @@ def test_a_phrase_sounds_the_same_in_a_batch(tacotron2_run: Path, waveglow_run: 
         alone = voice.speak(text, **options)
         torch.testing.assert_close(utterance.mel, alone.mel, atol=1e-4, rtol=0)
         torch.testing.assert_close(utterance.audio, alone.audio, atol=1e-4, rtol=0)
-    with pytest.raises(UserError, match="nothing is left to say"):
+    with pytest.raises(UserError, match="nothing is left of"):
         voice.speak("###")
 
 
-def test_models_of_different_audio_are_not_chained(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path):
+def test_models_of_different_audio_are_not_chained(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path) -> None:
     state = torch.load(waveglow_run / "checkpoints/best.pt", weights_only=True)
     state["audio_config"]["fmax"] = 7600.0
     torch.save(state, tmp_path / "other.pt")
@@ -187,7 +190,7 @@ def test_models_of_different_audio_are_not_chained(tacotron2_run: Path, waveglow
 
 
 @pytest.mark.fault(20)
-def test_a_long_line_is_spoken_in_pieces(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path):
+def test_a_long_line_is_spoken_in_pieces(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path) -> None:
     sentence = "This is a sentence of some length, which has a clause. "
     line = sentence * 10 + "x" * 700
     voice = Synthesizer.load(tacotron2_run, waveglow_run, device="cpu", prenet_dropout=0.0)
@@ -197,14 +200,13 @@ def test_a_long_line_is_spoken_in_pieces(tacotron2_run: Path, waveglow_run: Path
     assert max(map(len, pieces)) <= MAX_SYMBOLS
     full_stop = voice.symbols.index(".")
     assert [piece[-1] == full_stop for piece in pieces] == [True, True, False, False, False]
-    options = {"sigma": 0.0, "max_decoder_steps": 5}
+    options: dict[str, Any] = {"sigma": 0.0, "max_decoder_steps": 5}
     first, long, last = next(voice.batches(["Before.", line, "After."], batch_size=3, **options))
     assert (first.num_pieces, long.num_pieces, last.num_pieces) == (1, 5, 1)
     assert long.alignment.shape == (long.mel.shape[1], len(ids))
     assert len(long.audio) == 256 * long.mel.shape[1] > 256 * first.mel.shape[1]
-    assert long.stats["latency"] == pytest.approx(
-        sum(long.stats[f"{part}_latency"] for part in ("tacotron2", "waveglow", "denoiser"))
-    )
+    latencies: list[float] = [long.stats[f"{part}_latency"] for part in ("tacotron2", "waveglow", "denoiser")]
+    assert long.stats["latency"] == pytest.approx(sum(latencies))
     assert long.stats.keys() == first.stats.keys()
     assert long.stats["tacotron2_items_per_sec"] == pytest.approx(long.mel.shape[1] / long.stats["tacotron2_latency"])
     torch.testing.assert_close(last.audio, voice.speak("After.", **options).audio, atol=1e-4, rtol=0)
@@ -213,8 +215,8 @@ def test_a_long_line_is_spoken_in_pieces(tacotron2_run: Path, waveglow_run: Path
     assert re.search(r"phrases.txt:2: a long line, synthesized in \d+ pieces into 0001.wav", result.stdout)
 
 
-def test_int8_speaks_nearly_the_same(tacotron2_run: Path):
-    """Without dropout, so that both hear the same frames."""
+def test_int8_speaks_nearly_the_same(tacotron2_run: Path) -> None:
+    """Without dropout, the int8 mel differs from the fp32 mel only slightly."""
     voices = [
         Synthesizer.load(tacotron2_run, precision=precision, device="cpu", prenet_dropout=0.0)
         for precision in ("fp32", "int8")
@@ -229,7 +231,7 @@ def test_int8_speaks_nearly_the_same(tacotron2_run: Path):
 
 
 def process_state() -> dict[str, object]:
-    """What belongs to the whole process, and so to the program that uses this library."""
+    """Return the state of the whole process, which belongs to the program that uses this library."""
     return {
         "torch": torch.get_rng_state().tolist(),
         "numpy": str(np.random.get_state()),
@@ -247,10 +249,10 @@ def shipped() -> Synthesizer:
     return Synthesizer.load(voice / "tacotron2.safetensors", voice / "waveglow.safetensors", device="cpu")
 
 
-def test_two_threads_get_what_each_gets_alone(shipped: Synthesizer):
-    """Bit for bit, dropout and noise included: 2 x 20 phrases of about a second by the voice that ships.
+def test_two_threads_get_what_each_gets_alone(shipped: Synthesizer) -> None:
+    """The results are equal bit for bit, dropout and noise included, for 2 x 20 phrases of about a second.
 
-    It takes 10 seconds: 80 phrases are what makes an overlap of the same operation in both threads likely.
+    It takes 10 seconds: only 80 phrases make it likely that both threads run the same operation at the same time.
     """
 
     def speak(seed: int) -> list[torch.Tensor]:
@@ -269,7 +271,7 @@ def test_two_threads_get_what_each_gets_alone(shipped: Synthesizer):
         assert all(map(torch.equal, first, second))
 
 
-def test_loading_leaves_the_process_alone(tacotron2_run: Path, waveglow_run: Path):
+def test_loading_leaves_the_process_alone(tacotron2_run: Path, waveglow_run: Path) -> None:
     before = process_state()
     for precision in ("fp32", "int8"):
         Synthesizer.load(tacotron2_run, waveglow_run, device="cpu", precision=precision)
@@ -277,7 +279,7 @@ def test_loading_leaves_the_process_alone(tacotron2_run: Path, waveglow_run: Pat
     assert process_state() == before
 
 
-def test_a_vocoder_alone_depends_on_the_generator_alone(shipped: Synthesizer):
+def test_a_vocoder_alone_depends_on_the_generator_alone(shipped: Synthesizer) -> None:
     mel = shipped.speak("Hello.", max_decoder_steps=30).mel
     first, again, other = (shipped.vocoder(mel, torch.Generator().manual_seed(seed))[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)
@@ -287,7 +289,7 @@ def test_a_vocoder_alone_depends_on_the_generator_alone(shipped: Synthesizer):
 # ---- mels for WaveGlow to train on ----
 
 
-def test_predicted_mels_are_the_models_beside_the_recordings(corpus: Path, tacotron2_run: Path, tmp_path: Path):
+def test_predicted_mels_are_the_models_beside_the_recordings(corpus: Path, tacotron2_run: Path, tmp_path: Path) -> None:
     voice = Synthesizer.load(tacotron2_run, device="cpu", prenet_dropout=0.0, p_own_frames=0.0)
     data = DataConfig(root=str(corpus), mel_dir=str(corpus / "mels"))
     dataset = TextMelDataset(str(corpus / "filelists" / "train.txt"), data, voice.audio, voice.symbols)
@@ -302,7 +304,7 @@ def test_predicted_mels_are_the_models_beside_the_recordings(corpus: Path, tacot
         torch.testing.assert_close(torch.from_numpy(mels.load(clip)), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_waveglow_trains_on_predicted_mels(corpus: Path, tacotron2_run: Path, tmp_path: Path):
+def test_waveglow_trains_on_predicted_mels(corpus: Path, tacotron2_run: Path, tmp_path: Path) -> None:
     output = tmp_path / "predicted"
     command = ("scripts/predict_mels.py", f"tacotron2={tacotron2_run}", f"data.root={corpus}", f"output={output}")
     assert "8 predicted mels" in run_here(*command, "batch_size=3", "device=cpu").stdout

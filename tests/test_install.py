@@ -1,10 +1,13 @@
-"""Installed, the project works from another directory, beside a program's own packages of the same names."""
+"""The installed project works from another directory, next to a program's own packages of the same names."""
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from pathlib import Path
 
@@ -24,21 +27,27 @@ print(common.MINE, len(voice.speak("Hello.", max_decoder_steps=40).audio) > 1000
 """
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a new environment that has this project, and sees the dependencies of this environment."""
+@pytest.fixture(scope="module", params=["editable", pytest.param("copied", marks=pytest.mark.slow)])
+def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a new environment with this project installed and the dependencies of the current environment."""
     root = tmp_path_factory.mktemp("environment")
     venv.create(root, symlinks=True)
     here = sysconfig.get_path("purelib")
     (Path(sysconfig.get_path("purelib", vars={"base": str(root)})) / "dependencies.pth").write_text(here + "\n")
     python = root / "bin" / "python"
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps"]
-    subprocess.run([*command, "--no-build-isolation", "--editable", str(REPOSITORY)], check=True)
+    if request.param == "editable":
+        source = ["--editable", str(REPOSITORY)]
+    else:
+        source = [str(tmp_path_factory.mktemp("source") / "repository")]  # a copy, since building writes to it
+        ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "runs", "*.egg-info", "demo", "tests")
+        shutil.copytree(REPOSITORY, source[0], ignore=ignored)
+    subprocess.run([*command, "--no-build-isolation", *source], check=True)
     return python
 
 
-def test_a_program_with_its_own_common_speaks(python: Path, tmp_path: Path):
-    """It takes 5 seconds or more: an installation, and the imports of a new process."""
+def test_a_program_with_its_own_common_speaks(python: Path, tmp_path: Path) -> None:
+    """This takes 5 seconds or more, for an installation and the imports of a new process."""
     (tmp_path / "common").mkdir()
     (tmp_path / "common" / "__init__.py").write_text("MINE = 'mine'\n")
     (tmp_path / "program.py").write_text(PROGRAM)
@@ -46,8 +55,8 @@ def test_a_program_with_its_own_common_speaks(python: Path, tmp_path: Path):
     assert result.stdout.split() == ["mine", "True", "tacotron2_waveglow.common.audio"], result.stderr
 
 
-def test_every_package_is_listed(python: Path):
-    """A room that pyproject.toml forgets would be missing where the project is installed."""
+def test_every_package_is_listed(python: Path) -> None:
+    """A package that pyproject.toml does not list would be missing from the installed project."""
     code = (
         "import pkgutil, tacotron2_waveglow as top\n"
         "print(*sorted(m.name for m in pkgutil.walk_packages(top.__path__, 'tacotron2_waveglow.') if m.ispkg\n"
@@ -58,3 +67,16 @@ def test_every_package_is_listed(python: Path):
     found = result.stdout.split()
     assert len(found) > 10, result.stderr
     assert [name for name in found if f'"{name}",' not in pyproject] == []
+
+
+def test_extras_hold_what_the_requirement_files_pin() -> None:
+    """Messages name the extras, make installs the requirement files: both must have the same packages."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    parts = {"": project["dependencies"]} | {
+        f"-{name}": extra for name, extra in project["optional-dependencies"].items()
+    }
+    for part, requirements in parts.items():
+        pinned = set(re.findall(r"^([\w-]+)==", (REPOSITORY / f"requirements{part}.txt").read_text(), re.MULTILINE))
+        names = {re.match(r"[\w-]+", requirement)[0] for requirement in requirements} - {"setuptools"}  # a venv has it
+        assert names <= pinned
+        assert part == "-eval" or pinned - names <= {"triton"}  # requirements-eval.txt has the packages that these need

@@ -1,4 +1,4 @@
-"""The ONNX export equals PyTorch, and speaks without it."""
+"""The ONNX export computes what PyTorch does, and synthesizes without PyTorch."""
 
 import json
 import subprocess
@@ -20,6 +20,7 @@ from tacotron2.model import Tacotron2, Tacotron2Config
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import fails_with, run_here
 from tests.helpers.golden import golden, golden_path
+from tests.helpers.waveglow import randomize_couplings
 from waveglow.model import WaveGlow, WaveGlowConfig
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -28,15 +29,14 @@ EXPORT, SPEAK = "scripts/export_onnx.py", "scripts/speak_onnx.py"
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The golden Tacotron 2, its prenet without dropout, and a small WaveGlow, both in PyTorch and as ONNX."""
+    """The golden Tacotron 2 without prenet dropout and a small WaveGlow, each as a PyTorch checkpoint and as ONNX."""
     directory = tmp_path_factory.mktemp("onnx")
     state = interchange.load(golden_path("dle_tacotron2.pt"), MODELS.values())
     state.model_config["prenet_dropout"] = 0.0
     checkpoints.save(directory / "tacotron2.pt", state)
     torch.manual_seed(0)
     waveglow = WaveGlow(WaveGlowConfig(n_flows=6, n_early_every=2, n_layers=2, n_channels=8))
-    for wn in waveglow.WN:
-        torch.nn.init.normal_(wn.end.weight, std=0.1)
+    randomize_couplings(waveglow)
     torch.save(waveglow.state_dict(), directory / "waveglow.pt")
     result = run_here(
         EXPORT, f"tacotron2={directory / 'tacotron2.pt'}", f"waveglow={directory / 'waveglow.pt'}",
@@ -46,8 +46,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_free_running_equals_the_reference(exported: Path):
-    """All 37 steps of the loop in numpy give the mel that the reference computed."""
+def test_free_running_equals_the_reference(exported: Path) -> None:
+    """37 steps of the NumPy decoder loop give the mel that the reference computed."""
     from synthesis.onnx.voice import Voice
 
     voice = Voice(exported / "export")
@@ -58,7 +58,7 @@ def test_free_running_equals_the_reference(exported: Path):
         np.testing.assert_allclose(mel[0], expected[row], atol=1e-3, rtol=0)
 
 
-def test_waveglow_equals_pytorch(exported: Path):
+def test_waveglow_equals_pytorch(exported: Path) -> None:
     from synthesis.onnx.voice import Voice
 
     voice = Voice(exported / "export")
@@ -69,7 +69,7 @@ def test_waveglow_equals_pytorch(exported: Path):
     np.testing.assert_allclose(theirs, ours.numpy(), atol=1e-3, rtol=0)
 
 
-def test_the_postnet_gives_mels_of_a_normalized_model(tmp_path: Path):
+def test_the_postnet_gives_mels_of_a_normalized_model(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Tacotron2(Tacotron2Config(postnet_embedding_dim=8, mel_mean=-5.0, mel_std=2.0)).eval()
     model.postfilter.gain.uniform_(1, 2)
@@ -85,16 +85,15 @@ def test_the_postnet_gives_mels_of_a_normalized_model(tmp_path: Path):
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-4, rtol=0)
 
 
-def test_the_small_kind_of_waveglow(tmp_path: Path):
-    """Separable layers, an encoder of the mel, large groups that overlap."""
+def test_the_small_kind_of_waveglow(tmp_path: Path) -> None:
+    """A WaveGlow with separable layers, a mel encoder, large groups and the MDCT."""
     torch.manual_seed(0)
     config = WaveGlowConfig(
         n_flows=4, n_group=128, n_early_every=2, n_early_size=16, n_layers=2, n_channels=8, separable=True,
         encoder_dim=6, mdct=True,
     )  # fmt: skip
     model = WaveGlow(config).eval()
-    for wn in model.WN:
-        torch.nn.init.normal_(wn.end.weight, std=0.1)
+    randomize_couplings(model)
     inputs = {"mel": torch.randn(2, 80, 7), "z": torch.randn(2, 128, 14)}
     export(tmp_path / "waveglow.onnx", WaveGlowGraph(model), inputs, ["audio"], model)
     session = onnxruntime.InferenceSession(tmp_path / "waveglow.onnx")
@@ -104,9 +103,9 @@ def test_the_small_kind_of_waveglow(tmp_path: Path):
         np.testing.assert_allclose(audio, model.infer(mel, 1.0, z).numpy(), atol=1e-4, rtol=0)
 
 
-def test_it_speaks_without_pytorch(exported: Path, tmp_path: Path):
+def test_it_speaks_without_pytorch(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "phrases.txt").write_text("Hello there.\n\n###\nThe second one.\n")
-    # torch in sys.modules as None: importing it fails
+    # with None for torch in sys.modules, importing it fails
     code = "import sys, runpy; sys.modules['torch'] = None; sys.argv = sys.argv[1:]"
     code += "; sys.path.insert(0, 'scripts'); runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [SPEAK, exported / "export", tmp_path / "phrases.txt", tmp_path / "out", "--max-steps", "9"]
@@ -122,7 +121,7 @@ def test_it_speaks_without_pytorch(exported: Path, tmp_path: Path):
     assert audio.any()
 
 
-def test_mistakes(exported: Path, tmp_path: Path):
+def test_mistakes(exported: Path, tmp_path: Path) -> None:
     models = f"tacotron2={exported / 'tacotron2.pt'}", f"waveglow={exported / 'waveglow.pt'}"
     fails_with(run_here(EXPORT, *models, f"output={exported / 'export'}", expect=1), "encoder.onnx exists already")
     fails_with(run_here(EXPORT, *models, expect=1), "output=VALUE")

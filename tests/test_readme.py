@@ -1,4 +1,4 @@
-"""The README's commands are true: every one composes, and the recipe for own recordings runs as written."""
+"""The README's commands are valid, and its recipe for your own recordings runs as written."""
 
 import re
 import shlex
@@ -44,12 +44,12 @@ def block_with(text: str) -> list[str]:
     return next(block for block in BLOCKS if any(text in line for line in block))
 
 
-def test_it_opens_with_the_two_commands():
+def test_it_opens_with_the_two_commands() -> None:
     assert [line.split("#")[0].strip() for line in BLOCKS[0]] == ["make demo", "make test"]
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS)))
-def test_every_command_is_valid(command: str):
+def test_every_command_is_valid(command: str) -> None:
     words = shlex.split(command)
     while "=" in words[0]:
         words.pop(0)
@@ -64,7 +64,7 @@ def test_every_command_is_valid(command: str):
     elif script == "train.py":
         options = words[words.index(script) + 1 :]
         values = composed("train", *[_quoted(o) for o in options if not o.startswith("debug=")])
-        if any(option.startswith("debug=") for option in options):  # sets run_dir itself; test_config composes them
+        if any(option.startswith("debug=") for option in options):  # these set run_dir; test_config composes them
             values["run_dir"] = "runs/debug"
         build_task(from_dict(TrainConfig, values))
     elif script in CONFIGS:
@@ -73,12 +73,12 @@ def test_every_command_is_valid(command: str):
     elif script is not None:
         load_script(Path(script).stem).parser().parse_args(words[2:])
     else:
-        assert words[0] in ("source", "tensorboard", "kubectl", "pip"), f"{command}: teach this test to check it"
+        assert words[0] in ("source", "tensorboard", "kubectl", "pip"), f"{command}: no check for this command"
 
 
-def test_files_and_options_it_names_exist():
+def test_files_and_options_it_names_exist() -> None:
     for name in re.findall(r"`((?:[\w/]+/)?[\w]+\.(?:py|sh|md|txt))`", README):
-        if name not in ("phrases.txt", "preprocess_audio2mel.py"):  # the user's, the reference's
+        if name not in ("phrases.txt", "preprocess_audio2mel.py"):  # files of the user and of the reference
             found = (REPOSITORY / name).exists() or list(REPOSITORY.glob(f"scripts/{name}"))
             found = found or list(REPOSITORY.glob(f"*/{name}"))
             assert found, name
@@ -88,8 +88,8 @@ def test_files_and_options_it_names_exist():
             assert (REPOSITORY / "conf" / group / f"{choice}.yaml").exists(), (group, choice)
 
 
-def test_own_recordings_as_written(tmp_path: Path):
-    """The recipe on a corpus of 44.1 kHz clips, with tiny models and few steps."""
+def test_own_recordings_as_written(tmp_path: Path) -> None:
+    """Run the recipe on a corpus of 44.1 kHz clips, with tiny models and few steps."""
     import soundfile
 
     root = write_corpus(tmp_path / "my_voice")
@@ -121,7 +121,7 @@ def test_own_recordings_as_written(tmp_path: Path):
     assert voice.speak(text[1], max_decoder_steps=3).audio.ndim == 1
 
 
-def test_conversions_as_written(waveglow_run: Path, tmp_path: Path):
+def test_conversions_as_written(waveglow_run: Path, tmp_path: Path) -> None:
     shutil.copy(golden_path("nvidia_waveglow_pickled.pt"), tmp_path / "waveglow_256channels.pt")
     shutil.copytree(waveglow_run, tmp_path / "runs/waveglow")
     for line in block_with("convert_checkpoint.py waveglow_256channels.pt"):

@@ -1,4 +1,4 @@
-"""Tacotron 2: the reference's numbers, and what the reference gets wrong."""
+"""Tacotron 2 reproduces the reference's numbers, and is correct where the reference is not."""
 
 import dataclasses
 
@@ -21,13 +21,13 @@ def model_like(model: Tacotron2, config: Tacotron2Config) -> Tacotron2:
     return other
 
 
-def test_parameter_count():
+def test_parameter_count() -> None:
     with torch.device("meta"):
         model = Tacotron2(Tacotron2Config())
     assert sum(p.numel() for p in model.parameters()) == 28_193_153
 
 
-def test_golden_teacher_forced():
+def test_golden_teacher_forced() -> None:
     io, inputs = golden_inputs()
     with torch.no_grad():
         output = golden_model().eval()(*inputs)
@@ -37,7 +37,7 @@ def test_golden_teacher_forced():
     torch.testing.assert_close(tacotron2_loss(output, io["mel"], io["mel_lengths"])["loss"], io["loss"])
 
 
-def test_golden_free_running():
+def test_golden_free_running() -> None:
     io, inputs = golden_inputs()
     speech = golden_model(gate_threshold=2.0).eval().infer(inputs[0], inputs[1], 37)
     torch.testing.assert_close(speech.mel_postnet, io["infer_mel_postnet"], atol=1e-4, rtol=0)
@@ -45,7 +45,7 @@ def test_golden_free_running():
     assert speech.mel_lengths.tolist() == [37, 37, 37]
 
 
-def test_golden_gradients():
+def test_golden_gradients() -> None:
     io, inputs = golden_inputs()
     model = golden_model().train()
     loss = tacotron2_loss(model(*inputs), io["mel"], io["mel_lengths"])["loss"]
@@ -56,12 +56,12 @@ def test_golden_gradients():
     assert expected.keys() == {name for name, _ in model.named_parameters()}
     for name, parameter in model.named_parameters():
         largest = expected[name].abs().max().item()
-        # A bias in front of BatchNorm has no gradient but rounding noise, 1e-8 here.
+        # The gradient of a bias before BatchNorm is only rounding noise, 1e-8 here.
         assert (parameter.grad - expected[name]).abs().max().item() <= max(1e-4 * largest, 1e-6), name
 
 
 @pytest.mark.parametrize(("frames_per_step", "mel_mean"), [(1, 0.0), (2, -5.0), (3, 0.0)])
-def test_padding_changes_nothing(frames_per_step: int, mel_mean: float):
+def test_padding_changes_nothing(frames_per_step: int, mel_mean: float) -> None:
     model = model_of(dataclasses.replace(TINY, n_frames_per_step=frames_per_step, mel_mean=mel_mean)).eval()
     text, text_lengths, mel, mel_lengths = ragged_batch()
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_padding_changes_nothing(frames_per_step: int, mel_mean: float):
             assert together.alignment[i, :, num_symbols:].eq(0).all()
 
 
-def test_padding_changes_nothing_free_running():
+def test_padding_changes_nothing_free_running() -> None:
     model = model_of(TINY).eval()
     text, text_lengths, _, _ = ragged_batch()
     together = model.infer(text, text_lengths)
@@ -89,8 +89,8 @@ def test_padding_changes_nothing_free_running():
         torch.testing.assert_close(together.mel_postnet[i, :, :num_frames], alone.mel_postnet[0])
 
 
-def test_normalized_mels():
-    """mel_mean and mel_std: the same model beside mels that were normalized before."""
+def test_normalized_mels() -> None:
+    """With mel_mean and mel_std, raw mels give what the same model gives for normalized ones."""
     plain = model_of(TINY).eval()
     model = model_of(dataclasses.replace(TINY, mel_mean=-5.0, mel_std=2.0)).eval()
     text, text_lengths, mel, mel_lengths = ragged_batch()
@@ -106,13 +106,13 @@ def test_normalized_mels():
     torch.testing.assert_close(found.mel_postnet, (2 * expected.mel_postnet - 5) * inside)
 
 
-def test_postfilter_gives_back_the_variance():
-    """What was measured on mels that lack detail is given back to others that lack it; of itself it does nothing."""
+def test_postfilter_gives_back_the_variance() -> None:
+    """Gains measured on smoothed mels restore the variance of other smoothed mels; unmeasured, it is the identity."""
     torch.manual_seed(0)
     postfilter, basis = Postfilter(16), cosines(16)
     torch.testing.assert_close(basis @ basis.T, torch.eye(16))
     recorded, others = 2 * torch.randn(16, 4000) - 5, 2 * torch.randn(16, 4000) - 5
-    share = torch.linspace(1, 0.4, 16).unsqueeze(1)  # of each coefficient's deviation that a model has
+    share = torch.linspace(1, 0.4, 16).unsqueeze(1)  # of each coefficient's deviation that the predicted mels keep
 
     def smoothed(mel: Tensor) -> Tensor:
         return basis.T @ (share * (basis @ (mel + 5))) - 5
@@ -129,11 +129,11 @@ def test_postfilter_gives_back_the_variance():
     half = postfilter.bfloat16()(others.bfloat16())
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), postfilter.float()(others), rtol=0.05, atol=0.1)
-    postfilter.measure(torch.full((16, 5), -5.0), recorded)  # a model that has learned nothing
+    postfilter.measure(torch.full((16, 5), -5.0), recorded)  # constant mels of a model that has learned nothing
     assert postfilter.gain.max() == MAX_GAIN
 
 
-def test_speech_is_sharpened():
+def test_speech_is_sharpened() -> None:
     model = model_of(TINY).eval()
     text, text_lengths, _, _ = ragged_batch()
     plain = model.infer(text, text_lengths)
@@ -144,7 +144,7 @@ def test_speech_is_sharpened():
     torch.testing.assert_close(sharp.mel_postnet, model.postfilter(plain.mel_postnet) * inside)
 
 
-def test_own_frames_in_place_of_the_teachers():
+def test_own_frames_in_place_of_the_teachers() -> None:
     model = model_of(dataclasses.replace(TINY, n_frames_per_step=2, p_own_frames=0.25)).train()
     torch.manual_seed(0)
     text, lengths, mel = torch.randint(1, 148, (8, 9)), torch.full((8,), 9), torch.randn(8, 20, 100)
@@ -153,7 +153,7 @@ def test_own_frames_in_place_of_the_teachers():
     mixed = model._with_own_frames(memory, lengths, mel, 0.25)
     assert not mixed.requires_grad
     from_teacher, from_model = ((mixed == frames).unflatten(2, (50, 2)).all(3).all(1) for frames in (mel, own))
-    assert (from_teacher ^ from_model).all()  # whole steps
+    assert (from_teacher ^ from_model).all()  # per decoder step, never mixed within one
     assert 0.15 < from_model.float().mean() < 0.35
     mel_lengths = torch.full((8,), 100)
     teacher_forced = dataclasses.replace(model.config, p_own_frames=0.0)
@@ -162,7 +162,7 @@ def test_own_frames_in_place_of_the_teachers():
     assert torch.equal(model.eval()(*batch).mel, model_like(model, teacher_forced).eval()(*batch).mel)
 
 
-def test_loss_ignores_padding():
+def test_loss_ignores_padding() -> None:
     model = model_of(TINY).eval()
     text, text_lengths, mel, mel_lengths = ragged_batch()
     with torch.no_grad():
@@ -174,8 +174,8 @@ def test_loss_ignores_padding():
 
 @pytest.mark.parametrize("frames_per_step", [1, 2, 3])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_trains_and_speaks(frames_per_step: int, batch: int):
-    """Every parameter gets a gradient, with any frames per step, also in a batch of one."""
+def test_trains_and_speaks(frames_per_step: int, batch: int) -> None:
+    """Every parameter gets a gradient with any number of frames per step, also in a batch of one."""
     model = model_of(dataclasses.replace(TINY, n_frames_per_step=frames_per_step)).train()
     text, text_lengths, mel, mel_lengths = (x[:batch] for x in ragged_batch())
     output = model(text, text_lengths, mel, mel_lengths)
@@ -189,24 +189,24 @@ def test_trains_and_speaks(frames_per_step: int, batch: int):
     assert int(speech.mel_lengths.max()) <= 5 * frames_per_step
 
 
-def test_gate_target_marks_the_last_step():
+def test_gate_target_marks_the_last_step() -> None:
     assert gate_target(torch.tensor([4, 6]), 7, 1).tolist() == [[0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1]]
     assert gate_target(torch.tensor([4, 6]), 7, 3).tolist() == [[0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1]]
 
 
-def test_stop_frame_is_kept_and_rows_stop_alone(monkeypatch: pytest.MonkeyPatch):
-    """The frame at which the gate opens is spoken; a row that goes on to the limit is `truncated`, the other not."""
+def test_stop_frame_is_kept_and_rows_stop_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frame at which the gate opens is kept; only a row that reaches the limit is `truncated`."""
     model = model_of(TINY).eval()
     text, text_lengths, _, _ = ragged_batch()
     free = model.infer(text, text_lengths, 12)
     calls = iter(range(100))
 
     def gate(output: Tensor) -> Tensor:
-        step = next(calls)  # row 0 opens at its third step, row 1 at its fifth, row 2 never
+        step = next(calls)  # the gate of row 0 opens at step 3, of row 1 at step 5, of row 2 never
         return torch.tensor([[step - 1.5], [step - 3.5], [-1.0]])
 
     monkeypatch.setattr(model.decoder.gate_layer, "forward", gate)
-    model.decoder.fused = False  # tests/test_free_running.py compares the other way with this one
+    model.decoder.fused = False  # tests/test_free_running.py compares the packed decoder with this one
     speech = model.infer(text, text_lengths, 12)
     assert speech.mel_lengths.tolist() == [3, 5, 12]
     assert speech.truncated.tolist() == [False, False, True]
@@ -214,7 +214,7 @@ def test_stop_frame_is_kept_and_rows_stop_alone(monkeypatch: pytest.MonkeyPatch)
     assert speech.mel_postnet[0, :, 3:].eq(0).all()
 
 
-def test_prenet_dropout_is_on_in_eval_mode():
+def test_prenet_dropout_is_on_in_eval_mode() -> None:
     text, text_lengths, _, _ = ragged_batch()
     random = model_of(dataclasses.replace(TINY, prenet_dropout=0.5)).eval()
     assert not torch.equal(
@@ -226,7 +226,7 @@ def test_prenet_dropout_is_on_in_eval_mode():
     assert torch.equal(first, random.infer(text, text_lengths, 4).mel_postnet)
 
 
-def test_bad_sizes_are_refused():
+def test_bad_sizes_are_refused() -> None:
     with pytest.raises(UserError, match="n_frames_per_step=0"):
         Tacotron2Config(n_frames_per_step=0)
     with pytest.raises(UserError, match=r"encoder_kernel_size=4.*odd"):

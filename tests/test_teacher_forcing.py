@@ -1,7 +1,8 @@
-"""The decoder's loops with their hand-written backward passes equal autograd through the step-by-step decoder."""
+"""The decoder's loops and their hand-written backward passes equal autograd through the step-by-step decoder."""
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,9 @@ from tests.helpers.tacotron2 import TINY, golden_inputs, golden_model, model_of,
 
 @pytest.mark.parametrize("frames_per_step", [1, 3])
 @pytest.mark.parametrize("training", [True, False])
-def test_equal_to_the_step_by_step_decoder(training: bool, frames_per_step: int):
-    """In float64, with padding, with and without dropout: outputs and every gradient."""
-    dropout = {name: 0.3 for name in ("p_attention_dropout", "p_decoder_dropout", "prenet_dropout")}
+def test_equal_to_the_step_by_step_decoder(training: bool, frames_per_step: int) -> None:
+    """Outputs and all gradients are equal in float64, with padding, with and without dropout."""
+    dropout: dict[str, Any] = {name: 0.3 for name in ("p_attention_dropout", "p_decoder_dropout", "prenet_dropout")}
     config = dataclasses.replace(TINY, **dropout, n_frames_per_step=frames_per_step)
     model = model_of(config).double().train(training)
     text, text_lengths, mel, mel_lengths = ragged_batch()
@@ -30,8 +31,8 @@ def test_equal_to_the_step_by_step_decoder(training: bool, frames_per_step: int)
         torch.testing.assert_close(fast_gradients[name], gradient, atol=1e-7, rtol=1e-7, msg=name)
 
 
-def test_gradcheck():
-    """Every input's gradient against differences."""
+def test_gradcheck() -> None:
+    """The gradients of all inputs equal finite differences."""
     torch.manual_seed(0)
     steps, batch, length, size, memory_dim, dim, taps, width = 3, 2, 5, 3, 4, 3, 3, 2
 
@@ -39,7 +40,14 @@ def test_gradcheck():
         return torch.randn(*shape, dtype=torch.float64).requires_grad_()
 
     kept = torch.rand(steps, batch, size) > 0.3
-    lstm = (random(steps, batch, width), random(4 * size, width), random(4 * size, size), random(4 * size), kept, 1.4)
+    lstm: Any = (
+        random(steps, batch, width),
+        random(4 * size, width),
+        random(4 * size, size),
+        random(4 * size),
+        kept,
+        1.4,
+    )
     assert torch.autograd.gradcheck(LSTMLoop.apply, lstm)
     padding = torch.zeros(batch, length, dtype=torch.bool)
     padding[1, 3:] = True
@@ -48,11 +56,11 @@ def test_gradcheck():
         keys=random(batch, length, dim), padding=padding, w_query=random(dim, size),
         w_location=random(dim, 2, taps), v=random(dim), kept=kept,
     )  # fmt: skip
-    attention = (random(steps, batch, width), random(4 * size, width), random(4 * size), 1.4, *weights)
+    attention: Any = (random(steps, batch, width), random(4 * size, width), random(4 * size), 1.4, *weights)
     assert torch.autograd.gradcheck(AttentionLoop.apply, attention)
 
 
-def test_bidirectional_equals_packed_sequences():
+def test_bidirectional_equals_packed_sequences() -> None:
     torch.manual_seed(0)
     lstm = torch.nn.LSTM(6, 5, batch_first=True, bidirectional=True).double()
     x, lengths = torch.randn(4, 9, 6, dtype=torch.float64).requires_grad_(), torch.tensor([9, 1, 4, 7])
@@ -70,7 +78,7 @@ def test_bidirectional_equals_packed_sequences():
         torch.testing.assert_close(gradient, other)
 
 
-def test_the_golden_gradients_of_the_reference_hold_for_both():
+def test_the_golden_gradients_of_the_reference_hold_for_both() -> None:
     io, batch = golden_inputs()
     model = golden_model().eval()
     for fused in (False, True):
@@ -79,7 +87,7 @@ def test_the_golden_gradients_of_the_reference_hold_for_both():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast(dtype: torch.dtype):
+def test_autocast(dtype: torch.dtype) -> None:
     model = model_of(TINY)
     batch = ragged_batch()
     exact = model(*batch)
@@ -91,7 +99,7 @@ def test_autocast(dtype: torch.dtype):
     assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
 
 
-def test_a_kept_graph_gives_the_same_gradients_again():
+def test_a_kept_graph_gives_the_same_gradients_again() -> None:
     model = model_of(TINY)
     loss = model(*ragged_batch()).mel.square().sum()
     weights = list(model.decoder.parameters())
@@ -101,7 +109,7 @@ def test_a_kept_graph_gives_the_same_gradients_again():
         assert (a is None and b is None) or torch.equal(a, b)
 
 
-def test_a_training_run_has_the_same_losses_either_way(corpus: Path, tmp_path: Path):
+def test_a_training_run_has_the_same_losses_either_way(corpus: Path, tmp_path: Path) -> None:
     for name, fused in (("plain", False), ("fast", True)):
         trainer = make_trainer(corpus, tmp_path / name, "tacotron2", "trainer.max_steps=6")
         trainer.state.model.decoder.fused = fused

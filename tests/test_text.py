@@ -1,10 +1,12 @@
-"""The text front end: the published ids, how numbers are read, and the policies for text that cannot be read."""
+"""The text front end: the published ids, how numbers are read, and what happens to unreadable text."""
 
+import importlib.util
 import json
 import random
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 from measure_cleaners import disagreements, number_rows, words
@@ -26,7 +28,7 @@ GOLDEN_EXCEPTIONS = {"The number 1,234 is odd?": "the number one thousand two hu
 # The symbol table and the published ids
 
 
-def test_symbol_table_is_the_published_one():
+def test_symbol_table_is_the_published_one() -> None:
     assert len(SYMBOLS) == len(set(SYMBOLS)) == 148
     assert "".join(SYMBOLS[:12]) == "_-!'(),.:;? "
     expected = {"_": 0, "-": 1, "!": 2, " ": 11, "A": 12, "Z": 37, "a": 38, "z": 63, "@AA": 64, "@AA0": 65, "@ZH": 147}
@@ -35,7 +37,7 @@ def test_symbol_table_is_the_published_one():
 
 
 @pytest.mark.parametrize("row", GOLDEN, ids=[row["text"][:30] for row in GOLDEN])
-def test_golden_ids_of_the_reference(row):
+def test_golden_ids_of_the_reference(row: dict[str, Any]) -> None:
     text = row["text"]
     if text in GOLDEN_EXCEPTIONS:
         assert ids_to_text(text_to_ids(text)) == GOLDEN_EXCEPTIONS[text]
@@ -44,7 +46,7 @@ def test_golden_ids_of_the_reference(row):
         assert text_to_ids(text) == row["ids"]
 
 
-def test_golden_exceptions_are_all_in_the_golden_file():
+def test_golden_exceptions_are_all_in_the_golden_file() -> None:
     assert set(GOLDEN_EXCEPTIONS) <= {row["text"] for row in GOLDEN}
 
 
@@ -192,21 +194,21 @@ READINGS = {
     ("written", "spoken"),
     [pytest.param(*case, id=f"{family}: {case[0]}") for family, cases in READINGS.items() for case in cases],
 )
-def test_english_is_read_as_people_read_it(written, spoken):
+def test_english_is_read_as_people_read_it(written: str, spoken: str) -> None:
     assert english_cleaners(written) == spoken
 
 
-def test_readings_agree_with_a_human_reader():
+def test_readings_agree_with_a_human_reader() -> None:
     rows = number_rows(HERE / "data" / "ljspeech_numbers.csv")
     assert len(rows) > 700
     assert 1 - len(disagreements(rows)) / len(rows) >= 0.95
 
 
-def test_agreement_compares_words_only():
+def test_agreement_compares_words_only() -> None:
     assert words("At 'eleven:forty-five', A.M.") == ["at", "eleven", "forty", "five", "am"]
 
 
-def test_spelling_out_of_context():
+def test_spelling_out_of_context() -> None:
     assert [in_pairs(n) for n in ("605", "1000", "1900", "2003")] == [
         "six oh five",
         "one thousand",
@@ -221,34 +223,34 @@ def test_spelling_out_of_context():
 # Spaces, cleaners, symbols
 
 
-def test_whitespace_is_collapsed_and_stripped():
+def test_whitespace_is_collapsed_and_stripped() -> None:
     assert text_to_ids(" \tHello,\n\n world \n") == text_to_ids("hello, world")
     assert text_to_ids('a " b') == text_to_ids("a b")
     assert text_to_ids("hello\n")[-1] == SYMBOL_TO_ID["o"]
 
 
 @pytest.mark.parametrize("text", ["", " \n\t", '""', "{}", "{ }"])
-def test_empty_text_has_no_ids(text):
+def test_empty_text_has_no_ids(text: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert text_to_ids(text) == []
 
 
-def test_unknown_cleaner_is_named_with_the_choices():
+def test_unknown_cleaner_is_named_with_the_choices() -> None:
     with pytest.raises(ValueError, match=r"'englsh_cleaners'.*did you mean 'english_cleaners'"):
         text_to_ids("hello", "englsh_cleaners")
     with pytest.raises(ValueError, match="nope"):
         text_to_ids("", ["english_cleaners", "nope"])
 
 
-def test_other_cleaners():
+def test_other_cleaners() -> None:
     assert clean_text("Der  Größe", "basic_cleaners") == "der größe"
     assert clean_text("Der  Größe", "transliteration_cleaners") == "der grosse"
     assert clean_text("Größe 2", ["transliteration_cleaners", "english_cleaners"]) == "grosse two"
     assert clean_text("Größe 2", []) == "Größe 2"
 
 
-def test_only_to_ascii_uses_unidecode():
+def test_only_to_ascii_uses_unidecode() -> None:
     folder = HERE.parent / "tacotron2" / "text"
     uses = [
         line for path in folder.glob("*.py") for line in path.read_text().splitlines() if "import unidecode" in line
@@ -257,14 +259,14 @@ def test_only_to_ascii_uses_unidecode():
     assert to_ascii("café £5", keep="£") == "cafe £5"
 
 
-def test_another_symbol_table():
+def test_another_symbol_table() -> None:
     symbols = ["_", " ", "ä", "b"]
     assert text_to_ids("Bä b", "basic_cleaners", symbols) == [3, 2, 1, 3]
     assert ids_to_text([3, 2, 1, 3, 0], symbols) == "bä b"
     assert encode("bäcker {B}", "basic_cleaners", symbols).dropped == ["c", "k", "e", "r", "@B"]
 
 
-def test_ids_to_text_is_the_inverse():
+def test_ids_to_text_is_the_inverse() -> None:
     text = "doctor {HH AW1 S}, (a-b): 'c'; d!"
     assert ids_to_text(text_to_ids(text)) == text
     assert ids_to_text([*text_to_ids("a"), 0, 0]) == "a"
@@ -277,7 +279,7 @@ def test_ids_to_text_is_the_inverse():
 # ARPAbet
 
 
-def test_arpabet_is_not_cleaned_and_its_case_does_not_matter():
+def test_arpabet_is_not_cleaned_and_its_case_does_not_matter() -> None:
     expected = [SYMBOL_TO_ID[symbol] for symbol in ("@HH", "@AW1", "@S")]
     assert text_to_ids("{HH AW1 S}") == text_to_ids("{ hh aw1  s }") == expected
     assert text_to_ids("a {HH AW1 S}.") == [SYMBOL_TO_ID["a"], SYMBOL_TO_ID[" "], *expected, SYMBOL_TO_ID["."]]
@@ -297,18 +299,18 @@ def test_arpabet_is_not_cleaned_and_its_case_does_not_matter():
         ("turn} left", "turn left", ["}"]),
     ],
 )
-def test_what_is_not_arpabet_is_dropped_with_a_warning(text, kept, dropped):
+def test_what_is_not_arpabet_is_dropped_with_a_warning(text: str, kept: str, dropped: list[str]) -> None:
     with pytest.warns(UserWarning, match="dropped"):
         ids = text_to_ids(text)
     assert ids_to_text(ids) == kept
     assert encode(text).dropped == dropped
 
 
-# Text that cannot be read
+# Unreadable text
 
 
 @pytest.mark.fault(20)
-def test_unknown_characters_are_dropped_warned_about_once_and_listed():
+def test_unknown_characters_are_dropped_warned_about_once_and_listed() -> None:
     text = "smile 😀 <now> ~ 😀"
     assert encode(text).dropped == ["😀", "<", ">", "~"]
     with warnings.catch_warnings(record=True) as caught:
@@ -320,20 +322,20 @@ def test_unknown_characters_are_dropped_warned_about_once_and_listed():
     assert "'😀'" in messages[0]
 
 
-def test_padding_cannot_be_written_in_a_text():
+def test_padding_cannot_be_written_in_a_text() -> None:
     with pytest.warns(UserWarning, match="'_'"):
         assert ids_to_text(text_to_ids("_a_b_ _")) == "a b"
     assert encode("_ a").dropped == ["_"]
 
 
-def test_quotation_marks_are_dropped_without_a_warning():
+def test_quotation_marks_are_dropped_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert ids_to_text(text_to_ids('“He said: "no" [twice]”')) == "he said: no twice"
 
 
 @pytest.mark.fault(20)
-def test_a_number_of_400_digits_is_read_digit_by_digit():
+def test_a_number_of_400_digits_is_read_digit_by_digit() -> None:
     assert words(clean_text("27" * 200)) == ["two", "seven"] * 200
     assert words(clean_text("$" + "27" * 200)) == [*["two", "seven"] * 200, "dollars"]
     assert words(clean_text("1" + ",000" * 2000)) == ["one"] + ["zero"] * 6000
@@ -364,16 +366,16 @@ PATTERNS = [
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_time_is_linear_in_the_length_of_the_text(pattern):
+def test_time_is_linear_in_the_length_of_the_text(pattern: str) -> None:
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         text_to_ids((pattern * 10_000)[:10_000])
-    assert time.perf_counter() - started < 2  # 0.2 s; a quadratic rule needs tens of seconds
+    assert time.perf_counter() - started < 2  # it takes 0.2 s; a quadratic rule would take tens of seconds
 
 
 @pytest.mark.fault(20)
-def test_no_text_breaks_it():
+def test_no_text_breaks_it() -> None:
     generator = random.Random(0)
     pieces = [*map(chr, range(32, 127)), *"0123456789,,..-:/$£€¥¢°½²–—’“%&{}\t\n\u00a0\u2028٠०𝟘\u0301😀北İßﬁ｛Ⅷ\ud800"]  # noqa: RUF001
     pieces += [
@@ -404,8 +406,8 @@ def test_no_text_breaks_it():
                 assert all(0 < index < len(SYMBOLS) for index in text_to_ids(text, cleaner)), text
 
 
-def test_english_arpabet():
-    """Words that the dictionary has, possessives that follow from it, spelling for the rest; braces as ever."""
+def test_english_arpabet() -> None:
+    """Words in the dictionary, possessives derived from it, other words as letters; braces are kept."""
     text = "The judge's boss's cats read Caslon's {HH AH0 L OW1} in 1851."
     assert clean_text(text, "english_arpabet") == (
         "{DH AH0} {JH AH1 JH IH0 Z} {B AO1 S IH0 Z} {K AE1 T S} {R EH1 D} caslon's {HH AH0 L OW1} "
@@ -417,14 +419,14 @@ def test_english_arpabet():
 
 @pytest.mark.filterwarnings("ignore:dropped the character")
 @pytest.mark.parametrize("cleaners", ["english_cleaners", "english_arpabet"])
-def test_transliterated_braces_are_no_arpabet(cleaners: str):
+def test_transliterated_braces_are_no_arpabet(cleaners: str) -> None:
     assert "AH0" in clean_text("hello \uff5b{DH AH0} world", cleaners)
     names = [SYMBOLS[i] for i in text_to_ids("a \uff5bcat", cleaners)]
     assert names[-1] in ("t", "@T")
 
 
-def test_a_missing_dictionary_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pronunciation.importlib.util, "find_spec", lambda name: None)
+def test_a_missing_dictionary_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     pronunciation.dictionary.cache_clear()
-    with pytest.raises(UserError, match=r"pip install -r requirements-arpabet.txt"):
+    with pytest.raises(UserError, match=r"pip install -e '.\[arpabet\]'"):
         text_to_ids("cats", "english_arpabet")

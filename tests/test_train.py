@@ -1,4 +1,4 @@
-"""Training: it learns, resumes exactly, runs on two ranks, survives bad numbers, and refuses bad input first."""
+"""Training learns, resumes exactly, runs on two ranks, skips non-finite steps, and refuses bad input early."""
 
 import dataclasses
 import math
@@ -23,6 +23,7 @@ from common.training.diagnosis import MAX_BAD_STEPS
 from common.training.step import OptimizerStep
 from common.training.task import Loss
 from inference import load_model
+from tacotron2.data import TextMelDataset
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import fails_with, run_here, run_process
 from tests.helpers.runs import (
@@ -44,8 +45,8 @@ from train import build_task
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("options", [(), ("trainer.accumulation_steps=2", "data.num_workers=1")])
 @pytest.mark.fault(9)
-def test_resume_equals_no_interruption(corpus: Path, tmp_path: Path, model: str, options: tuple[str, ...]):
-    """7 clips in batches of 2 are 4 steps an epoch: 3 + 4 steps stop and go on in mid-epoch."""
+def test_resume_equals_no_interruption(corpus: Path, tmp_path: Path, model: str, options: tuple[str, ...]) -> None:
+    """7 clips in batches of 2 are 4 steps per epoch, so stopping after 3 of 7 steps is in mid-epoch."""
     common = (*options, "trainer.val_every_steps=2")
     make_trainer(corpus, tmp_path / "whole", model, *common, "trainer.max_steps=7").fit()
     make_trainer(corpus, tmp_path / "halves", model, *common, "trainer.max_steps=3").fit()
@@ -55,8 +56,8 @@ def test_resume_equals_no_interruption(corpus: Path, tmp_path: Path, model: str,
 
 
 @pytest.mark.fault(9, 15)
-def test_resume_in_fp16(corpus: Path, tmp_path: Path):
-    """The loss scale survives; on the way it has been lowered at least once."""
+def test_resume_in_fp16(corpus: Path, tmp_path: Path) -> None:
+    """The loss scale, lowered at least once on the way, survives a resume."""
     fp16 = ("trainer.precision=fp16", "trainer.max_steps=6")
     make_trainer(corpus, tmp_path / "whole", "waveglow", *fp16).fit()
     make_trainer(corpus, tmp_path / "halves", "waveglow", fp16[0], "trainer.max_steps=3").fit()
@@ -66,15 +67,15 @@ def test_resume_in_fp16(corpus: Path, tmp_path: Path):
 
 
 @pytest.mark.fault(9)
-def test_same_seed_same_run(corpus: Path, tmp_path: Path):
+def test_same_seed_same_run(corpus: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         make_trainer(corpus, tmp_path / name, "tacotron2", "trainer.max_steps=2", f"seed={seed}").fit()
     assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_one_batch_overfits(corpus: Path, tmp_path: Path, model: str):
-    """On two clips the loss falls far below where a corpus would keep it."""
+def test_one_batch_overfits(corpus: Path, tmp_path: Path, model: str) -> None:
+    """On two clips the loss falls much lower than it could on a corpus."""
     trainer = make_trainer(
         corpus, tmp_path, model, "data.limit=2", "trainer.epochs=150", "trainer.learning_rate=0.01",
         "trainer.val_every_steps=1000", "trainer.checkpoint_every_steps=1000", "trainer.grad_clip_norm=1.0",
@@ -90,17 +91,17 @@ def test_one_batch_overfits(corpus: Path, tmp_path: Path, model: str):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("model", MODELS)
-def test_mixed_precision_follows_fp32(corpus: Path, tmp_path: Path, model: str, precision: str):
+def test_mixed_precision_follows_fp32(corpus: Path, tmp_path: Path, model: str, precision: str) -> None:
     for name in ("fp32", precision):
         make_trainer(corpus, tmp_path / name, model, f"trainer.precision={name}", "trainer.max_steps=3").fit()
     exact, mixed = losses(tmp_path / "fp32"), losses(tmp_path / precision)
-    # bf16 has 8 bits; the first steps of fp16 may be skipped while the scale is still too large
+    # bf16 has 8 bits of precision; the first fp16 steps may be skipped while the loss scale is still too large
     assert mixed[1] == pytest.approx(exact[1], rel=0.02, abs=0.02)
     assert math.isfinite(mixed[3])
 
 
-def test_accumulation_equals_the_larger_batch(corpus: Path, tmp_path: Path):
-    """WaveGlow's loss is a mean over equal pieces, so 2 x 1 clips give the gradient of 1 x 2."""
+def test_accumulation_equals_the_larger_batch(corpus: Path, tmp_path: Path) -> None:
+    """WaveGlow's loss is a mean over equal segments, so two batches of 1 clip give the gradient of one batch of 2."""
     one = make_trainer(corpus, tmp_path / "one", "waveglow", "trainer.batch_size=2")
     two = make_trainer(corpus, tmp_path / "two", "waveglow", "trainer.batch_size=1")
     items = [one.data.train[(i, 0)] for i in range(2)]
@@ -111,7 +112,7 @@ def test_accumulation_equals_the_larger_batch(corpus: Path, tmp_path: Path):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4)
 
 
-def test_gradients_are_clipped_and_logged(corpus: Path, tmp_path: Path):
+def test_gradients_are_clipped_and_logged(corpus: Path, tmp_path: Path) -> None:
     trainer = make_trainer(corpus, tmp_path, "tacotron2", "trainer.grad_clip_norm=0.01", "trainer.max_steps=1")
     trainer.fit()
     norm = nn.utils.get_total_norm([p.grad for p in trainer.state.model.parameters() if p.grad is not None])
@@ -120,7 +121,7 @@ def test_gradients_are_clipped_and_logged(corpus: Path, tmp_path: Path):
 
 
 @pytest.mark.fault(14)
-def test_bad_steps_leave_the_weights_and_end_with_a_diagnosis(corpus: Path, tmp_path: Path):
+def test_bad_steps_leave_the_weights_and_end_with_a_diagnosis(corpus: Path, tmp_path: Path) -> None:
     trainer = make_trainer(corpus, tmp_path, "waveglow")
     batch = trainer.task.collate([trainer.data.train[(0, 0)]])
     bad = batch._replace(audio=batch.audio * float("nan"))
@@ -135,13 +136,13 @@ def test_bad_steps_leave_the_weights_and_end_with_a_diagnosis(corpus: Path, tmp_
 
 
 @pytest.mark.fault(14)
-def test_a_run_of_bad_steps_names_the_clips_and_the_last_good_checkpoint(corpus: Path, tmp_path: Path):
+def test_a_run_of_bad_steps_names_the_clips_and_the_last_good_checkpoint(corpus: Path, tmp_path: Path) -> None:
     options = ("trainer.epochs=100", "trainer.checkpoint_every_steps=1", "trainer.val_every_steps=1000")
     trainer = make_trainer(corpus, tmp_path, "waveglow", *options)
     objective, used = trainer.task.objective, []
 
     class Failing:
-        """The task's objective, whose loss is NaN from its fourth call on."""
+        """The task's objective, with a NaN loss from the fourth call on."""
 
         part_names, advice = objective.part_names, objective.advice
 
@@ -153,7 +154,7 @@ def test_a_run_of_bad_steps_names_the_clips_and_the_last_good_checkpoint(corpus:
     with_objective(trainer, Failing())
     with pytest.raises(UserError) as error:
         trainer.fit()
-    assert len(used) == 3 + MAX_BAD_STEPS + 1  # one of them the dry run's
+    assert len(used) == 3 + MAX_BAD_STEPS + 1  # one call is the dry run's
     assert f"{MAX_BAD_STEPS + 1} steps in a row without a finite gradient" in str(error.value)
     epoch, position = divmod(len(used) - 2, 4)
     clips = trainer.data.plan.batches(epoch, BatchSize(2), [])[position]
@@ -163,7 +164,7 @@ def test_a_run_of_bad_steps_names_the_clips_and_the_last_good_checkpoint(corpus:
 
 
 @pytest.mark.fault(14)
-def test_a_bad_step_leaves_batch_norms_averages_alone(corpus: Path, tmp_path: Path):
+def test_a_bad_step_leaves_batch_norms_averages_alone(corpus: Path, tmp_path: Path) -> None:
     trainer = make_trainer(corpus, tmp_path, "tacotron2")
     batch = trainer.task.collate([trainer.data.train[(0, 0)]])
     before = {key: value.clone() for key, value in trainer.state.model.state_dict().items()}
@@ -175,7 +176,7 @@ def test_a_bad_step_leaves_batch_norms_averages_alone(corpus: Path, tmp_path: Pa
     )
 
 
-def test_fresh_removes_the_earlier_run_and_nothing_else(corpus: Path, tmp_path: Path):
+def test_fresh_removes_the_earlier_run_and_nothing_else(corpus: Path, tmp_path: Path) -> None:
     make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=2").fit()
     (tmp_path / "notes.txt").write_text("mine")
     trainer = make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=1", "trainer.fresh=true")
@@ -185,7 +186,7 @@ def test_fresh_removes_the_earlier_run_and_nothing_else(corpus: Path, tmp_path: 
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_the_options_of_today_count_after_a_resume(corpus: Path, tmp_path: Path):
+def test_the_options_of_today_count_after_a_resume(corpus: Path, tmp_path: Path) -> None:
     make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=1").fit()
     changes = ("trainer.weight_decay=0.5", "trainer.learning_rate=0.002", "trainer.max_steps=2")
     trainer = make_trainer(corpus, tmp_path, "waveglow", *changes)
@@ -193,26 +194,28 @@ def test_the_options_of_today_count_after_a_resume(corpus: Path, tmp_path: Path)
     assert {(group["weight_decay"], group["lr"]) for group in trainer.state.optimizer.param_groups} == {(0.5, 0.002)}
 
 
-def test_a_text_of_one_symbol_alone_in_a_batch(corpus: Path, tmp_path: Path):
+def test_a_text_of_one_symbol_alone_in_a_batch(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("wavs/clip0.wav|I\n")
     trainer = make_trainer(
         corpus, tmp_path / "run", "tacotron2", f"data.train_filelist={tmp_path}/list.txt", "trainer.max_steps=1"
     )
-    assert len(trainer.data.train.ids[0]) == 1
+    data = trainer.data.train
+    assert isinstance(data, TextMelDataset)
+    assert len(data.ids[0]) == 1
     trainer.fit()
     assert math.isfinite(losses(tmp_path / "run")[1])
 
 
-def test_the_log_covers_every_step_of_short_runs_and_epochs(corpus: Path, tmp_path: Path):
-    """4 steps an epoch: a line every 3 steps averages over the ends of epochs, the last one over what is left."""
+def test_the_log_covers_every_step_of_short_runs_and_epochs(corpus: Path, tmp_path: Path) -> None:
+    """With 4 steps per epoch, a line every 3 steps averages across epoch ends; the last one covers the rest."""
     make_trainer(corpus, tmp_path / "each", "waveglow", "trainer.max_steps=7").fit()
     make_trainer(corpus, tmp_path / "three", "waveglow", "trainer.max_steps=7", "trainer.log_every_steps=3").fit()
     assert list(losses(tmp_path / "three")) == [3, 6, 7]
     assert losses(tmp_path / "three")[7] == losses(tmp_path / "each")[7]
 
 
-def test_what_a_run_leaves(tacotron2_run: Path, waveglow_run: Path):
-    """Checkpoints, the reference's log keys, TensorBoard's numbers, pictures and sounds."""
+def test_what_a_run_leaves(tacotron2_run: Path, waveglow_run: Path) -> None:
+    """A run leaves checkpoints, the reference's log keys, TensorBoard scalars, images and audio."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for run_dir in (tacotron2_run, waveglow_run):
@@ -235,18 +238,18 @@ def test_what_a_run_leaves(tacotron2_run: Path, waveglow_run: Path):
     } <= samples
     state = checkpoints.load(tacotron2_run / "checkpoints/best.pt")
     gain = state.state_dict["postfilter.gain"]
-    assert gain.min() >= 1 < gain.max()  # measured in validation
+    assert gain.min() >= 1 < gain.max()  # validation has measured it
     model, task = load_model(tacotron2_run / "checkpoints/best.pt"), build_task(from_dict(TrainConfig, state.config))
     assert task.calibrate is not None
     with torch.no_grad():
         task.calibrate(model, task.datasets()[1], torch.Generator().manual_seed(0))
     difference = (model.get_buffer("postfilter.gain") / gain - 1).abs()
-    assert difference.mean() < 0.05  # the prenet drops by chance
+    assert difference.mean() < 0.05  # not equal because of the prenet dropout
     assert (waveglow_run / "samples/copy_synthesis_00000004.wav").stat().st_size > 1000
 
 
 class Clock:
-    """Stands in for the trainer's `time`: it moves only when told to."""
+    """A substitute for the trainer's `time` that advances only in `slow` functions."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -254,8 +257,8 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
-    def slow(self, function: Callable[..., object], seconds: float) -> Callable[..., object]:
-        """`function`, taking `seconds` longer."""
+    def slow(self, function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+        """Return `function` with a duration of `seconds` added to each call."""
 
         def slowed(*arguments: object) -> object:
             self.now += seconds
@@ -267,8 +270,8 @@ class Clock:
 @pytest.mark.parametrize("model", MODELS)
 def test_items_per_second_count_data_and_steps_but_not_validation(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
-):
-    """Each clip takes 1 s to load, each step 3 s, each report 100 s: 4 steps of 7 clips are 19 s."""
+) -> None:
+    """A clip takes 1 s to load, a step 3 s, a report 100 s: 4 steps with 7 clips in total take 19 s."""
     clock = Clock()
     monkeypatch.setattr("common.training.trainer.time", clock)
     monkeypatch.setattr("common.training.meter.time", clock)
@@ -291,7 +294,7 @@ def test_items_per_second_count_data_and_steps_but_not_validation(
     assert val == pytest.approx([items_of * trainer.data.val.lengths[0] / 1.0] * 2)
 
 
-def test_logged_loss_is_the_mean_over_items(corpus: Path, tmp_path: Path):
+def test_logged_loss_is_the_mean_over_items(corpus: Path, tmp_path: Path) -> None:
     make_trainer(corpus, tmp_path / "each", "waveglow", "trainer.max_steps=4").fit()
     make_trainer(corpus, tmp_path / "all", "waveglow", "trainer.max_steps=4", "trainer.log_every_steps=4").fit()
     each = losses(tmp_path / "each")
@@ -306,7 +309,7 @@ def test_logged_loss_is_the_mean_over_items(corpus: Path, tmp_path: Path):
 
 
 @pytest.mark.fault(7)
-def test_checkpoints_are_pruned_and_the_best_is_kept(corpus: Path, tmp_path: Path):
+def test_checkpoints_are_pruned_and_the_best_is_kept(corpus: Path, tmp_path: Path) -> None:
     make_trainer(
         corpus, tmp_path, "tacotron2", "trainer.max_steps=6", "trainer.checkpoint_every_steps=1",
         "trainer.val_every_steps=3", "trainer.keep_last=2",
@@ -315,7 +318,7 @@ def test_checkpoints_are_pruned_and_the_best_is_kept(corpus: Path, tmp_path: Pat
     assert names == ["best.pt", "step_00000005.pt", "step_00000006.pt"]
 
 
-def test_finished_run_says_so(tacotron2_run: Path, corpus: Path, tmp_path: Path):
+def test_finished_run_says_so(tacotron2_run: Path, corpus: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "copy"
     shutil.copytree(tacotron2_run, run_dir)
     result = run_here(*train_command(corpus, run_dir, TINY_TACOTRON2, "trainer.max_steps=4"))
@@ -335,8 +338,8 @@ def torchrun(num_ranks: int, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.fault(11)
-def test_two_ranks_equal_one_and_resume_as_one(corpus: Path, tmp_path: Path):
-    """Two gloo ranks with one clip each compute what one process computes with two; then one process goes on."""
+def test_two_ranks_equal_one_and_resume_as_one(corpus: Path, tmp_path: Path) -> None:
+    """Two gloo ranks with one clip each compute the same as one process with two; then one process continues."""
     no_dropout = [f"model.{p}=0.0" for p in ("prenet_dropout", "p_attention_dropout", "p_decoder_dropout")]
     no_dropout += ["model.p_encoder_dropout=0.0", "model.p_postnet_dropout=0.0"]
     for name, model, extra in (("tacotron2", TINY_TACOTRON2, no_dropout), ("waveglow", TINY_WAVEGLOW, [])):
@@ -348,7 +351,7 @@ def test_two_ranks_equal_one_and_resume_as_one(corpus: Path, tmp_path: Path):
         run_here(*single)
         two, one = losses(run_dir), losses(tmp_path / f"{name}1")
         assert two.keys() == one.keys() == {1, 2}
-        if name == "waveglow":  # Tacotron 2's BatchNorm has statistics of its own on each rank
+        if name == "waveglow":  # in Tacotron 2 each rank has its own BatchNorm statistics
             assert two[1] == pytest.approx(one[1], rel=1e-4)
             assert two[2] == pytest.approx(one[2], rel=1e-3)
         run_here(*train_command(corpus, run_dir, model, *extra, "trainer.max_steps=5"))
@@ -372,7 +375,7 @@ def test_two_ranks_equal_one_and_resume_as_one(corpus: Path, tmp_path: Path):
     ],
 )
 @pytest.mark.fault(17)
-def test_bad_filelists(corpus: Path, tmp_path: Path, model: str, row: str | None, parts: list[str]):
+def test_bad_filelists(corpus: Path, tmp_path: Path, model: str, row: str | None, parts: list[str]) -> None:
     if row is not None:
         (tmp_path / "bad.txt").write_text(row)
     with pytest.raises(UserError) as error:
@@ -381,7 +384,7 @@ def test_bad_filelists(corpus: Path, tmp_path: Path, model: str, row: str | None
 
 
 @pytest.mark.fault(6)
-def test_bad_input_ends_without_a_traceback(corpus: Path, tmp_path: Path):
+def test_bad_input_ends_without_a_traceback(corpus: Path, tmp_path: Path) -> None:
     command = train_command(corpus, tmp_path / "run", TINY_TACOTRON2)
     fails_with(run_here(*command, f"data.train_filelist={tmp_path}/x.txt", expect=1), "x.txt", "check the path")
     fails_with(run_here(*command, "audio.fmax=7000", expect=1), "audio.fmax is 7000.0, stored 8000.0")
@@ -393,8 +396,8 @@ def test_bad_input_ends_without_a_traceback(corpus: Path, tmp_path: Path):
 
 
 @pytest.mark.fault(16)
-def test_a_clip_that_is_no_longer_audio(corpus: Path, tmp_path: Path):
-    """WaveGlow reads clips in training: one that changed since its mel was made is found before the first step."""
+def test_a_clip_that_is_no_longer_audio(corpus: Path, tmp_path: Path) -> None:
+    """WaveGlow reads clips in training: a clip newer than its mel is found before the first step."""
     root = tmp_path / "corpus"
     shutil.copytree(corpus, root)
     (root / "wavs/clip2.wav").write_bytes(b"no audio any more")
@@ -403,10 +406,10 @@ def test_a_clip_that_is_no_longer_audio(corpus: Path, tmp_path: Path):
 
 
 @pytest.mark.fault(16)
-def test_an_error_in_a_loader_process_is_one_message(corpus: Path, tmp_path: Path):
+def test_an_error_in_a_loader_process_is_one_message(corpus: Path, tmp_path: Path) -> None:
     root = tmp_path / "corpus"
     shutil.copytree(corpus, root)
-    for clip in (root / "wavs").iterdir():  # same size, same time: nothing tells before a clip is read
+    for clip in (root / "wavs").iterdir():  # same size and time: the change shows only when a clip is read
         stat = clip.stat()
         clip.write_bytes(b"x" * stat.st_size)
         os.utime(clip, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -415,7 +418,7 @@ def test_an_error_in_a_loader_process_is_one_message(corpus: Path, tmp_path: Pat
 
 
 @pytest.mark.fault(11)
-def test_other_data_or_seed_starts_the_epoch_anew(corpus: Path, tmp_path: Path):
+def test_other_data_or_seed_starts_the_epoch_anew(corpus: Path, tmp_path: Path) -> None:
     make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=2").fit()
     with pytest.warns(UserWarning, match="the current epoch starts from its beginning"):
         trainer = make_trainer(corpus, tmp_path, "waveglow", "seed=5")
@@ -424,7 +427,7 @@ def test_other_data_or_seed_starts_the_epoch_anew(corpus: Path, tmp_path: Path):
 
 
 @pytest.mark.fault(5)
-def test_a_run_directory_of_another_run(tacotron2_run: Path, corpus: Path, tmp_path: Path):
+def test_a_run_directory_of_another_run(tacotron2_run: Path, corpus: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "copy"
     shutil.copytree(tacotron2_run, run_dir)
     with pytest.raises(UserError, match="holds a tacotron2; choose another run_dir"):
@@ -439,7 +442,7 @@ def test_a_run_directory_of_another_run(tacotron2_run: Path, corpus: Path, tmp_p
 
 
 @pytest.mark.fault(2, 3)
-def test_damaged_checkpoints_are_named(tacotron2_run: Path, tmp_path: Path):
+def test_damaged_checkpoints_are_named(tacotron2_run: Path, tmp_path: Path) -> None:
     good = checkpoints.find(tacotron2_run).read_bytes()
     bad = tmp_path / "bad.pt"
     for content, message in (
@@ -460,7 +463,7 @@ def test_damaged_checkpoints_are_named(tacotron2_run: Path, tmp_path: Path):
 
 
 @pytest.mark.fault(2)
-def test_a_damaged_newest_checkpoint_is_skipped(corpus: Path, tmp_path: Path):
+def test_a_damaged_newest_checkpoint_is_skipped(corpus: Path, tmp_path: Path) -> None:
     options = ("trainer.checkpoint_every_steps=1", "trainer.keep_last=2")
     make_trainer(corpus, tmp_path, "waveglow", *options, "trainer.max_steps=3").fit()
     directory = tmp_path / "checkpoints"
@@ -476,8 +479,8 @@ def test_a_damaged_newest_checkpoint_is_skipped(corpus: Path, tmp_path: Path):
 
 
 @pytest.mark.fault(6)
-def test_a_full_disk_while_writing(tmp_path: Path):
-    """A file size limit stands in for the disk: the write itself fails, in another place than fsync."""
+def test_a_full_disk_while_writing(tmp_path: Path) -> None:
+    """A file size limit stands in for a full disk: here the write itself fails, not fsync."""
     checkpoints.save(tmp_path / "step_00000001.pt", checkpoint_of(1))
     code = f"""
 import resource, signal, sys, torch
@@ -497,7 +500,7 @@ except files.UserError as error:
 
 
 @pytest.mark.fault(6)
-def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "step_00000001.pt"
     checkpoints.save(path, checkpoint_of(1))
 

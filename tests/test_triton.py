@@ -1,6 +1,6 @@
-"""The decoder's Triton kernels, chunks and CUDA graphs equal plain PyTorch.
+"""The Triton kernels, chunks and CUDA graphs compute what plain PyTorch does.
 
-Without a GPU the kernels run in Triton's interpreter, and are compiled, not run, for one; with a GPU all of it runs.
+Without a GPU the kernels run in Triton's interpreter, and are only compiled for GPUs. With a GPU everything runs on it.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ def random(*shape: int) -> Tensor:
 
 
 @pytest.fixture
-def by_kernels(monkeypatch: pytest.MonkeyPatch):
-    """The decoder computes by the kernels, in chunks."""
+def by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the decoder use the kernels, in chunks."""
     for module in (teacher_forcing, free_running):
         monkeypatch.setattr(module, "ops_for", lambda *_: kernels)
     monkeypatch.setitem(teacher_forcing.CHUNK, "cpu", 8)
@@ -44,8 +44,8 @@ def by_kernels(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("with_dropout", [True, False])
-def test_lstm_cell(with_dropout: bool):
-    """Rows that lie apart, a size that is no power of two, forward and back."""
+def test_lstm_cell(with_dropout: bool) -> None:
+    """Forward and backward with strided rows and a size that is not a power of two."""
     torch.manual_seed(0)
     batch, size = 3, 300
     gates, recurrent, before = random(batch, 4 * size), random(batch, 4 * size), random(batch, size)
@@ -66,8 +66,8 @@ def test_lstm_cell(with_dropout: bool):
 
 
 @pytest.mark.parametrize("sizes", [(2, 70, 128, 31, 96), (3, 5, 24, 3, 20)])
-def test_attention_step(sizes: tuple[int, ...]):
-    """More than one block of characters, and fewer than one; two steps back, so that one hands on to the other."""
+def test_attention_step(sizes: tuple[int, ...]) -> None:
+    """More and less than one block of characters; two backward steps, so that one passes its carry to the other."""
     torch.manual_seed(0)
     batch, length, dim, taps, memory_dim = sizes
     kernel, keys, v = random(dim, 2, taps), random(batch, length, dim), random(dim)
@@ -95,7 +95,7 @@ def test_attention_step(sizes: tuple[int, ...]):
         torch.testing.assert_close(fast, plain, atol=2e-5, rtol=1e-4)
 
 
-def test_waveglow_gate():
+def test_waveglow_gate() -> None:
     torch.manual_seed(0)
     rows, size = 7, 700
     x, condition, d_out = random(rows, 2 * size), random(rows, 4 * size)[:, size : 3 * size], random(rows, size)
@@ -110,8 +110,8 @@ def test_waveglow_gate():
         torch.testing.assert_close(fast, plain, atol=2e-6, rtol=1e-5)
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch):
-    """Filled up to whole chunks and eights of clips, in float64."""
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padding to multiples of 4 steps and 8 clips changes nothing, in float64."""
     model = model_of(TINY).double().to(DEVICE).train()
     batch = tuple(x.double() if x.is_floating_point() else x for x in (y.to(DEVICE) for y in ragged_batch()))
     for sizes in (teacher_forcing.CHUNK, teacher_forcing.CLIPS):
@@ -127,12 +127,12 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.usefixtures("by_kernels")
-def test_training_by_kernels():
-    """Outputs and gradients of the whole model, dropout included, against step by step."""
+def test_training_by_kernels() -> None:
+    """Outputs and gradients of the whole model equal those of the step-by-step decoder, dropout included."""
     model = model_of(TINY).to(DEVICE).train()
     batch = tuple(x.to(DEVICE) for x in ragged_batch())
     plain, gradients = outputs_and_gradients(model, batch, False)
-    for _ in range(3):  # eagerly, captured, replayed
+    for _ in range(3):  # eager, captured, replayed
         fast, fast_gradients = outputs_and_gradients(model, batch, True)
         for name, value in plain.items():
             torch.testing.assert_close(fast[name], value, atol=2e-4, rtol=1e-4, msg=name)
@@ -143,7 +143,7 @@ def test_training_by_kernels():
 
 
 @pytest.mark.usefixtures("by_kernels")
-def test_free_running_by_kernels():
+def test_free_running_by_kernels() -> None:
     model = model_of(dataclasses.replace(TINY, prenet_dropout=0.0, gate_threshold=2.0)).to(DEVICE).eval()
     text, text_lengths, *_ = (x.to(DEVICE) for x in ragged_batch())
     model.decoder.fused = False
@@ -165,8 +165,8 @@ class Summands(NamedTuple):
 
 
 @needs_gpu
-def test_graphs_of_different_sizes_share_their_memory():
-    """Small, large, small again; in inference mode and out of it; the owner's tensor is used as it is."""
+def test_graphs_of_different_sizes_share_their_memory() -> None:
+    """Small, large and small again, in and out of inference mode; the owner's tensor is not copied."""
     owner = torch.nn.Linear(1, 1, bias=False).cuda()
 
     def add(owner: torch.nn.Linear, written: Sum, given: Summands, factor: float) -> None:
@@ -184,7 +184,7 @@ def test_graphs_of_different_sizes_share_their_memory():
 
 @needs_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_gpu_computes_what_a_cpu_does(dtype: torch.dtype):
+def test_a_gpu_computes_what_a_cpu_does(dtype: torch.dtype) -> None:
     model = model_of(TINY).eval()
     batch = ragged_batch()
     expected = model(*batch)
@@ -220,13 +220,13 @@ for name, pointers, floats, constants in types:
             target = GPUTarget("cuda", capability, 32)
             compiled = triton.compile(ASTSource(kernel, signature, constants), target=target, options=options)
             assert compiled.asm["cubin"]
-            assert compiled.metadata.shared <= 99 * 1024, "more than smaller GPUs have"
+            assert compiled.metadata.shared <= 99 * 1024, "more shared memory than smaller GPUs have"
         print(name, element)
 """
 
 
-def test_the_kernels_compile_for_a_gpu():
-    """To instructions of two generations, at the full model's sizes, in three precisions."""
+def test_the_kernels_compile_for_a_gpu() -> None:
+    """Compile them for two GPU generations at the full model's sizes, in three precisions."""
     own, always, flag = None, "fp32", "i1"
     lstm = dict.fromkeys(("gates", "recurrent", "before", "after", "hidden"), own) | {"kept": flag}
     back = dict.fromkeys(("gates", "before", "after", "d_hidden", "d_recurrent", "d_query_hidden", "d_cell"), own)

@@ -1,10 +1,10 @@
-"""WaveGlow: the reference's numbers, inverse(forward) = identity, the loss, the denoiser."""
+"""WaveGlow: the reference's numbers, inverse(forward) = identity, the losses, the denoiser, the mel match."""
 
 import dataclasses
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.audio import LogMel, load_audio
@@ -14,6 +14,7 @@ from common.schema import from_dict
 from inference import load_model
 from tests.helpers.commands import composed
 from tests.helpers.golden import GOLDEN, golden, golden_path
+from tests.helpers.waveglow import randomize_couplings
 from train import build_task
 from waveglow.denoiser import Denoiser
 from waveglow.gate import Gate
@@ -41,20 +42,19 @@ def lively_model(config: WaveGlowConfig = TINY) -> WaveGlow:
     """A model whose couplings do something: `end` starts at zero."""
     torch.manual_seed(0)
     model = WaveGlow(config)
-    for wn in model.WN:
-        torch.nn.init.normal_(wn.end.weight, std=0.1)
+    randomize_couplings(model)
     return model
 
 
 @pytest.mark.parametrize(("channels", "count"), [(512, 268_294_760), (256, 87_879_272)])
-def test_parameter_count(channels: int, count: int):
+def test_parameter_count(channels: int, count: int) -> None:
     with torch.device("meta"):
         model = WaveGlow(WaveGlowConfig(n_channels=channels))
     assert sum(p.numel() for p in model.parameters()) == count
     assert len(model.state_dict()) == 938
 
 
-def test_golden_forward_and_loss():
+def test_golden_forward_and_loss() -> None:
     io = golden("dle_waveglow_io.pt")
     model = golden_model()
     output = model(io["mel"], io["audio"])
@@ -70,7 +70,7 @@ def test_golden_forward_and_loss():
         assert float(parameter.grad.norm()) == pytest.approx(float(expected), rel=1e-4, abs=1e-6), name
 
 
-def test_golden_audio_and_denoiser():
+def test_golden_audio_and_denoiser() -> None:
     io = golden("dle_waveglow_io.pt")
     model = golden_model()
     torch.testing.assert_close(model.infer(io["mel"], sigma=0.0), io["infer_sigma0"], atol=1e-4, rtol=0)
@@ -81,7 +81,7 @@ def test_golden_audio_and_denoiser():
 
 
 @pytest.mark.parametrize("config", [TINY, SMALL])
-def test_inverse_of_forward_is_identity(config: WaveGlowConfig):
+def test_inverse_of_forward_is_identity(config: WaveGlowConfig) -> None:
     model = lively_model(config)
     mel, audio = torch.randn(2, 20, 3), 0.1 * torch.randn(2, 3 * 256)
     with torch.no_grad():
@@ -91,8 +91,8 @@ def test_inverse_of_forward_is_identity(config: WaveGlowConfig):
 
 
 @pytest.mark.parametrize("has_mdct", [False, True])
-def test_log_determinants_are_those_of_the_jacobian(has_mdct: bool):
-    """log |det dz/dx| by autograd equals sum(log_s) + sum(log_det)."""
+def test_log_determinants_are_those_of_the_jacobian(has_mdct: bool) -> None:
+    """log |det dz/dx| from autograd equals sum(log_s) + sum(log_det)."""
     config = WaveGlowConfig(
         n_mel_channels=4, hop_length=16, win_length=32, n_flows=4, n_early_every=2, n_channels=4, mdct=has_mdct
     )
@@ -104,13 +104,13 @@ def test_log_determinants_are_those_of_the_jacobian(has_mdct: bool):
     torch.testing.assert_close(total.float(), torch.linalg.slogdet(jacobian)[1].float())
 
 
-def test_the_mdct_and_its_inverse():
-    """It is orthogonal, a tone is few coefficients of it, and a single coefficient fades in and out."""
+def test_the_mdct_and_its_inverse() -> None:
+    """The MDCT is orthogonal, a tone has few large coefficients, and a single coefficient fades in and out."""
     x = torch.randn(2, 9, 32).double()
     y = mdct(x)
     torch.testing.assert_close(inverse_mdct(y), x)
     torch.testing.assert_close(y.square().sum((1, 2)), x.square().sum((1, 2)))
-    torch.testing.assert_close(inverse_mdct(mdct(x[:, :1])), x[:, :1])  # one group overlaps with nothing
+    torch.testing.assert_close(inverse_mdct(mdct(x[:, :1])), x[:, :1])  # a single group has nothing to overlap with
     tone = torch.sin(torch.pi / 32 * 7.5 * torch.arange(9 * 32).double()).view(1, 9, 32)
     energy = mdct(tone)[0, 2:-2].square().mean(0)
     assert energy.argmax().item() == 7
@@ -119,12 +119,12 @@ def test_the_mdct_and_its_inverse():
     one[0, 1, 5] = 1
     wave = inverse_mdct(one).flatten()
     assert wave[:16].abs().max() < 1e-9 > wave[80:].abs().max()
-    assert wave[16:18].abs().max() < 0.05 > wave[78:80].abs().max()  # no jump where it begins and ends
-    assert wave.diff().abs().max() < 0.2  # nor at a seam
+    assert wave[16:18].abs().max() < 0.05 > wave[78:80].abs().max()  # no jump at either end
+    assert wave.diff().abs().max() < 0.2  # and none between groups
 
 
-def test_matching_the_mel():
-    """Speech whose level wavers by frames and bands has its mel given back."""
+def test_matching_the_mel() -> None:
+    """The mel match restores the mel of speech whose level was changed at random per frame and band."""
     config = AudioConfig()
     audio = torch.from_numpy(load_audio(GOLDEN / "LJ001-0002.flac", config))
     mel = LogMel(config)(audio[None])[0]
@@ -148,19 +148,20 @@ def test_matching_the_mel():
         assert match(torch.full((80, frames), 3.0), torch.randn(frames * 256), 2).isfinite().all()
 
 
-def test_the_flow_works_on_the_coefficients():
+def test_the_flow_works_on_the_coefficients() -> None:
     model = WaveGlow(dataclasses.replace(SMALL, n_early_every=4))
     with torch.no_grad():
-        for convinv in model.convinv:
-            convinv.conv.weight.copy_(torch.eye(len(convinv.conv.weight)).unsqueeze(2))
+        for name, parameter in model.named_parameters():
+            if name.startswith("convinv."):
+                nn.init.dirac_(parameter)  # identity
         audio = torch.randn(2, 768)
         z = model(torch.randn(2, 20, 3), audio).z
     torch.testing.assert_close(z, mdct(audio.unflatten(1, (-1, 32))).transpose(1, 2))
 
 
 @pytest.mark.parametrize("config", [TINY, SMALL])
-def test_inverse_follows_the_weights(config: WaveGlowConfig):
-    """The inverse is never stale: not after a reload, nor after a change of precision."""
+def test_inverse_follows_the_weights(config: WaveGlowConfig) -> None:
+    """The inverse is not stale after loading weights or changing the precision."""
     model, other = lively_model(config), lively_model(config)
     for convinv in other.convinv:
         torch.nn.init.orthogonal_(convinv.conv.weight.squeeze(2).data)
@@ -179,7 +180,7 @@ def test_inverse_follows_the_weights(config: WaveGlowConfig):
         torch.testing.assert_close(model.infer(mel, 1.0, z=model(mel, audio).z), audio, atol=1e-5, rtol=0)
 
 
-def test_negative_determinant_keeps_the_loss_finite():
+def test_negative_determinant_keeps_the_loss_finite() -> None:
     model = lively_model()
     model.convinv[0].conv.weight.data[0] *= -1
     loss = waveglow_loss(model(torch.randn(1, 20, 2), 0.1 * torch.randn(1, 512)))
@@ -188,20 +189,20 @@ def test_negative_determinant_keeps_the_loss_finite():
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-def test_loss_by_hand():
+def test_loss_by_hand() -> None:
     output = WaveGlowOutput(torch.full((1, 2, 2), 2.0), [torch.full((1, 1, 2), 0.5)], [torch.tensor(3.0)])
     assert waveglow_loss(output, sigma=1.0).item() == pytest.approx((16 / 2 - 1.0 - 3.0) / 4)
     assert waveglow_loss(output, sigma=2.0).item() == pytest.approx((16 / 8 - 1.0 - 3.0) / 4)
 
 
-def test_new_model_is_volume_preserving_and_starts_at_the_identity():
+def test_new_model_is_volume_preserving_and_starts_at_the_identity() -> None:
     model = WaveGlow(TINY)
     output = model(torch.randn(1, 20, 2), torch.randn(1, 512))
     assert all(log_s.eq(0).all() for log_s in output.log_s)
     assert all(abs(log_det.item()) < 1e-2 for log_det in output.log_det)
 
 
-def test_audio_length_and_bad_input():
+def test_audio_length_and_bad_input() -> None:
     model = lively_model()
     assert model.infer(torch.randn(2, 20, 5)).shape == (2, 5 * 256)
     with pytest.raises(ValueError, match="multiple of 8"):
@@ -212,8 +213,8 @@ def test_audio_length_and_bad_input():
         WaveGlowConfig(n_early_every=1, n_flows=5)
 
 
-def test_denoiser_removes_the_bias():
-    """Audio that is nothing but the model's bias becomes much weaker, and strength 0 changes nothing."""
+def test_denoiser_removes_the_bias() -> None:
+    """Audio that is only the model's bias becomes much weaker, and strength 0 changes nothing."""
     model = lively_model()
     denoiser = Denoiser(model)
     hum = model.infer(torch.zeros(1, 20, 88), sigma=0.0)
@@ -222,7 +223,7 @@ def test_denoiser_removes_the_bias():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_log_determinants_stay_in_float32(dtype: torch.dtype):
+def test_log_determinants_stay_in_float32(dtype: torch.dtype) -> None:
     model, mel, audio = lively_model(), torch.randn(2, 20, 3), 0.1 * torch.randn(2, 3 * 256)
     expected = model(mel, audio)
     with torch.autocast("cpu", dtype=dtype):
@@ -233,7 +234,7 @@ def test_log_determinants_stay_in_float32(dtype: torch.dtype):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-def test_gate_and_its_gradients():
+def test_gate_and_its_gradients() -> None:
     torch.manual_seed(0)
     x, wide = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, 9, dtype=torch.float64)
     a, b = (x + wide[:, :6]).chunk(2, 1)
@@ -242,13 +243,18 @@ def test_gate_and_its_gradients():
     assert torch.autograd.gradcheck(lambda x, wide: Gate.apply(1 * x, wide[:, :6]), inputs)
 
 
-def test_checkpointed_activations_change_nothing_but_memory():
+def test_checkpointed_activations_change_nothing_but_memory() -> None:
     model = lively_model(dataclasses.replace(TINY, n_channels=48))
     mel, audio = torch.randn(2, 20, 30), 0.1 * torch.randn(2, 30 * 256)
     results, kept = [], []
     for model.checkpoint_activations in (False, True):
         sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x, to=sizes: to.append(x.numel()) or x, lambda x: x):
+
+        def record(x: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(x.numel())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(record, lambda x: x):
             loss = waveglow_loss(model(mel, audio))
         results.append((loss, *torch.autograd.grad(loss, list(model.parameters()))))
         kept.append(sum(sizes))
@@ -258,8 +264,8 @@ def test_checkpointed_activations_change_nothing_but_memory():
 
 
 @pytest.mark.parametrize("config", [TINY, dataclasses.replace(TINY, kernel_size=5, n_layers=6), SMALL])
-def test_the_packed_inverse_equals_the_convolutions(config: WaveGlowConfig):
-    """Also of clips shorter than a layer's reach, and after the weights have changed."""
+def test_the_packed_inverse_equals_the_convolutions(config: WaveGlowConfig) -> None:
+    """Also for clips shorter than a layer's receptive field, and after a change of weights."""
     model = lively_model(config).eval()
     for num_frames in (1, 2, 9):
         torch.manual_seed(num_frames)
@@ -269,7 +275,7 @@ def test_the_packed_inverse_equals_the_convolutions(config: WaveGlowConfig):
         for model.packed in (False, True):
             audio.append(model.infer(mel, 0.8, z))
         torch.testing.assert_close(audio[1], audio[0], atol=2e-5, rtol=1e-4)
-        with torch.no_grad():  # what a GPU does
+        with torch.no_grad():  # the code path of GPUs
             condition = model._condition(mel, z.shape[2] * config.n_group)
             folded = model._invert(condition, z.transpose(1, 2) * 0.8, [wn.weights() for wn in model.WN])
         torch.testing.assert_close(folded, audio[0], atol=2e-5, rtol=1e-4)
@@ -277,7 +283,7 @@ def test_the_packed_inverse_equals_the_convolutions(config: WaveGlowConfig):
             model.WN[0].start.weight_g.mul_(1.5)
 
 
-def test_backwards_in_training_is_what_infer_speaks():
+def test_backwards_in_training_is_what_infer_speaks() -> None:
     model = lively_model(SMALL)
     mel, audio = torch.randn(2, 20, 3), 0.1 * torch.randn(2, 3 * 256)
     noise = torch.randn(2, 32, 24)
@@ -288,19 +294,19 @@ def test_backwards_in_training_is_what_infer_speaks():
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 
-def test_spectral_loss_of_known_pairs():
+def test_spectral_loss_of_known_pairs() -> None:
     time = torch.arange(8192) / 22050
     tone = 0.1 * torch.sin(2 * torch.pi * 440 * time).unsqueeze(0)
     assert spectral_loss(tone, tone).item() == 0
     shifted = 0.1 * torch.cos(2 * torch.pi * 440 * time).unsqueeze(0)
-    assert spectral_loss(shifted, tone) < 0.5  # whatever the phase, but for the ends
+    assert spectral_loss(shifted, tone) < 0.5  # nearly independent of the phase, except at the ends
     fifth = 0.1 * torch.sin(2 * torch.pi * 660 * time).unsqueeze(0)
     assert spectral_loss(fifth, tone) > 1
     assert spectral_loss(0.5 * tone, tone) < spectral_loss(0.1 * tone, tone) < spectral_loss(0 * tone, tone)
 
 
-def test_the_small_model_has_a_fiftieth_of_the_operations():
-    """Of the 256-channel model, for a second of audio."""
+def test_the_small_model_has_a_fiftieth_of_the_operations() -> None:
+    """It needs less than a fiftieth of the operations of the 256-channel model for a second of audio."""
     counts = []
     for name in ("waveglow_small", "waveglow_256"):
         config = build_task(

@@ -1,4 +1,4 @@
-"""Clips as random pieces of audio and their mels."""
+"""Dataset of random segments of audio and their mels."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from common.errors import UserError
 
 
 class WaveGlowBatch(NamedTuple):
-    """One batch of pieces."""
+    """One batch of segments."""
 
     mel: Tensor  # (B, n_mels, ceil(N / hop_length))
     audio: Tensor  # (B, N)
 
 
 class SegmentDataset:
-    """(mel (n_mels, T), audio (N)) of a piece of each clip; seed, epoch and clip determine its place.
+    """A dataset with (mel (n_mels, T), audio (N)) of one segment per clip; seed, epoch and clip determine its position.
 
-    A piece starts at the centre of a mel frame, so that the prepared mel can be cut instead of computed again. Clips
-    shorter than a piece are padded with silence. N is data.segment_length, rounded up to a multiple of `n_group`.
+    A segment starts at the center of a mel frame, so that the prepared mel can be cut instead of computed again. Clips
+    shorter than a segment are padded with silence. N is data.segment_length, rounded up to a multiple of `n_group`.
     """
 
     def __init__(self, filelist: str, data: DataConfig, audio: AudioConfig, seed: int, n_group: int = 1) -> None:
@@ -47,7 +47,7 @@ class SegmentDataset:
         return len(self.clips)
 
     def start_of_clip(self, index: int, seconds: float) -> tuple[Tensor, Tensor]:
-        """(mel (n_mels, T), audio (N)) of the first `seconds` of a clip."""
+        """Return (mel (n_mels, T), audio (N)) of the first `seconds` of a clip."""
         num_frames = math.ceil(seconds * self.audio.sample_rate / self.audio.hop_length)
         mel = np.array(self.mels.load(self.clips[index])[:, :num_frames])
         num_samples = mel.shape[1] * self.audio.hop_length
@@ -57,7 +57,7 @@ class SegmentDataset:
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
         index, epoch = draw
         rng = np.random.default_rng((self.seed, epoch, index))
-        # The centre of a clip's last frame is at or after its last sample: the piece must end before it.
+        # The center of a clip's last frame is at or after its last sample, so a segment must end before that frame.
         first = int(rng.integers(max(self.frames[index] - self.segment_frames, 1)))
         mel = np.array(self.mels.load(self.clips[index])[:, first : first + self.segment_frames])
         num_samples = self.segment_length

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from common.audio import STFT
 from waveglow.model import WaveGlow
 
-NUM_FRAMES = 88  # length of the silent mel whose audio is the model's hum
+NUM_FRAMES = 88  # length of the all-zero mel whose audio is the model's hum
 
 
 class Denoiser(nn.Module):

@@ -1,4 +1,5 @@
-"""WaveGlow's gate, tanh(a) * sigmoid(b) (Prenger et al., 2018, section 2.2), in one pass over memory each way."""
+"""WaveGlow's gate, tanh(a) * sigmoid(b) (Prenger et al., 2018, section 2.2), in one pass over memory forward
+and one backward."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from common.ops.triton import runs_kernels
 
 
 def activate(x: Tensor, condition: Tensor, out: Tensor) -> None:
-    """x (R, 2 C) becomes tanh and sigmoid of x + condition; their product is written to out (R, C)."""
+    """Replace x (R, 2 C) by tanh and sigmoid of x + condition, and write their product to out (R, C)."""
     x += condition
     tanh, sigmoid = x.chunk(2, 1)
     tanh.mul_(2)  # tanh(x) = 2 sigmoid(2 x) - 1, and CPUs compute a sigmoid several times faster
@@ -26,7 +27,7 @@ def activate(x: Tensor, condition: Tensor, out: Tensor) -> None:
 
 
 def activate_backward(activations: Tensor, d_out: Tensor) -> None:
-    """The activations (R, 2 C) that `activate` left in x become the gradient of x."""
+    """Replace the activations (R, 2 C) that `activate` left in x by the gradient of x."""
     tanh, sigmoid = activations.chunk(2, 1)
     d_tanh = torch.ops.aten.tanh_backward(d_out * sigmoid, tanh)
     torch.ops.aten.sigmoid_backward.grad_input(d_out * tanh, sigmoid, grad_input=sigmoid)
@@ -34,7 +35,7 @@ def activate_backward(activations: Tensor, d_out: Tensor) -> None:
 
 
 def _ops(x: Tensor) -> ModuleType:
-    """The module that has both functions for the device of x."""
+    """Return the module that has both functions for the device of x."""
     if not runs_kernels(x):
         return sys.modules[__name__]
     from waveglow import gate_triton
@@ -45,7 +46,7 @@ def _ops(x: Tensor) -> ModuleType:
 class Gate(Function):
     """x and condition (R, 2 C), which may have gaps between their rows -> (R, C).
 
-    It overwrites x, which must be the result of an operation that does not need it for its own backward pass.
+    It overwrites x, so the operation that produced x must not need it in its own backward pass.
     """
 
     @staticmethod

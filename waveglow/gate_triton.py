@@ -1,4 +1,4 @@
-"""WaveGlow's gate on GPUs, in Triton: the functions of waveglow/gate.py, a kernel each (tests/test_triton.py)."""
+"""WaveGlow's gate on GPUs, in Triton: the functions of waveglow/gate.py, one kernel each (tests/test_triton.py)."""
 
 from __future__ import annotations
 

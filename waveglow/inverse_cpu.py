@@ -1,9 +1,9 @@
 """WaveGlow's inverse on a CPU: each layer of a coupling as one large matrix product.
 
-A dilated convolution is a product with rows that hold a position beside its neighbours. The mel's part of the layer is
-more columns of the same product, so a layer costs one product, the gate, and a second product. A separable layer has
-its filters applied first, and then one column for each channel. Weight norm is applied once, and the weights are stored
-once in the layout that the kernels read. The numbers are those of the inverse by convolutions (tests/test_waveglow.py).
+A dilated convolution is a product with rows that hold each position and its neighbors. The mel adds columns to the same
+product, so a layer costs one product, the gate, and a second product. In a separable layer the filters are applied
+first, and a row then holds one column per channel. Weight norm is applied once, and the weights are stored once in the
+layout that the kernels read. The results are those of the inverse by convolutions (tests/test_waveglow.py).
 
 Shapes: B batch, G groups of samples, C channels, M channels of the mel that conditions the flows.
 """
@@ -26,14 +26,14 @@ class CouplingWeights(NamedTuple):
     """The weights of one WN."""
 
     start: PackedLinear
-    joint: list[PackedLinear]  # of each layer (2 C, K * C + M): the convolution, K = kernel_size or 1, then the mel
+    joint: list[PackedLinear]  # per layer (2 C, K * C + M): the convolution, K = kernel_size or 1, then the mel
     taps: list[Tensor]  # (kernel_size, C) of each layer, if they are separable
     res_skip: list[PackedLinear]
     end: PackedLinear
 
     @classmethod
     def of(cls, wn: WN, dtype: torch.dtype) -> CouplingWeights:
-        rows = 4096  # about as many as an utterance has
+        rows = 4096  # about the number in an utterance
 
         def packed(weight: Tensor, bias: Tensor) -> PackedLinear:
             return PackedLinear(weight.to(dtype), rows, bias.to(dtype))
@@ -76,7 +76,7 @@ def coupling(weights: CouplingWeights, x: Tensor, rows: Tensor, config: WaveGlow
 
 
 def _filter(x: Tensor, taps: Tensor, dilation: int, out: Tensor) -> None:
-    """out = x (B, G, C) with each channel filtered by its column of taps (kernel_size, C), zeros beyond the ends."""
+    """out = x (B, G, C) with each channel filtered by its column of taps (kernel_size, C); zeros beyond the ends"""
     middle, groups = len(taps) // 2, x.shape[1]
     torch.mul(x, taps[middle], out=out)
     for k in range(len(taps)):
@@ -97,7 +97,7 @@ def _shift(x: Tensor, offset: int, out: Tensor) -> None:
 
 
 def invert(model: WaveGlow, mel: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
-    """mel (B, G, M) as it conditions the flows, z (B, G, n_group) times sigma -> audio (B, G * n_group)"""
+    """mel (B, G, M) from WaveGlow._condition, z (B, G, n_group) already times sigma -> audio (B, G * n_group)"""
     config = model.config
     batch, groups, mel_dim = mel.shape
     width = config.n_channels * (1 if config.separable else config.kernel_size)
@@ -110,7 +110,7 @@ def invert(model: WaveGlow, mel: Tensor, z: Tensor, dtype: torch.dtype) -> Tenso
         x_a, x_b = x.chunk(2, dim=2)
         log_s, b = coupling(weights[k], x_a, rows, config)
         x = torch.cat((x_a, ((x_b - b) * (-log_s).exp()).to(x.dtype)), dim=2)
-        x = x @ convinv.inverse_weight().to(x.dtype).t()  # type: ignore[operator]
+        x = x @ convinv.inverse_weight().to(x.dtype).t()  # type: ignore[operator] # in a ModuleList
         if model.leaves_early(k):
             rest, early = rest.split((rest.shape[2] - config.n_early_size, config.n_early_size), 2)
             x = torch.cat((early, x), dim=2)

@@ -22,10 +22,10 @@ def waveglow_loss(output: WaveGlowOutput, sigma: float = 1.0) -> Tensor:
 
 
 def spectral_loss(synthesized: Tensor, audio: Tensor) -> Tensor:
-    """The distance between the magnitudes of synthesized (B, N) and audio (B, N), whatever their phases; a scalar.
+    """Return the distance between the magnitudes of synthesized (B, N) and audio (B, N), a scalar. It ignores phases.
 
-    The mean over STFTs of several resolutions (Yamamoto et al., 2020, eq. 6) of the spectral convergence and the
-    relative difference of compressed magnitudes.
+    It is the mean, over STFTs of several resolutions (Yamamoto et al., 2020, eq. 6), of the spectral convergence plus
+    twice the relative difference of compressed magnitudes.
     """
     parts = []
     for length in WINDOWS:

@@ -1,10 +1,10 @@
 """The modified discrete cosine transform (MDCT) of groups of samples (Princen and Bradley, 1986).
 
-A flow over blocks of samples leaves seams where the blocks meet, which are audible with 128 samples in a block. The
+A flow over groups of samples leaves seams where two groups meet, which are audible with 128 samples in a group. The
 basis functions of this transform fade in and out over two groups, so that an error in a coefficient has no edges. The
 transform is orthogonal and keeps the length; its log-determinant is 0.
 
-Shapes: B batch, G groups, n samples in a group, or coefficients from the lowest frequency to the highest.
+Shapes: B batch, G groups, n samples in a group, or its n coefficients from the lowest frequency to the highest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def mdct(x: Tensor) -> Tensor:
-    """Samples (B, G, n) -> coefficients (B, G, n). The first and the last half group overlap with nothing."""
+    """Samples (B, G, n) -> coefficients (B, G, n). The first and the last half group do not overlap."""
     return _dct_iv(_rotate(x, 1.0))
 
 
@@ -35,7 +35,7 @@ def _dct_iv(x: Tensor) -> Tensor:
 
 
 def _rotate(x: Tensor, sign: float) -> Tensor:
-    """Rotate each pair of samples at equal distance from a seam by the angle of a sine window over two groups."""
+    """Rotate each pair of samples at equal distance from a seam by the angle of a sine window that spans two groups."""
     n, half = x.shape[2], x.shape[2] // 2
     distance = torch.arange(half, dtype=torch.float64, device=x.device) + 0.5
     angle = math.pi / 2 * (0.5 + distance / n)

@@ -1,8 +1,8 @@
 """WaveGlow: mel spectrogram to audio by a normalizing flow (Prenger et al., 2018, arXiv:1811.00002).
 
-Shapes: B batch, N samples, T mel frames, G = N / n_group groups, C channels of a flow. Inside, channels come last: the
-1x1 convolutions are products of (B, G, channels), and the other convolutions are fastest in this layout. Module names
-follow the reference implementation, so that its weights load by name.
+Shapes: B batch, N samples, T mel frames, G = N / n_group groups, C channels of a flow. Internally, channels come last:
+the 1x1 convolutions are products of (B, G, channels), and the other convolutions are fastest in this layout. Module
+names follow the reference implementation, so that its weights load by name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from waveglow.mdct import inverse_mdct, mdct
 
 @dataclass(frozen=True)
 class WaveGlowConfig(Options):
-    """The defaults are the paper's model of 512 channels."""
+    """The defaults are the paper's model with 512 channels."""
 
     section: ClassVar[str] = "model"
 
@@ -42,7 +42,7 @@ class WaveGlowConfig(Options):
     n_channels: Count = 512
     kernel_size: Count = 3
     sigma: NonNegative = 0.9  # standard deviation of the noise in synthesis, unless the caller gives another
-    separable: bool = False  # a layer's convolution as one filter for each channel, then a product (Zhai et al., 2020)
+    separable: bool = False  # convolutions are one filter per channel, then a product (Zhai et al., 2020)
     encoder_dim: Index = 0  # channels of a mel encoder that all flows share; 0: the reference's upsampled mel
     encoder_layers: Count = 3
     mdct: bool = False  # the flows work on MDCT coefficients: no seams between groups (waveglow/mdct.py)
@@ -54,7 +54,8 @@ class WaveGlowConfig(Options):
         if self.n_group % 2 or self.n_early_size % 2 or left < 2:
             raise UserError(
                 f"model.n_group={self.n_group}, n_early_size={self.n_early_size}, n_early_every={self.n_early_every}, "
-                f"n_flows={self.n_flows} leave {left} channels to the last flow; sizes must be even and leave 2 or more"
+                f"n_flows={self.n_flows} leave {left} channels for the last flow; n_group and n_early_size must be "
+                "even and leave 2 or more"
             )
         if self.hop_length % self.n_group:
             raise UserError(f"model.n_group={self.n_group} must divide the hop length, {self.hop_length}")
@@ -67,10 +68,10 @@ class WaveGlowConfig(Options):
 class WaveGlowOutput(NamedTuple):
     """The latent, the log-determinants of the Jacobian, and audio if noise was given."""
 
-    z: Tensor  # (B, n_group, G), the channels that left early first
+    z: Tensor  # (B, n_group, G), early outputs first
     log_s: list[Tensor]  # of each flow (B, C / 2, G)
     log_det: list[Tensor]  # of each flow's 1x1 convolution: B * G * log |det W|, scalar
-    synthesized: Tensor | None = None  # (B, N) the inverse of the noise
+    synthesized: Tensor | None = None  # (B, N) the inverse of the flow for the noise
 
 
 ENCODER_WIDTH = 128
@@ -87,7 +88,7 @@ class WNWeights(NamedTuple):
     in_layers: list[Filters]
     res_skip: list[Filters]
     end: Filters
-    taps: list[Tensor]  # (kernel, n_channels) of each layer, if they are separable
+    taps: list[Tensor]  # (kernel, n_channels) of each layer, if the model is separable
 
     def to(self, dtype: torch.dtype) -> WNWeights:
         def cast(filters: Filters) -> Filters:
@@ -115,7 +116,7 @@ class WeightNormConv(nn.Module):
 
 
 def depthwise(x: Tensor, taps: Tensor, dilation: int) -> Tensor:
-    """A filter for each channel: x (B, G, C), taps (kernel, C) -> (B, G, C)"""
+    """Apply one filter per channel: x (B, G, C), taps (kernel, C) -> (B, G, C)"""
     reach, groups, taps = dilation * (len(taps) // 2), x.shape[1], taps.to(x.dtype)
     padded = F.pad(x, (0, 0, reach, reach))
     y = padded[:, :groups] * taps[0]
@@ -128,7 +129,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) 
     """x (B, G, in_dim), weight (out_dim, in_dim, kernel) -> (B, G, out_dim)"""
     if weight.shape[2] == 1:
         return F.linear(x, weight.squeeze(2), bias)
-    # As an image of one row with channels last; without the hint, an image of one channel would get another layout.
+    # An image of one row with channels last; without an explicit format, one channel would get another layout.
     image = x.transpose(1, 2).unsqueeze(2).contiguous(memory_format=torch.channels_last)
     padding = dilation * (weight.shape[2] // 2)
     y = F.conv2d(image, weight.unsqueeze(2), bias, padding=(0, padding), dilation=(1, dilation))
@@ -142,7 +143,7 @@ class WN(nn.Module):
         super().__init__()
         channels, mel_dim = config.n_channels, config.encoder_dim or config.n_mel_channels * config.n_group
         kernel_size = 1 if config.separable else config.kernel_size
-        # The reference's order: an optimizer's state numbers the parameters by it.
+        # The reference's order, by which an optimizer's state numbers the parameters.
         self.in_layers = nn.ModuleList(
             WeightNormConv(channels, 2 * channels, kernel_size) for _ in range(config.n_layers)
         )
@@ -197,7 +198,7 @@ class WN(nn.Module):
 
     @staticmethod
     def _conditions(mel: Tensor, weights: WNWeights) -> Iterator[Tensor]:
-        """The mel's part of each layer's gates (B G, 2 C): one product in training; one after the other in synthesis,
+        """Yield the mel's part of each layer's gates (B G, 2 C): from one product in training, one by one in synthesis,
         where all of them would need much memory for a long text."""
         layers = len(weights.in_layers)
         if torch.is_grad_enabled():
@@ -220,11 +221,12 @@ class MelEncoder(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         """mel (B, n_mels, T) -> (B, T * groups_a_frame, encoder_dim)"""
-        x = self.start((mel - MEL_MEAN) / MEL_STD)
+        x: Tensor = self.start((mel - MEL_MEAN) / MEL_STD)
         for layer in self.layers:
             x = x + layer(F.gelu(x))
         x = self.end(F.gelu(x))
-        return x.unflatten(1, (-1, self.groups_a_frame)).permute(0, 3, 2, 1).flatten(1, 2)
+        x = x.unflatten(1, (-1, self.groups_a_frame))
+        return x.permute(0, 3, 2, 1).flatten(1, 2)
 
 
 class InvertibleConv(nn.Module):
@@ -240,7 +242,7 @@ class InvertibleConv(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, G, C) -> W x, log |det W| (scalar, float32)"""
         weight = self.conv.weight.squeeze(2)
-        # The determinant may become negative in training, and only its size counts.
+        # The determinant may become negative in training; only its magnitude counts.
         return self._mix(x, weight), torch.linalg.slogdet(weight.float())[1]
 
     def inverse(self, x: Tensor) -> Tensor:
@@ -248,8 +250,9 @@ class InvertibleConv(nn.Module):
         return self._mix(x, self.inverse_weight())
 
     def inverse_weight(self) -> Tensor:
-        """W^-1 (C, C). For at most some hundred channels it is cheap to compute each time, and so never stale."""
-        return torch.linalg.inv(self.conv.weight.squeeze(2).float())
+        """W^-1 (C, C), computed at each call and so never stale: it is cheap for at most a few hundred channels."""
+        inverse: Tensor = torch.linalg.inv(self.conv.weight.squeeze(2).float())
+        return inverse
 
     @staticmethod
     def _mix(x: Tensor, weight: Tensor) -> Tensor:
@@ -262,9 +265,7 @@ class WaveGlow(nn.Module):
     """The whole model: forward for training (audio to z), infer for synthesis (z to audio)."""
 
     packed = True  # infer with weight norm applied once, on a CPU by inverse_cpu.py; False: as in forward
-    checkpoint_activations = (
-        False  # in training: compute activations again in the backward pass instead of storing them
-    )
+    checkpoint_activations = False  # in training: recompute activations in the backward pass instead of storing them
 
     def __init__(self, config: WaveGlowConfig) -> None:
         super().__init__()
@@ -289,17 +290,19 @@ class WaveGlow(nn.Module):
         return flow > 0 and flow % self.config.n_early_every == 0
 
     def _condition(self, mel: Tensor, num_samples: int) -> Tensor:
-        """mel (B, n_mels, T) -> what conditions the flows for `num_samples`: (B, G, encoder_dim), or the mel upsampled
-        and grouped, (B, G, n_mels * n_group)"""
+        """mel (B, n_mels, T) -> the conditioning of the flows for `num_samples`: (B, G, encoder_dim), or the mel
+        upsampled and grouped, (B, G, n_mels * n_group)"""
         if self.config.encoder_dim:
-            return self.encoder(mel)[:, : num_samples // self.config.n_group]
-        upsampled = self.upsample(mel)[:, :, :num_samples]
-        return upsampled.unflatten(2, (-1, self.config.n_group)).transpose(1, 2).flatten(2)
+            encoded: Tensor = self.encoder(mel)
+            return encoded[:, : num_samples // self.config.n_group]
+        upsampled: Tensor = self.upsample(mel)[:, :, :num_samples]
+        upsampled = upsampled.unflatten(2, (-1, self.config.n_group))
+        return upsampled.transpose(1, 2).flatten(2)
 
     def forward(self, mel: Tensor, audio: Tensor, noise: Tensor | None = None) -> WaveGlowOutput:
         """mel (B, n_mels, T), audio (B, N) in [-1, 1], N a multiple of n_group and at most T * hop_length.
 
-        With noise (B, n_group, N / n_group) the inverse of the flow runs too, for a loss of the audio it gives.
+        Given noise (B, n_group, N / n_group), the inverse of the flow also synthesizes audio, for a loss on that audio.
         """
         config = self.config
         batch, num_samples = audio.shape
@@ -328,8 +331,10 @@ class WaveGlow(nn.Module):
 
     def _coupling(self, wn: WN, x: Tensor, mel: Tensor, weights: WNWeights | None = None) -> tuple[Tensor, Tensor]:
         if self.checkpoint_activations and torch.is_grad_enabled():
-            return checkpoint(wn, x, mel, weights, use_reentrant=False, preserve_rng_state=False)
-        return wn(x, mel, weights)
+            log_s, b = checkpoint(wn, x, mel, weights, use_reentrant=False, preserve_rng_state=False)
+        else:
+            log_s, b = wn(x, mel, weights)
+        return log_s, b
 
     @torch.no_grad()
     def infer(
@@ -341,8 +346,8 @@ class WaveGlow(nn.Module):
     ) -> Tensor:
         """mel (B, n_mels, T) -> audio (B, T * hop_length): the inverse of the flow for sigma * z.
 
-        sigma is the config's unless given. z (B, n_group, G) is drawn from a normal distribution unless given, with
-        `generator` or PyTorch's global one.
+        sigma defaults to the config's. By default z (B, n_group, G) is drawn from a standard normal distribution, with
+        `generator` or PyTorch's global generator.
         """
         config = self.config
         sigma = config.sigma if sigma is None else sigma
@@ -363,7 +368,7 @@ class WaveGlow(nn.Module):
         return self._invert(mel, z, folded)
 
     def _invert(self, mel: Tensor, z: Tensor, weights: list[WNWeights] | None = None) -> Tensor:
-        """The inverse by the convolutions of forward: mel (B, G, its channels), z (B, G, n_group) -> audio (B, N)"""
+        """The inverse, with the convolutions of forward: mel (B, G, its channels), z (B, G, n_group) -> audio (B, N)"""
         config = self.config
         rest, x = z.split((config.n_group - self.last_dim, self.last_dim), 2)
         for k, (convinv, wn) in reversed(list(enumerate(self._flows()))):

@@ -1,7 +1,7 @@
-"""The reference's checkpoints of WaveGlow: NVIDIA DeepLearningExamples' and NVIDIA/waveglow's.
+"""Convert WaveGlow checkpoints of the reference implementations, NVIDIA DeepLearningExamples and NVIDIA/waveglow.
 
-They have our keys, except for weight norm, which may be stored in three ways, and conditioning, which the original
-repository has in one convolution for each flow.
+Their keys are ours, with two exceptions: weight norm may be stored in three ways, and NVIDIA/waveglow stores the
+conditioning as one convolution for each flow.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ def recognizes(state_dict: Mapping[str, Tensor]) -> bool:
 
 
 def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -> Checkpoint:
-    """As our checkpoint. The sizes come from the tensors; KeyError if one is missing."""
+    """Convert to our checkpoint. The sizes come from the tensors. Raises KeyError if one is missing."""
     weights = _with_weight_norm({key: value.float() for key, value in state_dict.items()})
     num_flows = _count(weights, "convinv.{}.conv.weight")
     channels = [weights[f"convinv.{k}.conv.weight"].shape[0] for k in range(num_flows)]
     drops = [k for k, (before, after) in enumerate(itertools.pairwise(channels), 1) if before != after]
-    # If no flow loses channels, the tensors do not tell these two numbers, and any that lose none are right.
+    # If no flow drops channels, the tensors do not determine these two numbers; any values that drop none are right.
     n_early_every = drops[0] if drops else max(num_flows, settings.get("n_early_every", 0))
     n_early_size = channels[0] - channels[drops[0]] if drops else settings.get("n_early_size", 2)
     n_mels, _, win_length = weights["upsample.weight"].shape
-    hop_length = settings.get("upsample.stride", (256,))[0]  # no tensor tells it; a constant in the reference's code
+    hop_length = settings.get("upsample.stride", (256,))[0]  # not in the tensors; a constant in the reference's code
     in_layer = weights["WN.0.in_layers.0.weight_v"].shape
     sizes = {
         "n_mel_channels": n_mels,
@@ -65,9 +65,9 @@ def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -
 
 
 def to_reference(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(constructor arguments, state_dict) for the WaveGlow of NVIDIA DeepLearningExamples, which loads strictly.
+    """Return (constructor arguments, state_dict) for DeepLearningExamples' WaveGlow, which loads strictly.
 
-    A UserError if the model has a setting that the reference has not.
+    Raises UserError if the model has a setting that the reference does not have.
     """
     config = dataclasses.asdict(from_dict(WaveGlowConfig, checkpoint.model_config))
     default = dataclasses.asdict(WaveGlowConfig())
@@ -83,7 +83,7 @@ def to_reference(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tens
 
 
 def added_weights(config: WaveGlowConfig) -> dict[str, Tensor]:
-    """None: the weights are the reference's."""
+    """Return no weights: ours are the reference's."""
     return {}
 
 
@@ -110,7 +110,7 @@ def _with_weight_norm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _with_separate_conditioning(weights: dict[str, Tensor], config: WaveGlowConfig) -> dict[str, Tensor]:
-    """WN.k.cond_layer split into WN.k.cond_layers.i, along its output channels."""
+    """Split WN.k.cond_layer into WN.k.cond_layers.i, along its output channels."""
     result: dict[str, Tensor] = {}
     for key, value in weights.items():
         if match := re.fullmatch(r"(WN\.\d+)\.cond_layer\.(\w+)", key):

@@ -1,4 +1,4 @@
-"""What checkpoints and commands need to know of WaveGlow."""
+"""What checkpoints and commands need to know about WaveGlow."""
 
 from common.spec import ModelSpec
 from waveglow import reference

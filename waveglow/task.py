@@ -1,4 +1,4 @@
-"""WaveGlow in training: its options, data, objective, and what to listen to."""
+"""The training task of WaveGlow: options, data, objective, and report."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class WaveGlowOptions(Options):
 
     section: ClassVar[str] = "task"
 
-    spectral_weight: NonNegative = 0.0  # of the distance between synthesized and recorded audio, beside the likelihood
-    spectral_from_step: Index = 0  # before it only the likelihood is trained, which is faster and comes close
-    checkpoint_activations: bool = False  # compute activations twice instead of storing them: less memory
+    spectral_weight: NonNegative = 0.0  # weight of spectral_loss, in addition to the likelihood
+    spectral_from_step: Index = 0  # before it, train only the likelihood: faster, and it comes close
+    checkpoint_activations: bool = False  # recompute activations instead of storing them: less memory
 
 
 class WaveGlowObjective:
-    """The negative log-likelihood of the audio, and the spectral loss if the options ask for it."""
+    """The negative log-likelihood of the audio, plus the spectral loss if the options select it."""
 
     def __init__(self, options: WaveGlowOptions, config: WaveGlowConfig) -> None:
         self.options, self.config = options, config
@@ -61,7 +61,7 @@ class WaveGlowObjective:
 
 
 def report(model: nn.Module, data: SegmentDataset, tracker: Tracker, step: int, generator: Generator) -> None:
-    """Copy-synthesis of the start of the first validation clip: its mel, the model's audio, the original."""
+    """Log copy synthesis of the start of the first validation clip: its mel, the model's audio, the original."""
     assert isinstance(model, WaveGlow)
     mel, audio = data.start_of_clip(0, REPORT_SECONDS)
     device = next(model.parameters()).device
@@ -83,8 +83,8 @@ def waveglow_task(config: TrainConfig) -> Task:
     shortest = max(WINDOWS) // 2 + 1
     if options.spectral_weight and data.segment_length < shortest:
         raise UserError(
-            f"data.segment_length={data.segment_length} must be at least {shortest} for task.spectral_weight, whose "
-            "longest window needs it"
+            f"data.segment_length={data.segment_length} must be at least {shortest} for task.spectral_weight: its "
+            "longest window needs that many samples"
         )
 
     def build_model() -> WaveGlow:

@@ -1,4 +1,4 @@
-"""A checkpoint: all that is needed to continue training or to synthesize, with a name for each part."""
+"""A checkpoint: everything needed to continue training or to synthesize, with a name for each part."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Progress:
 
     step: int = 0  # optimizer steps
     epoch: int = 0  # the current one, counted from 0
-    done: list[list[int]] = field(default_factory=list)  # its finished batches, see common/data/batching.py
+    done: list[list[int]] = field(default_factory=list)  # finished batches of this epoch, see common/data/batching.py
     data: list[int] = field(default_factory=list)  # RunData.identity of the data that `done` refers to
-    best_loss: float = float("inf")  # of validation
+    best_loss: float = float("inf")  # in validation
     bad_steps: int = 0  # consecutive steps without a finite gradient
 
 
 @dataclass
 class Checkpoint:
-    """The first five fields describe a model. The others are written by a training run, for the run to continue."""
+    """The first five fields describe a model. A training run writes the others, so that it can continue."""
 
     model_name: str
     model_config: dict[str, Any]
@@ -39,7 +39,7 @@ class Checkpoint:
     optimizer: dict[str, Any] | None = None
     scaler: dict[str, Any] = field(default_factory=dict)  # empty unless the precision is fp16
     progress: Progress | None = None
-    rng: list[dict[str, Tensor]] = field(default_factory=list)  # of each rank: device type -> state of its generator
+    rng: list[dict[str, Tensor]] = field(default_factory=list)  # for each rank: device type -> state of its generator
     config: dict[str, Any] = field(default_factory=dict)  # of the whole run
 
     def description(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Checkpoint:
 
     @classmethod
     def from_dict(cls, contents: Mapping[str, Any]) -> Checkpoint:
-        """The inverse of to_dict. What only a run needs may be missing; KeyError or TypeError if anything else is."""
+        """The inverse of to_dict. Fields that only a run needs may be missing; others raise KeyError or TypeError."""
         text, progress = contents["text"], contents.get("progress")
         symbols = None if text is None or text["symbols"] is None else tuple(text["symbols"])
         return cls(
@@ -86,7 +86,7 @@ class Checkpoint:
         )
 
     def with_present_names(self, spec: ModelSpec) -> Checkpoint:
-        """This checkpoint with the names that its settings and weights have today, if an older version wrote it."""
+        """This checkpoint with the old names of its settings and weights replaced by the present ones."""
 
         def weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
             renamed = {}

@@ -1,4 +1,4 @@
-"""Checkpoint files: written atomically, verified when read, found, and pruned.
+"""Writes, verifies, reads, finds and prunes checkpoint files; writing is atomic.
 
 A file holds only tensors and plain containers, so that it loads with weights_only=True and runs no code.
 """
@@ -45,8 +45,10 @@ def link(source: Path, target: Path) -> None:
 
 
 def verify(path: Path) -> None:
-    """A UserError unless `path` is a file and, if it is an archive, its checksums hold. torch.load does not check
-    them."""
+    """Raise a UserError unless `path` is a file and, if it is an archive, its checksums match.
+
+    torch.load does not check them.
+    """
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file; check the path")
     try:
@@ -76,7 +78,7 @@ def load(path: str | Path, resumable: bool = False) -> Checkpoint:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(f"checkpoint {path}: not a readable checkpoint ({first_line(error)})") from error
-    except Exception as error:  # pickle.UnpicklingError with a page of text, for all that weights_only refuses
+    except Exception as error:  # weights_only raises pickle.UnpicklingError with a page of text
         raise UserError(f"checkpoint {path}: refused, it holds more than tensors ({first_line(error)})") from error
     check_format(path, contents.get("format") if isinstance(contents, dict) else None)
     try:
@@ -87,13 +89,13 @@ def load(path: str | Path, resumable: bool = False) -> Checkpoint:
         raise UserError(f"checkpoint {path}: {error}") from error
     is_run = checkpoint.optimizer is not None and checkpoint.progress is not None
     if resumable and not (is_run and contents["format"] in RESUMABLE):
-        what = "is of a version whose training cannot be continued" if is_run else "holds only weights"
+        what = "was written by a version whose training cannot be continued" if is_run else "holds only weights"
         raise UserError(f"checkpoint {path} {what}; start from it with init_from={path} and a new run_dir")
     return checkpoint
 
 
 def check_format(path: Path, found: object) -> None:
-    """A UserError unless `found` is a format that this version reads."""
+    """Raise a UserError unless `found` is a format that this version reads."""
     if found not in READABLE:
         raise UserError(f"checkpoint {path}: its format is {found!r}, this version reads {FORMAT!r} and older ones")
 
@@ -105,9 +107,10 @@ def all_steps(directory: Path) -> list[Path]:
 
 
 def newest(directory: Path) -> Path | None:
-    """The newest step checkpoint in `directory` that can be read, None if there is none at all.
+    """The newest step checkpoint in `directory` that can be read; None if there are no step checkpoints.
 
-    Damaged ones are skipped with a warning. If all are damaged it is a UserError: a run never starts over silently.
+    Damaged ones are skipped with a warning. If all are damaged, a UserError is raised: a run must not silently start
+    from the beginning.
     """
     problems = []
     for path in reversed(all_steps(directory)):
@@ -125,7 +128,7 @@ def newest(directory: Path) -> Path | None:
 
 
 def find(path: str | Path) -> Path:
-    """`path` itself, or for a run directory its newest checkpoint."""
+    """Return `path`, or the newest checkpoint if `path` is a run directory."""
     path = Path(path)
     if not path.is_dir():
         return path
@@ -159,9 +162,9 @@ def load_state(
 
 
 def prune(directory: Path, keep_last: int) -> None:
-    """Remove all but the `keep_last` newest step checkpoints, and what a killed save has left behind.
+    """Remove all but the `keep_last` newest step checkpoints, and the temporary files of killed saves.
 
-    A file that cannot be removed is a warning: it costs space, not the run.
+    Only warn if a file cannot be removed: it takes up space, but the run can go on.
     """
     for path in [*all_steps(directory)[:-keep_last], *directory.glob(".*.pt.tmp")]:
         try:

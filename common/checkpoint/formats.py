@@ -1,4 +1,4 @@
-"""Checkpoints of any layout as ours, and ours as the reference's or as safetensors.
+"""Reads checkpoints of any layout as ours, and writes ours in the reference's layout or as safetensors.
 
 Layouts: ours; safetensors; NVIDIA DeepLearningExamples' {state_dict, config, ...}; the original repositories'
 {state_dict, ...} and {model: a pickled module, ...}; a bare state_dict. The reference.py of each model knows its keys.
@@ -26,13 +26,16 @@ from common.schema import from_dict
 from common.spec import ModelSpec
 
 SAFETENSORS = ".safetensors"
-DESCRIPTION = ("model_name", "model_config", "audio_config", "text")  # what safetensors metadata holds
-_WRAPPERS = re.compile(r"^(module\.|1\.|_orig_mod\.)+")  # of DistributedDataParallel, apex and torch.compile
+DESCRIPTION = ("model_name", "model_config", "audio_config", "text")  # in the metadata of safetensors
+_WRAPPERS = re.compile(r"^(module\.|1\.|_orig_mod\.)+")  # prefixes by DistributedDataParallel, apex and torch.compile
 
 
 def load(path: str | Path, specs: Iterable[ModelSpec]) -> Checkpoint:
-    """A checkpoint of any layout, or the newest one of a run directory. If the run keeps averaged weights, they replace
-    those in `state_dict`. A UserError if the file holds none of the models of `specs`."""
+    """Read a checkpoint of any layout, or the newest one of a run directory.
+
+    If the run keeps averaged weights, they replace those in `state_dict`. Raise a UserError if the file holds none of
+    the models in `specs`.
+    """
     path = files.find(path)
     files.verify(path)
     specs = list(specs)
@@ -45,7 +48,7 @@ def load(path: str | Path, specs: Iterable[ModelSpec]) -> Checkpoint:
     spec = next((spec for spec in specs if spec.name == checkpoint.model_name), None)
     if spec is None:
         names = " or a ".join(spec.name for spec in specs)
-        raise UserError(f"checkpoint {path} holds a {checkpoint.model_name}; give one of a {names}")
+        raise UserError(f"checkpoint {path} holds a {checkpoint.model_name}; use one that holds a {names}")
     checkpoint = checkpoint.with_present_names(spec)
     try:
         added = spec.reference.added_weights(from_dict(spec.config_class, checkpoint.model_config))
@@ -60,7 +63,7 @@ def build(checkpoint: Checkpoint, path: str | Path, specs: Iterable[ModelSpec], 
     """The model of `checkpoint`, in eval mode; `overrides` replace fields of its config."""
     spec = next(spec for spec in specs if spec.name == checkpoint.model_name)
     config = from_dict(spec.config_class, checkpoint.model_config | overrides)
-    with torch.device("meta"):  # no initial weights, which would cost time and random numbers
+    with torch.device("meta"):  # initializing weights would cost time and random numbers
         model = spec.model_class(config)
     files.load_state(model, checkpoint.state_dict, path, "the file is of another kind, or incomplete", assign=True)
     return model.eval()
@@ -79,15 +82,15 @@ def _from_reference(raw: Any, path: Path, specs: Sequence[ModelSpec]) -> Checkpo
         raise UserError(f"checkpoint {path}: its {spec.name} lacks {error}; is the file complete?") from error
     except UserError as error:
         raise UserError(f"checkpoint {path}: {error}") from error
-    except (TypeError, ValueError, IndexError) as error:  # weights or settings of a kind that no such model has
-        raise UserError(f"checkpoint {path}: not a {spec.name} as it is known here ({first_line(error)})") from error
+    except (TypeError, ValueError, IndexError) as error:  # weights or settings that no such model has
+        raise UserError(f"checkpoint {path}: not a {spec.name} of a known layout ({first_line(error)})") from error
     epoch = raw.get("epoch") if isinstance(raw, dict) else None
-    progress = Progress(epoch=epoch + 1) if isinstance(epoch, int) else None  # kept for the way back
+    progress = Progress(epoch=epoch + 1) if isinstance(epoch, int) else None  # kept for converting back
     return dataclasses.replace(checkpoint, progress=progress)
 
 
 def _weights(raw: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(state_dict without the prefixes of wrappers, settings: constructor arguments or attributes of a module)"""
+    """Return the state_dict without wrapper prefixes, and settings: constructor arguments or attributes of a module."""
     settings: Any = {}
     for key in ("state_dict", "model"):
         if isinstance(raw, dict) and isinstance(raw.get(key), dict):
@@ -108,7 +111,7 @@ def _weights(raw: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def save_reference(checkpoint: Checkpoint, path: Path, spec: ModelSpec) -> None:
     """Write `checkpoint` in the layout of NVIDIA DeepLearningExamples, whose training can resume from it.
 
-    Optimizer, loss scale, epoch and random states are the checkpoint's if it has them, otherwise new ones.
+    Optimizer, loss scale, epoch and random states come from the checkpoint if it has them, otherwise they are new.
     """
     config, state_dict = spec.reference.to_reference(checkpoint)
     fresh = torch.optim.Adam(build(checkpoint, path, [spec]).parameters()).state_dict()
@@ -116,7 +119,7 @@ def save_reference(checkpoint: Checkpoint, path: Path, spec: ModelSpec) -> None:
     rng = checkpoint.rng or [{}]
     optimizer = checkpoint.optimizer or fresh
     for group in optimizer["param_groups"]:
-        group["fused"] = None  # whoever resumes chooses the kernels
+        group["fused"] = None  # the program that resumes chooses the kernels
     written = {
         "epoch": (checkpoint.progress or Progress()).epoch - 1,  # the last finished one
         "cuda_rng_state_all": torch.stack([state.get("cuda", no_cuda) for state in rng]),
@@ -131,7 +134,7 @@ def save_reference(checkpoint: Checkpoint, path: Path, spec: ModelSpec) -> None:
 
 
 def lost_in_reference(checkpoint: Checkpoint, spec: ModelSpec) -> list[str]:
-    """What `checkpoint` has otherwise than the reference assumes, so that its layout has no place for it."""
+    """List the parts of `checkpoint` that differ from what the reference assumes and that its layout cannot store."""
     config, state_dict = spec.reference.to_reference(checkpoint)
     back = spec.reference.from_reference(state_dict, config)
     ours, theirs = dataclasses.asdict(checkpoint.audio), dataclasses.asdict(back.audio)
@@ -163,11 +166,11 @@ def save_safetensors(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def _load_safetensors(path: Path, specs: Sequence[ModelSpec]) -> Checkpoint:
-    """Our checkpoint, or that of bare weights in the reference's names if the file has no metadata of ours."""
+    """Read our checkpoint or, if the file lacks our metadata, bare weights with the reference's names."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            state_dict = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
+            state_dict = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         found = metadata.get("format", "")
         if not found.startswith(files.FAMILY):
             return _from_reference(state_dict, path, specs)

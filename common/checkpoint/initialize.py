@@ -20,7 +20,7 @@ Symbols = tuple[str, ...] | None
 
 @dataclass
 class Target:
-    """The model that gets the weights, and what it is for."""
+    """The model that receives the weights, and what it was built from."""
 
     model: nn.Module
     spec: ModelSpec
@@ -31,17 +31,17 @@ class Target:
 
 @dataclass
 class Mismatch:
-    """What the checkpoint has otherwise, and the options that would make it equal."""
+    """How the checkpoint differs, and the options that would make the model match it."""
 
     differences: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
 
 
 def initialize(target: Target, path: str, warm_start: bool) -> str:
-    """Load the weights of the checkpoint at `path`, of any layout; returns a description of what was taken.
+    """Load the weights of the checkpoint at `path`, of any layout, and describe what was loaded.
 
-    Unless `warm_start`, a UserError names all differences: symbols, audio config, sizes, normalization of the mels.
-    Other cleaners are only mentioned.
+    Unless `warm_start`, a UserError names all differences in symbols, audio config, sizes and normalization of the
+    mels. Different cleaners are only mentioned.
     """
     checkpoint = formats.load(path, [target.spec])
     own, taken = target.model.state_dict(), dict(checkpoint.state_dict)
@@ -58,8 +58,8 @@ def initialize(target: Target, path: str, warm_start: bool) -> str:
         if found.differences:
             cure = f"use the same{': ' if found.same else ''}{' '.join(found.same)}"
             listed = "; ".join(found.differences)
-            raise UserError(f"init_from={path}: {listed}; {cure}, or take what fits with warm_start=true")
-        files.load_state(target.model, taken, path, "take what fits with warm_start=true")
+            raise UserError(f"init_from={path}: {listed}; {cure}, or load the weights that fit with warm_start=true")
+        files.load_state(target.model, taken, path, "load the weights that fit with warm_start=true")
         return "\n  ".join([f"initialized with all weights of {path}", *notes])
     target.model.load_state_dict({key: taken[key] for key in own if key not in left}, strict=False)
     notes += [
@@ -113,7 +113,7 @@ def _rows_by_symbol(own: Tensor, taken: Tensor, ours: Symbols, theirs: Symbols) 
     to, source = torch.tensor(pairs).T
     mapped[to] = taken[source].to(mapped)
     new = " ".join(map(repr, _without(ours, theirs))) or "none"
-    return mapped, f"{len(pairs)} rows carried over by their symbols; new rows for {new}"
+    return mapped, f"{len(pairs)} rows copied by symbol; new rows for {new}"
 
 
 def _other_cleaners(ours: TextConfig | None, theirs: TextConfig | None) -> list[str]:
@@ -123,7 +123,7 @@ def _other_cleaners(ours: TextConfig | None, theirs: TextConfig | None) -> list[
 
 
 def _other_settings(target: Target, theirs: dict[str, Any], has_other_sizes: bool) -> list[str]:
-    """ "model.key=value" for each setting of the checkpoint that must be used to have its model."""
+    """ "model.key=value" for each setting of the checkpoint that is needed to get the same model."""
     ours, spec = dataclasses.asdict(target.config), target.spec
 
     def matters(key: str, value: Any) -> bool:

@@ -1,8 +1,8 @@
-"""Reads files that torch.save wrote elsewhere, without importing or running what they name.
+"""Reads files that torch.save wrote elsewhere, without importing or running the code that they name.
 
-A pickle can call any function by its name. Here only the names on a short list have a meaning: tensors and Python's
-containers. An instance of any other class becomes a Foreign, a dict that keeps the instance's attributes and has no
-behaviour. Calling anything else is refused. So the weights of a pickled module can be read, and a payload never runs.
+A pickle can call any function by name. Here only the names on a short list are known: tensors and Python's containers.
+An instance of any other class becomes a Foreign, a dict that keeps the instance's attributes and has no behavior.
+Any other call is refused. This way the weights of a pickled module can be read, but a payload never runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from common.errors import UserError, first_line
 
 
 class _RefusedError(pickle.UnpicklingError):
-    """The pickle asks for a call."""
+    """The pickle tries to make a call that is not allowed."""
 
 
 class _Inert(type):
@@ -36,14 +36,14 @@ class Foreign(dict[Any, Any], metaclass=_Inert):
     """What is left of an instance of an unknown class: its items and, in __dict__, its attributes."""
 
     def append(self, item: Any) -> None:
-        """Ignore an item of a kind of list; none holds weights."""
+        """Ignore an item of a list subclass; no such list holds weights."""
 
     def extend(self, items: Any) -> None:
-        """Likewise."""
+        """Ignore items, as `append` does."""
 
 
 class _Ignored:
-    """Stands for values that are no part of a weight: NumPy's numbers, paths, dates."""
+    """Replaces values that are not part of a weight: NumPy values, paths, dates."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -58,12 +58,12 @@ def _tensor(data: Tensor, *_: Any) -> Tensor:
 
 
 def _of_type(function: Any, _: Any, arguments: tuple[Any, ...], __: Any) -> Any:
-    """A tensor that had attributes; `function` came through `find_class` like everything else."""
+    """Rebuild a tensor that had attributes; `function` has passed `find_class` like everything else."""
     return function(*arguments)
 
 
 def _empty_dict(*_: Any) -> dict[Any, Any]:
-    """A defaultdict, without its factory."""
+    """Replace a defaultdict, without its factory."""
     return {}
 
 
@@ -93,7 +93,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
 
 class _Unpickler(pickle.Unpickler):
     def __setattr__(self, name: str, value: Any) -> None:
-        """torch.load sets `persistent_load`, which finds storages and modules."""
+        """Wrap `persistent_load`, which torch.load sets to find storages and modules."""
         super().__setattr__(name, functools.partial(_without_source, value) if name == "persistent_load" else value)
 
     def find_class(self, module: str, name: str) -> Any:
@@ -105,7 +105,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _without_source(persistent_load: Any, saved_id: tuple[Any, ...]) -> Any:
-    """Drop the source code that the old format stores with a module: torch.load would warn that it finds no other."""
+    """Drop the source code that the old format stores with a module, because torch.load would warn about it."""
     is_module = saved_id[0] in ("module", b"module")
     return persistent_load((*saved_id[:2], None, None) if is_module else saved_id)
 
@@ -115,8 +115,10 @@ def _load_pickle(file: Any, **options: Any) -> Any:
 
 
 def load(path: Path) -> Any:
-    """The contents of a file of torch.save, in the zip format or the older one, on the CPU. A UserError if it cannot be
-    read, or would call something."""
+    """Load a file that torch.save wrote, in the zip format or the older one, on the CPU.
+
+    Raise a UserError if the file cannot be read or would make a call that is not allowed.
+    """
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -128,19 +130,21 @@ def load(path: Path) -> Any:
         raise
     except _RefusedError as error:
         raise UserError(
-            f"checkpoint {path}: refused, nothing of it was run ({first_line(error)}); get it from another source, or "
-            "save its state_dict alone"
+            f"checkpoint {path}: refused without running any of its code ({first_line(error)}); get it from another "
+            "source, or save its state_dict alone"
         ) from error
     except Exception as error:  # damage can raise anything, from a zip error to an IndexError
         raise UserError(
-            f"checkpoint {path}: not a readable checkpoint, it is damaged or not written by torch.save "
+            f"checkpoint {path}: not a readable checkpoint, because it is damaged or not written by torch.save "
             f"({first_line(error)}); use another one"
         ) from error
 
 
 def flatten(module: Foreign) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(state_dict, settings) of a pickled nn.Module by dotted names: its parameters and buffers, and its attributes
-    that are numbers or tuples of numbers."""
+    """Return (state_dict, settings) of a pickled nn.Module, by dotted names.
+
+    state_dict holds its parameters and buffers, settings those attributes that are numbers or tuples of numbers.
+    """
     state_dict: dict[str, Tensor] = {}
     settings: dict[str, Any] = {}
 

@@ -1,4 +1,4 @@
-"""Which clips form which batch of an epoch: a pure function of seed and epoch."""
+"""Divides the clips of an epoch into batches: a pure function of seed and epoch."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-Draw = tuple[int, int]  # (index of a clip, epoch): with the run's seed, all that randomness in a data set depends on
-POOL_BATCHES = 16  # clips are sorted by length within this many batches: little padding, and still a random order
+Draw = tuple[int, int]  # (index of a clip, epoch); randomness in a data set depends only on these and the run's seed
+POOL_BATCHES = 16  # clips are sorted by length within this many batches: little padding, but still a random order
 
 
 class BatchSize(NamedTuple):
     """The limits of a batch over all ranks together."""
 
-    clips: int  # at most, over all ranks
-    frames: int = 0  # at most, padding included, on each rank; 0: no limit
+    clips: int  # limit over all ranks
+    frames: int = 0  # limit on each rank, including padding; 0: no limit
     ranks: int = 1  # number of ranks that `frames` applies to; 1 if frames is 0
 
     @classmethod
     def of(cls, clips: int, frames: int | None, ranks: int) -> BatchSize:
-        """From the limits of one rank."""
+        """Build it from the limits of one rank."""
         return cls(clips * ranks, frames or 0, ranks if frames else 1)
 
     def fitting(self, length: int) -> int:
-        """The number of clips of at most `length` frames that a batch may have."""
+        """The number of clips that a batch may have if the longest has `length` frames."""
         return min(self.clips, self.frames // length * self.ranks) if self.frames else self.clips
 
 
@@ -32,10 +32,10 @@ Done = list[list[int]]  # [[*BatchSize, number of batches done with it], ...] in
 
 
 class BatchPlan:
-    """The batches of every epoch, over all ranks together; each rank then takes its share.
+    """The batches of every epoch, over all ranks together; each rank then takes its part.
 
-    The plan depends on nothing but its arguments. So a run that resumes within an epoch takes exactly the clips that
-    are left, even with another number of ranks or another batch size. `lengths` are in mel frames.
+    The plan depends only on its arguments. A run that resumes within an epoch therefore takes exactly the remaining
+    clips, even with another number of ranks or another batch size. `lengths` are in mel frames.
     """
 
     def __init__(self, lengths: Sequence[int], seed: int) -> None:
@@ -43,9 +43,9 @@ class BatchPlan:
         self.seed = seed
 
     def batches(self, epoch: int, size: BatchSize, done: Done) -> list[list[int]]:
-        """Clip indices of each batch of `epoch` that is left after the batches in `done`.
+        """Clip indices of each batch of `epoch` that remains after the batches in `done`.
 
-        If the last entry of `done` has another size, an entry with no batches is appended, for the caller to count in.
+        If the last entry of `done` has another size, an entry with 0 batches is appended; the caller increments it.
         """
         if not done or done[-1][:-1] != [*size]:
             done.append([*size, 0])
@@ -56,7 +56,7 @@ class BatchPlan:
         return self._group(left, epoch, size)[done[-1][-1] :]
 
     def in_order(self, size: BatchSize) -> list[list[int]]:
-        """All clips, shortest first."""
+        """The batches of all clips, shortest clips first."""
         return self._cut(np.argsort(self.lengths, kind="stable").tolist(), size)
 
     def largest(self, size: BatchSize) -> list[int]:
@@ -65,7 +65,8 @@ class BatchPlan:
         candidates = [
             order[max(0, i + 1 - size.fitting(int(self.lengths[clip]))) : i + 1] for i, clip in enumerate(order)
         ]
-        return max(reversed(candidates), key=lambda clips: len(clips) * self.lengths[clips[-1]]).tolist()
+        widest = max(reversed(candidates), key=lambda clips: len(clips) * self.lengths[clips[-1]])
+        return [int(clip) for clip in widest]
 
     def _group(self, clips: np.ndarray, epoch: int, size: BatchSize) -> list[list[int]]:
         rng = np.random.default_rng((self.seed, epoch))
@@ -77,7 +78,7 @@ class BatchPlan:
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def _cut(self, clips: list[int], size: BatchSize) -> list[list[int]]:
-        """`clips`, given shortest first, as batches."""
+        """Cut `clips`, sorted by length, into batches."""
         batches: list[list[int]] = []
         for clip in clips:
             if not batches or len(batches[-1]) + 1 > size.fitting(int(self.lengths[clip])):
@@ -87,7 +88,7 @@ class BatchPlan:
 
 
 class RankSampler:
-    """One rank's share of a list of batches, as draws; `set_epoch` before each pass."""
+    """Yields one rank's part of each batch, as draws; call `set_epoch` before each pass."""
 
     def __init__(self, rank: int, world_size: int) -> None:
         self.rank, self.world_size = rank, world_size
@@ -95,8 +96,10 @@ class RankSampler:
         self.batches: list[list[int]] = []
 
     def share(self, batch: list[int]) -> list[int]:
-        """This rank's clips. If a last batch has fewer clips than ranks, its first clip is repeated, so that every rank
-        has work."""
+        """This rank's clips of a batch.
+
+        If a batch has fewer clips than there are ranks, the ranks without a clip get its first one.
+        """
         return batch[self.rank :: self.world_size] or batch[:1]
 
     def set_epoch(self, epoch: int, batches: list[list[int]]) -> None:

@@ -1,4 +1,4 @@
-"""The data of a run: the data sets of its task, batched, shared between the ranks and loaded by processes."""
+"""The data of a run: the data sets of its task, batched, divided between the ranks and loaded by worker processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from common.errors import UserError
 
 
 class ClipDataset(Protocol):
-    """Maps draws to items. `lengths` are in mel frames; batches are planned by them."""
+    """Maps draws to items. Batches are planned from `lengths`, which are in mel frames."""
 
     @property
     def clips(self) -> Sequence[Clip]: ...
@@ -53,13 +53,15 @@ class RunData:
 
     @property
     def identity(self) -> list[int]:
-        """Seed, number and hash of the training clips: what a position in an epoch refers to."""
+        """Seed, number and hash of the training clips. A position in an epoch is valid only for the same values."""
         names = "\n".join(clip.path for clip in self.train.clips)
         return [self.config.seed, len(self.train), zlib.crc32(names.encode())]
 
     def start_epoch(self, epoch: int, done: Done) -> list[list[int]]:
-        """Make `loader` give what is left of an epoch; the clips of each batch, over all ranks. See
-        BatchPlan.batches."""
+        """Let `loader` yield the remaining batches of an epoch. Return their clips over all ranks.
+
+        See BatchPlan.batches.
+        """
         batches = self.plan.batches(epoch, self.batch_size, done)
         self.sampler.set_epoch(epoch, batches)
         return batches
@@ -78,7 +80,7 @@ class RunData:
         return make_loader(data, sampler, self.collate, self.config.data.num_workers, on_gpu, minutes)
 
     def _check_lengths(self) -> None:
-        """A UserError if a clip does not fit into a batch."""
+        """Raise a UserError if a clip does not fit into a batch."""
         longest = max(range(len(self.train)), key=lambda i: self.train.lengths[i])
         length = self.train.lengths[longest]
         if not self.batch_size.fitting(length):

@@ -47,16 +47,18 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
 
 
 def read_filelist(path: str | Path, root: str | Path, follow_links: bool = False) -> list[Clip]:
-    """The clips of a filelist. A UserError names the line of every row that `scan_filelist` finds wrong."""
+    """The clips of a filelist. Raise a UserError with the line of each row that `scan_filelist` rejects."""
     clips, problems = scan_filelist(path, root, follow_links)
     raise_problems(problems)
     return clips
 
 
 def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False) -> tuple[list[Clip], list[str]]:
-    """The good rows of a filelist, and a message for each of the others: not two columns, an empty transcript, a path
-    that is absolute or leaves `root` (through a link only with `follow_links`), a missing file, a path that is
-    twice."""
+    """The valid rows of a filelist, and a message for each other row.
+
+    A row is invalid if it does not have two columns, its transcript is empty, its path is absolute, leaves `root` (a
+    link may, with `follow_links`) or is repeated, or its file is missing.
+    """
     problems, clips, seen = [], [], dict[str, int]()
     root = Path(root)
     if not root.is_dir():
@@ -89,7 +91,7 @@ def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False
 
 
 def raise_problems(problems: list[str], shown: int = 10) -> None:
-    """A UserError that lists the first `shown` problems and counts the rest, if there are any."""
+    """If there are problems, raise a UserError that lists the first `shown` and counts the rest."""
     if problems:
         rest = [f"... and {len(problems) - shown} more"] if len(problems) > shown else []
         raise UserError("\n".join(problems[:shown] + rest))

@@ -1,4 +1,4 @@
-"""Batches from loader processes, and errors when such a process dies or hangs."""
+"""Loads batches in worker processes, and raises an error when such a process dies or hangs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make_loader(
     pin_memory: bool,
     timeout_minutes: float,
 ) -> DataLoader[Any]:
-    """Batches of `data` as `sampler` draws them. Call `close_loader` before the program exits."""
+    """A DataLoader of the batches that `sampler` draws from `data`. Call `close_loader` before the program exits."""
     workers = min(num_workers, os.cpu_count() or 1)  # more would only compete for the cores
     return DataLoader(
         data,
@@ -40,13 +40,16 @@ def make_loader(
         pin_memory=pin_memory,
         timeout=60 * timeout_minutes if workers else 0,
         worker_init_fn=_ignore_signals,
-        generator=torch.Generator(),  # its own: starting an epoch must not change the program's random state
+        generator=torch.Generator(),  # separate, because starting an epoch must not change the program's random state
     )
 
 
 def _ignore_signals(_: int) -> None:
-    """For loader processes: torchrun sends them its signals too, but the trainer needs their batches until it has
-    saved. Python waits for such processes when it exits."""
+    """Ignore SIGNALS in a loader process.
+
+    torchrun sends its signals to loader processes too, but the trainer needs their batches until it has saved. Python
+    waits for these processes when it exits.
+    """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -58,7 +61,7 @@ def close_loader(loader: DataLoader[Any]) -> None:
         return
     loader._iterator = None
     iterator._shutdown_workers()  # type: ignore[attr-defined] # PyTorch leaves it to garbage collection
-    for process in iterator._workers:  # type: ignore[attr-defined]
+    for process in iterator._workers:  # type: ignore[attr-defined] # the same
         if process.is_alive():
             process.kill()
             process.join()
@@ -74,7 +77,7 @@ def loader_errors() -> Iterator[None]:
             raise
         raise UserError(
             f"a process that loads data has died or hangs ({first_line(error)}): often the machine has run out of "
-            "memory, or its disk does not answer; lower data.num_workers (0 loads in the training process)"
+            "memory, or its disk does not respond; lower data.num_workers (0 loads in the training process)"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Prepared mels on disk: one float32 .npy (n_mels, T) for each clip, and the audio config that all were made with.
+"""Prepared mels on disk: one float32 .npy (n_mels, T) for each clip, and the audio config of all mels.
 
     MEL_DIR/audio.json      the AudioConfig of all mels
-    MEL_DIR/manifest.jsonl  a line for each finished mel: clip, frames, and the clip's size and time of change
+    MEL_DIR/manifest.jsonl  a line for each finished mel: clip, frames, and the clip's size and modification time
     MEL_DIR/<clip>.npy      named after the clip in the filelist: wavs/a.wav.npy
 
 A row of a filelist may also name a mel (.npy, or the reference's .pt); such mels are read as they are.
@@ -56,20 +56,19 @@ class MelDirectory:
         self.entries: dict[str, Entry] = {}
         self.audio: dict[str, object] | None = None
         if (self.path / AUDIO_FILE).is_file():
-            with contextlib.suppress(ValueError):  # damaged: as if absent, so all mels are computed again
+            with contextlib.suppress(ValueError):  # a damaged file counts as missing: all mels are computed again
                 stored = json.loads((self.path / AUDIO_FILE).read_text(encoding="utf-8"))
                 self.audio = stored if isinstance(stored, dict) else None
         if (self.path / MANIFEST_FILE).is_file():
             for line in (self.path / MANIFEST_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
-                with contextlib.suppress(
-                    ValueError, TypeError
-                ):  # half a line of a killed run: its mel is computed again
+                # A killed run may leave half a line; its mel is computed again.
+                with contextlib.suppress(ValueError, TypeError):
                     entry = Entry(**json.loads(line))
                     self.entries[entry.clip] = entry
 
     @staticmethod
     def mel_path(directory: Path, clip: str) -> Path:
-        return directory / f"{clip}.npy"  # the suffix stays: x.wav and x.flac are two clips
+        return directory / f"{clip}.npy"  # keeps the suffix, because x.wav and x.flac are two clips
 
     def is_fresh(self, clip: Clip) -> bool:
         """True if the mel of `clip` exists and the clip has not changed since."""
@@ -102,12 +101,12 @@ class MelDirectory:
         """Write the mel of `clip`, complete or not at all."""
         path = cls.mel_path(directory, clip)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not durable, which would take longer than the mel: after a power failure it is computed again.
+        # Not durable: flushing takes longer than computing the mel, which is computed again after a power failure.
         with replacing(path, durable=False) as temporary, open(temporary, "wb") as file:
             np.save(file, mel)
 
     def check(self, clips: list[Clip], audio: AudioConfig) -> list[int]:
-        """The number of frames of each clip's mel. A UserError if one is missing, stale, or of another audio config."""
+        """The number of frames of each mel. Raise a UserError if one is missing, stale or of another audio config."""
         prepared = [clip for clip in clips if clip.file.suffix not in MEL_SUFFIXES]
         if prepared and self.audio is None:
             raise UserError(

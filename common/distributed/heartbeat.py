@@ -1,4 +1,4 @@
-"""The heartbeat of each rank, by which the others can name the one that was lost."""
+"""The heartbeat of each rank, which lets the other ranks name a lost one."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from common.distributed.ranks import Ranks, from_main
 from common.errors import UserError
 
 BEAT_SECONDS = 1.0
-LOOK_SECONDS = 3.0  # between two looks at the other ranks: one that did not beat in between is considered lost
-LOST = r"Connection (closed|reset)|Broken pipe|Timed out|NCCL"  # how PyTorch's errors tell that a rank is gone
+LOOK_SECONDS = 3.0  # between two reads of the other ranks' heartbeats; a rank without a new one is considered lost
+LOST = r"Connection (closed|reset)|Broken pipe|Timed out|NCCL"  # in PyTorch's errors after a rank is lost
 
 
 class Heartbeat:
-    """As a context manager, with several ranks: a thread that beats in the store where the ranks have met.
+    """A context manager that, with several ranks, runs a thread that writes a heartbeat to the rendezvous store.
 
-    `at` says what this rank is doing. If that stays the same for `timeout_minutes`, the rank names those that it must
-    be waiting for and ends the process, wherever the main thread hangs, so that torchrun can restart the run.
+    `at` records what this rank is doing. If that stays the same for `timeout_minutes`, the thread prints which ranks
+    this one must be waiting for and ends the process, wherever the main thread hangs, so that torchrun can restart the
+    run.
     """
 
     def __init__(self, ranks: Ranks, timeout_minutes: float) -> None:
@@ -37,15 +38,16 @@ class Heartbeat:
         self.at("its start")
 
     def at(self, activity: str) -> None:
-        """Say what this rank starts to do, for example "a step"."""
+        """Record what this rank starts to do, for example "a step"."""
         self.activity, self.since = activity, time.monotonic()
 
     def __enter__(self) -> Heartbeat:
         if self.ranks.world_size > 1:
             host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            # Its own connection: that of the process group may be blocked when this one is needed.
-            self.store = dist.TCPStore(host, port, wait_for_workers=False, timeout=timedelta(seconds=10))
-            self.prefix = from_main(uuid.uuid4().hex)  # under an agent the store survives restarts
+            # A separate connection: the process group's may be blocked when this one is needed.
+            timeout = timedelta(seconds=10)
+            self.store = dist.TCPStore(host, port, wait_for_workers=False, timeout=timeout)  # type: ignore[attr-defined] # public, but not listed as an export
+            self.prefix = from_main(uuid.uuid4().hex)  # torchrun's store survives restarts
             self._beat()
             self.thread = threading.Thread(target=self._watch, daemon=True)
             self.thread.start()
@@ -56,7 +58,7 @@ class Heartbeat:
             return
         try:
             if isinstance(error, RuntimeError) and re.search(LOST, str(error)):
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the agent is about to send it: name the rank first
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun is about to send it: name the rank first
                 lines = str(error).strip().splitlines()
                 excerpt = " ... ".join(dict.fromkeys((lines[0][:200], lines[-1][:200])))
                 raise UserError(
@@ -67,7 +69,7 @@ class Heartbeat:
             self.thread.join()
 
     def missing(self) -> str:
-        """The ranks without a heartbeat, or else those that do something else than this one. Takes some seconds."""
+        """The ranks without a heartbeat, or else those at another activity than this one. Takes a few seconds."""
         try:
             before = self._others()
             time.sleep(LOOK_SECONDS)
@@ -82,7 +84,7 @@ class Heartbeat:
             for rank, (_, host, activity) in after.items()
             if activity != self.activity
         ]
-        return ", ".join(elsewhere) or "all ranks are alive, at the same place: check the network between them"
+        return ", ".join(elsewhere) or "all ranks are alive and at the same activity: check the network between them"
 
     def _beat(self) -> None:
         self.count += 1

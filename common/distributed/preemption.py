@@ -1,4 +1,4 @@
-"""Stopping early, by a signal or because the time is up. All ranks stop at the same step, whichever was told."""
+"""Stopping early, by a signal or because the time is up. All ranks stop at the same step."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # Kubernetes and torchrun send the first, Slurm the one it was asked for
-TIME_IS_UP = 1  # a reason that is no signal: only SIGHUP has this number, and it is not among SIGNALS
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # Kubernetes and torchrun send the first, Slurm the one set in the job
+TIME_IS_UP = 1  # a reason that is not a signal: its number is SIGHUP's, which is not among SIGNALS
 MARKER = "stopped.json"
 
 
@@ -49,13 +49,13 @@ class StopFlag:
         self.reason = number
 
     def set(self, reason: int) -> None:
-        """Stop at the next occasion, unless a signal is already the reason."""
+        """Request a stop, unless there already is a reason for one."""
         self.reason = self.reason or reason
 
     def agreed(self) -> int:
-        """The largest reason of any rank; all ranks must call it equally often.
+        """The largest reason over all ranks; all ranks must call it the same number of times.
 
-        With several ranks this is the answer to the previous call, so that no rank has to wait for the others.
+        With several ranks it returns the result of the previous call, so that no rank has to wait for the others.
         """
         if self._group is None:
             return self.reason

@@ -1,5 +1,7 @@
-"""The ranks of a run under torchrun, and the few collectives that training needs. All of it also works in one
-process."""
+"""The ranks of a run under torchrun, and the few collectives that training needs.
+
+All of it also works in one process.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all: `rank` counts over all machines, `local_rank` over this one, where it selects the GPU."""
+    """This process: `rank` counts over all machines, `local_rank` over this one, where it selects the GPU."""
 
     rank: int
     local_rank: int
@@ -42,14 +44,14 @@ def start_ranks(device: str = "auto", timeout_minutes: float = 10.0) -> Ranks:
         torch.cuda.set_device(ranks.device)
     if world_size > 1:
         _stop_with_the_agent()
-        # The heartbeat names the lost rank after the timeout; this is for the case that even that hangs.
+        # The heartbeat names the lost rank after the timeout; this is the fallback in case the heartbeat hangs too.
         timeout = timedelta(minutes=timeout_minutes + 1)
         dist.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo", timeout=timeout)
     return ranks
 
 
 def _stop_with_the_agent() -> None:
-    """Get SIGTERM if torchrun itself is killed: save and leave instead of occupying a GPU for nobody."""
+    """Request SIGTERM if torchrun itself is killed, so that this process saves and exits instead of occupying a GPU."""
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -61,7 +63,7 @@ def stop_ranks() -> None:
 
 
 def barrier() -> None:
-    """Wait until all ranks are here."""
+    """Wait until all ranks have called this."""
     if dist.is_initialized():
         dist.barrier()
 

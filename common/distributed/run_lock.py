@@ -1,4 +1,4 @@
-"""One run at a time in a run directory."""
+"""Allows one run at a time in a run directory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ PATIENCE = 5.0  # seconds: after a restart the previous run may still be ending
 
 @contextmanager
 def run_lock(run_dir: str | Path) -> Iterator[None]:
-    """Hold `run_dir` while the block runs; a UserError if another process holds it. The system releases the lock when a
-    process ends, however it ends."""
+    """Lock `run_dir` while the block runs; raise a UserError if another process holds the lock.
+
+    The system releases the lock when a process ends, however it ends.
+    """
     path = Path(run_dir) / FILE_NAME
     make_directory(path.parent, "run_dir")
     with open(path, "a+") as file:

@@ -1,4 +1,4 @@
-"""A helper for backward passes that are written by hand."""
+"""A helper for hand-written backward passes."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def to_overwrite(saved: Tensor) -> Tensor:
-    """Memory that a backward pass may overwrite: the saved tensor's own, or a copy if the graph is kept."""
+    """Return a tensor that a backward pass may overwrite: the saved one, or a copy of it if the graph is kept."""
     return saved.clone() if torch._C._autograd._get_current_graph_task_keep_graph() else saved

@@ -1,4 +1,4 @@
-"""Dropout whose masks are cheap on a CPU, where drawing them one by one takes longer than the layers around it."""
+"""Dropout with masks that are cheap on a CPU, where drawing each element takes longer than the layers around it."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def draw_kept(shape: Sequence[int], p: float, device: torch.device, generator: t
 
 
 def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
-    """x with each element set to 0 with probability p, and the others scaled so that the mean stays."""
+    """x with each element set to 0 with probability p, and the others scaled to keep the mean."""
     return x * draw_kept(x.shape, p, x.device, generator) * (1 / (1 - p)) if p else x
 
 
 class TanhDropout(Function):
-    """tanh(x) * scale where kept, else 0. It overwrites x and saves only its result for the backward pass."""
+    """tanh(x) * scale where kept, else 0. It overwrites x and saves only its result and the mask for backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:

@@ -19,7 +19,7 @@ ALIGNMENT = 512  # bytes, as in CUDA's own allocations
 
 
 class _Everyone:
-    """The owner of graphs that use nothing but their arguments."""
+    """The owner of graphs that use only their arguments."""
 
 
 _EVERYONE = _Everyone()
@@ -27,8 +27,10 @@ _LOCK = threading.Lock()
 
 
 class _Device:
-    """What all graphs of one device share. They run one after the other, so one stream, one pool of memory and one
-    arena for their arguments serve them all."""
+    """The state that all graphs of one device share.
+
+    The graphs run one after the other, so they can share one stream, one memory pool and one arena for arguments.
+    """
 
     def __init__(self) -> None:
         self.stream = torch.cuda.Stream()
@@ -65,7 +67,7 @@ def graphed(
 
     On GPUs the call becomes a CUDA graph the second time that its shapes and options occur: the arguments are copied to
     the graph's own tensors, and the results back. `function` must not wait for the device or draw random numbers.
-    Tensors that it uses beside its arguments belong to `owner`; its graphs are freed with it.
+    Tensors that it uses besides its arguments must belong to `owner`; the graphs are freed with their owner.
     """
     if owner is not None:
         function = functools.partial(function, owner)
@@ -122,15 +124,15 @@ def _capture(
     with _outside_inference_mode():
         places = device.places(arguments)
         own_written, own_read = _like((written, read), iter(places))
-        # Once without a graph: kernels are compiled for the alignment of these tensors and libraries are set up, which
-        # must not happen during a capture.
+        # Run once without a graph: this compiles kernels for the alignment of these tensors and sets up libraries,
+        # which must not happen during a capture.
         device.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(device.stream):
             _copy(places, arguments)
             function(own_written, own_read, **options)
         torch.cuda.current_stream().wait_stream(device.stream)
         graph = torch.cuda.CUDAGraph()
-        # thread_local: loader threads may pin memory meanwhile
+        # thread_local: loader threads may pin memory during the capture
         with torch.cuda.graph(graph, device.pool, device.stream, capture_error_mode="thread_local"):
             function(own_written, own_read, **options)
     return graph, places
@@ -149,13 +151,13 @@ def _like(group: Group, tensors: Iterator[Tensor | None]) -> Group:
 
 @contextmanager
 def _outside_inference_mode() -> Iterator[None]:
-    """Tensors made in inference mode cannot be written to outside of it."""
+    """Leave inference mode, because tensors made in it cannot be written to later."""
     with torch.inference_mode(False), torch.no_grad():
         yield
 
 
 def _copy(targets: Sequence[Tensor | None], sources: Sequence[Tensor | None]) -> None:
-    """One kernel for all tensors of a type."""
+    """Copy with one kernel for all tensors of a dtype."""
     by_type: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
     for target, source in zip(targets, sources, strict=True):
         if target is not None and source is not None:

@@ -51,12 +51,15 @@ class PackedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         if self.packed is None:
             return F.linear(x, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        x = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return x
 
 
 class Int8Linear:
-    """As PackedLinear, on a CPU, with 8-bit weights (a scale for each output) and 8-bit inputs (a scale for each call):
-    a quarter of the bytes to read."""
+    """Like PackedLinear, but only on CPUs and in 8 bits, which is a quarter of the bytes to read.
+
+    The weights have a scale for each output, the inputs a scale for each call.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.reduce_range = not torch.cpu._is_vnni_supported()  # older instructions accumulate in 16 bits
@@ -66,4 +69,5 @@ class Int8Linear:
         self.packed = torch.ops.quantized.linear_prepack(quantized, None if bias is None else bias.float())
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.ops.quantized.linear_dynamic(x, self.packed, self.reduce_range)
+        x = torch.ops.quantized.linear_dynamic(x, self.packed, self.reduce_range)
+        return x

@@ -20,7 +20,7 @@ def pad_last(sequences: Sequence[Tensor], value: float = 0.0, min_length: int = 
 
 
 def pad_to_multiple(x: Tensor, dim: int, multiple: int, value: float = 0.0) -> Tensor:
-    """x padded with `value` at the end of one dimension, to a multiple of N."""
+    """Pad dimension `dim` of x with `value` at its end, to a multiple of `multiple`."""
     missing = -x.shape[dim] % multiple
     if not missing:
         return x

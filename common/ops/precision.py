@@ -17,8 +17,8 @@ def set_tf32(enabled: bool) -> None:
     """On GPUs, let matrix products, convolutions and LSTMs round float32 inputs to TensorFloat-32."""
     precision = "tf32" if enabled else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision
-    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
-    torch.backends.cudnn.rnn.fp32_precision = precision  # type: ignore[attr-defined]
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined] # PyTorch has no annotation
+    torch.backends.cudnn.rnn.fp32_precision = precision  # type: ignore[attr-defined] # the same
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -29,6 +29,6 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def compute_dtype(x: torch.Tensor) -> torch.dtype:
-    """The type that autocast rounds x to where it is enabled, else the type of x."""
+    """The dtype that autocast casts x to if it is enabled, else the dtype of x."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -34,9 +34,8 @@ class Tracker:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             self.log = JsonLines(run_dir / "log.jsonl")
-            self.board = SummaryWriter(
-                str(run_dir / "tensorboard"), purge_step=step + 1
-            )  # drops the steps that a crash undid
+            # purge_step drops the steps that a crash undid.
+            self.board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
             self.samples.mkdir(parents=True, exist_ok=True)
 
     def start(self, step: int, total_steps: int | None) -> None:
@@ -60,7 +59,7 @@ class Tracker:
         self.record(step=step, warning=text)
 
     def record(self, **values: Any) -> None:
-        """Write a line to log.jsonl that is no measurement."""
+        """Write a line to log.jsonl that is not a measurement."""
         if self.active:
             self.log.write(**values)
 

@@ -1,4 +1,4 @@
-"""What to say when training cannot make progress because no gradient is finite."""
+"""The error message for training that makes no progress because no gradient is finite."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from common.checkpoint import files
 from common.checkpoint.checkpoint import Progress
 from common.data.filelist import Clip
 
-MAX_BAD_STEPS = 20  # consecutive ones; the loss scaler needs some to find its scale
-MAX_NAMED = 8  # clips that the message names; the rest is counted
+MAX_BAD_STEPS = 20  # consecutive; the loss scaler needs some to find its scale
+MAX_NAMED = 8  # clips that the message names; it counts the rest
 
 
 def diagnose_bad_steps(progress: Progress, clips: Sequence[Clip], checkpoints: Path) -> str:

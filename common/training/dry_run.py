@@ -1,4 +1,4 @@
-"""One forward and backward pass over the largest batch that can occur, so that memory runs out now or never."""
+"""One forward and backward pass over the largest batch that can occur, so that a lack of memory shows at the start."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from common.training.task import Objective
 
 
 def dry_run(objective: Objective, data: RunData, state: TrainingState, options: TrainerConfig, ranks: Ranks) -> str:
-    """Run it and describe the batch. It changes nothing: neither weights, nor buffers, nor random states."""
+    """Run the pass and describe the batch. Weights, buffers and random states stay unchanged."""
     model, device, clips = state.model, ranks.device, data.largest_batch()
     buffers = [buffer.clone() for buffer in model.buffers()]
-    # Memory that is needed later: Adam's state, and the buckets of DistributedDataParallel.
+    # Memory that training needs later: Adam's state, and the buckets of DistributedDataParallel.
     copies = (0 if state.optimizer.state else 2) + (ranks.world_size > 1)
     later = [torch.empty_like(parameter) for parameter in model.parameters() for _ in range(copies)]
     model.train()

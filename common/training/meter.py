@@ -1,4 +1,4 @@
-"""Sums over a number of steps, from which a line of the log is made."""
+"""Sums over several steps, for one line of the log."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Summary(NamedTuple):
 
     parts: dict[str, float]  # means of the loss's parts over the items
     items: float
-    padding_share: float  # of all positions that were computed
+    padding_share: float  # fraction of all computed positions
     seconds: float
 
 
 class Meter:
-    """The sums of this rank, kept on the device: nothing waits for it before `summary`."""
+    """The sums of this rank, kept on the device, so that nothing waits for it before `summary`."""
 
     def __init__(self, part_names: Sequence[str]) -> None:
         self.start = time.monotonic()
@@ -49,8 +49,9 @@ class Meter:
         self.grad_norm = grad_norm
 
     def summary(self, device: torch.device) -> Summary:
-        """All ranks must call it."""
-        sums = [float(self.items), self.positions, *map(float, self.parts)]  # waits for the device, so before the clock
+        """Sum over all ranks; all of them must call it."""
+        # This waits for the device, so the clock is read after it.
+        sums = [float(self.items), self.positions, *map(float, self.parts)]
         seconds = time.monotonic() - self.start
         items, positions, *sums = sum_over_ranks(sums, device)
         parts = {name: value / max(items, 1) for name, value in zip(self.part_names, sums, strict=True)}
@@ -58,7 +59,7 @@ class Meter:
 
 
 def timed(iterable: Iterable[T], current: Callable[[], Meter]) -> Iterator[T]:
-    """The elements of `iterable`. The time that each was waited for is added to the meter that is then current."""
+    """Yield the elements of `iterable`, and add the time spent waiting for each to the meter that is then current."""
     iterator = iter(iterable)
     while True:
         start = time.monotonic()

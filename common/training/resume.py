@@ -1,4 +1,4 @@
-"""Where a run starts: at its newest checkpoint, at the weights of another one, or at random weights."""
+"""Chooses where a run starts: from its newest checkpoint, from the weights of another one, or from random weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from common.training.task import Task
 
 
 def open_run_dir(config: TrainConfig, ranks: Ranks) -> Path:
-    """The run directory, ready to be written to. With trainer.fresh, what an earlier run wrote is removed."""
+    """Prepare the run directory and return it. With trainer.fresh, remove the files of an earlier run."""
     run_dir = Path(config.run_dir)
     make_directory(run_dir / "checkpoints", "run_dir")
     if config.trainer.fresh and ranks.is_main:
@@ -29,7 +29,7 @@ def open_run_dir(config: TrainConfig, ranks: Ranks) -> Path:
 
 
 def resume_or_initialize(state: TrainingState, task: Task, config: TrainConfig, ranks: Ranks) -> str:
-    """Restore the newest checkpoint of the run directory, else load init_from if it is set; says what was done."""
+    """Restore the newest checkpoint of the run directory, or else load init_from if it is set; return a note on it."""
     directory = Path(config.run_dir) / "checkpoints"
     path = from_main(files.newest(directory) if ranks.is_main else None)
     if path is not None:

@@ -36,7 +36,7 @@ class TrainingState:
         return {self.generator.device.type: self.generator.get_state()}
 
     def checkpoint(self, task: Task, config: TrainConfig, rng: list[dict[str, Tensor]]) -> Checkpoint:
-        """A checkpoint of now; `rng` are the random states of all ranks."""
+        """A checkpoint of the present state; `rng` holds the random states of all ranks."""
         return Checkpoint(
             model_name=task.spec.name,
             model_config=dataclasses.asdict(task.model_config),
@@ -63,7 +63,7 @@ class TrainingState:
         assert checkpoint.progress is not None
         self.optimizer.load_state_dict(checkpoint.optimizer)
         for group in self.optimizer.param_groups:
-            group["weight_decay"] = config.trainer.weight_decay  # today's option; the rate is set in every epoch
+            group["weight_decay"] = config.trainer.weight_decay  # the present option; the rate is set in every epoch
         if checkpoint.scaler:
             self.scaler.load_state_dict(checkpoint.scaler)
         data = self.progress.data
@@ -80,14 +80,14 @@ class TrainingState:
 
 
 def _check(checkpoint: Checkpoint, task: Task, config: TrainConfig) -> None:
-    """A UserError if the checkpoint is of another model than the task's."""
+    """Raise a UserError if the checkpoint's model is not that of the task."""
     run_dir = f"run_dir={config.run_dir}"
     if checkpoint.model_name != task.spec.name:
         raise UserError(f"{run_dir} holds a {checkpoint.model_name}; choose another run_dir")
     if differences := audio_differences(config.audio, checkpoint.audio):
         raise UserError(f"{run_dir}: {'; '.join(differences)}; choose another run_dir")
     if checkpoint.text != task.text:
-        raise UserError(f"{run_dir}: trained with other symbols or cleaners than data's; choose another run_dir")
+        raise UserError(f"{run_dir}: trained with other symbols or cleaners than those of data; choose another run_dir")
     ours = dataclasses.asdict(task.model_config)
     theirs = ours | checkpoint.with_present_names(task.spec).model_config
     if other := [f"model.{key}={theirs[key]}" for key in task.spec.meanings if theirs[key] != ours[key]]:

@@ -18,19 +18,21 @@ from common.training.task import Objective
 
 
 class OptimizerStep:
-    """Called with the batches of one step, it updates the weights, unless the gradient is not finite."""
+    """Updates the weights with the batches of one step, unless the gradient is not finite."""
 
     def __init__(self, objective: Objective, state: TrainingState, options: TrainerConfig, ranks: Ranks) -> None:
         self.objective, self.state, self.options, self.device = objective, state, options, ranks.device
         self.parallel = _parallel(state.model, ranks)
-        self.bad_steps = torch.tensor(state.progress.bad_steps, device=ranks.device)  # consecutive ones
+        self.bad_steps = torch.tensor(state.progress.bad_steps, device=ranks.device)  # consecutive
 
     def __call__(self, batches: list[Any], *meters: Meter) -> None:
-        """Accumulate the gradients of `batches` and update the weights. Nothing here waits for the device: whether the
-        gradient is finite is decided there."""
+        """Accumulate the gradients of `batches` and update the weights.
+
+        Nothing here waits for the device, which itself checks whether the gradient is finite.
+        """
         model, optimizer, scaler = self.state.model, self.state.optimizer, self.state.scaler
         optimizer.zero_grad(set_to_none=True)
-        buffers = [buffer.clone() for buffer in model.buffers()]  # the forward pass moves BatchNorm's averages
+        buffers = [buffer.clone() for buffer in model.buffers()]  # the forward pass updates BatchNorm's averages
         for i, batch in enumerate(batches):
             with nullcontext() if i == len(batches) - 1 else self._no_sync():
                 with autocast(self.device, self.options.precision):
@@ -43,11 +45,11 @@ class OptimizerStep:
         limit = self.options.grad_clip_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
         finite = torch.isfinite(norm)
-        if not scaler.is_enabled():  # an enabled scaler tells the optimizer by itself, and lowers its scale
+        if not scaler.is_enabled():  # an enabled scaler tells the optimizer itself, and lowers its scale
             optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined] # read by fused Adam
         scaler.step(optimizer)
         scaler.update()
-        # A fused optimizer does not count its writes, by which packed weights (common/ops/packed.py) know of a change.
+        # A fused optimizer does not count its writes, but packed weights (common/ops/packed.py) rely on that count.
         torch.autograd.graph.increment_version(list(model.parameters()))
         for buffer, before in zip(model.buffers(), buffers, strict=True):
             buffer.copy_(torch.where(finite, buffer, before))
@@ -56,12 +58,12 @@ class OptimizerStep:
             meter.add_step(norm, finite)
 
     def _no_sync(self) -> AbstractContextManager[None]:
-        """Gradients of all but the last accumulated batch stay on their rank."""
+        """Keep the gradients of all but the last accumulated batch on their rank."""
         return self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else nullcontext()
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """A batch, which is a NamedTuple of tensors, on the device."""
+    """Move a batch, a NamedTuple of tensors, to the device."""
     return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
 
@@ -69,7 +71,7 @@ def _parallel(model: nn.Module, ranks: Ranks) -> nn.Module:
     if ranks.world_size == 1:
         return model
     devices = [ranks.local_rank] if ranks.device.type == "cuda" else None
-    # BatchNorm has its own statistics on each rank, as in the reference, and validation uses the averages of rank 0.
-    # With tens of clips on each rank these are over thousands of positions: SyncBatchNorm, which waits for all ranks in
-    # every layer both ways, would gain nothing.
+    # Each rank has its own BatchNorm statistics, as in the reference, and validation uses the averages of rank 0. With
+    # tens of clips on each rank they cover thousands of positions. SyncBatchNorm would gain nothing, and it waits for
+    # all ranks in every layer, forward and backward.
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)

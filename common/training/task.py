@@ -34,7 +34,7 @@ class Objective(Protocol):
     part_names: tuple[str, ...]  # the keys of Loss.parts; "loss" is one of them
 
     def __call__(self, model: nn.Module, batch: Any, step: int | None, generator: Generator) -> Loss:
-        """`step` of training, which schedules depend on; None stands for the end of training."""
+        """`step` is the training step, on which schedules depend; None stands for the end of training."""
         ...
 
     def advice(self, step: int, parts: Mapping[str, float]) -> str:
@@ -44,7 +44,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """One model in training."""
+    """A model and everything needed to train it."""
 
     spec: ModelSpec
     model_config: Any
@@ -54,16 +54,16 @@ class Task:
     datasets: Callable[[], tuple[ClipDataset, ClipDataset]]  # (training, validation), checked before the first step
     collate: Callable[[list[Any]], Any]
     objective: Objective
-    # Pictures and sounds of a validation; `model` is in eval mode, `data` is the validation set.
+    # Writes the pictures and sounds of a validation; `model` is in eval mode, `data` is the validation set.
     report: Callable[[nn.Module, Any, Tracker, int, Generator], None]
-    # Before the report: measure what synthesis corrects, and store it in the model.
+    # Called before the report: measures what synthesis corrects, and stores it in the model.
     calibrate: Callable[[nn.Module, Any, Generator], None] | None = None
     memory_option: str = ""  # what else to try when memory runs out: " or KEY=VALUE"
 
 
 def task_options(cls: type[T], config: TrainConfig) -> T:
-    """`config.task` as the options class of a task; a UserError names the model if an option is of another task."""
-    known = cls.__dataclass_fields__  # type: ignore[attr-defined]
+    """Build the options class `cls` from `config.task`; a UserError names the model if it has no such option."""
+    known = cls.__dataclass_fields__  # type: ignore[attr-defined] # cls is a dataclass
     for name, value in config.task.items():
         if name not in known:
             model = config.model.get("name")

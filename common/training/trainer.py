@@ -31,13 +31,13 @@ from common.training.task import Task
 from common.training.validation import Validation
 
 MEMORY_CURE = (
-    "lower trainer.batch_frames or trainer.batch_size and raise trainer.accumulation_steps by as much, or use "
+    "lower trainer.batch_frames or trainer.batch_size and raise trainer.accumulation_steps by the same factor, or use "
     "trainer.precision=bf16"
 )
 
 
 class Trainer:
-    """Trains `task` as `config` says; `fit` is the whole run. Making a Trainer touches no disk."""
+    """Trains `task` as `config` says; `fit` is the whole run. Creating a Trainer does not access the disk."""
 
     def __init__(
         self,
@@ -132,14 +132,14 @@ class Trainer:
         self.heartbeat.at("the end of an epoch")
         if num_left:
             return
-        if is_whole:  # of a resumed epoch only the rest is known
+        if is_whole:  # in a resumed epoch the meter has only the rest
             means = epoch_meter.summary(self.device)
             values = {"train_epoch_loss": means.parts["loss"], "train_epoch_time": means.seconds}
             self.tracker.scalars(progress.step, progress.epoch, values)
         progress.epoch, progress.done = progress.epoch + 1, []
 
     def _after_step(self, clips: list[list[int]], epoch_meter: Meter) -> bool:
-        """What is due after this step, on batches of `clips`; True if the run is over."""
+        """Do what is due after a step on batches of `clips`; return True if the run is over."""
         step, options = self.state.progress.step, self.options
         if step % options.log_every_steps == 0:
             self._log()
@@ -163,19 +163,19 @@ class Trainer:
     def _is_over(self) -> bool:
         if self._is_done():
             return True
-        # Clocks differ, and all ranks must stop at the same step: that of rank 0 decides.
+        # Clocks differ, but all ranks must stop at the same step: the clock of rank 0 decides.
         minutes = (time.monotonic() - self.started) / 60
         if self.options.max_minutes is not None and self.ranks.is_main and minutes > self.options.max_minutes:
             self.stop.set(TIME_IS_UP)
         return self._signalled() or self.stop_reason == TIME_IS_UP
 
     def _signalled(self) -> bool:
-        """True if a signal asks the run to end; all ranks must call it equally often."""
+        """True if a signal asks the run to end; all ranks must call it the same number of times."""
         self.stop_reason = max(self.stop_reason, self.stop.agreed())
         return self.stop_reason in SIGNALS
 
     def _stop_early(self, first_step: int) -> None:
-        """What must be done before the machine is taken away, and no more."""
+        """Do only what must be done before the machine is taken away."""
         step = self.state.progress.step
         if step > first_step:
             self.save()
@@ -185,7 +185,10 @@ class Trainer:
             write_marker(self.run_dir, self.stop_reason, step)
 
     def _check_bad_steps(self, batches: list[list[int]]) -> None:
-        """Waits for the device, so not after every step. `batches` of clips are those of the last step."""
+        """Raise a UserError after too many steps without a finite gradient; `batches` are those of the last step.
+
+        It waits for the device, so it is not called after every step.
+        """
         progress = self.state.progress
         progress.bad_steps = int(self.step.bad_steps)
         if progress.bad_steps > MAX_BAD_STEPS:
@@ -208,7 +211,7 @@ class Trainer:
         return min(total, self.options.max_steps or total) if self.options.max_minutes is None else None
 
     def _log(self) -> None:
-        """A line of the log. Its time starts at the last one, so that waiting for data counts."""
+        """Write a line of the log. Its time starts at the previous line, so it includes waiting for data."""
         meter, self.meter = self.meter, self.new_meter()
         progress, scaler = self.state.progress, self.state.scaler
         means = meter.summary(self.device)
@@ -250,11 +253,11 @@ class Trainer:
             other.start += time.monotonic() - meter.start
 
     def save(self) -> None:
-        """Write a checkpoint of this step and remove the oldest."""
+        """Write a checkpoint of this step and remove the oldest ones."""
         directory, name = self.run_dir / "checkpoints", files.FILE_NAME.format(self.state.progress.step)
         if self.best_step != self.state.progress.step:
             self._write(name)
-        elif self.ranks.is_main:  # this very state was just saved as the best
+        elif self.ranks.is_main:  # this state was just saved as the best
             files.link(directory / files.BEST, directory / name)
         if self.ranks.is_main:
             files.prune(directory, self.options.keep_last)

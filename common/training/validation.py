@@ -1,5 +1,7 @@
-"""Validation: the loss of the validation set, then pictures and sounds, with the averaged weights if the run keeps
-them."""
+"""Validation: the loss of the validation set, then pictures and sounds.
+
+It uses the averaged weights if the run keeps them.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from common.training.task import Task
 
 
 class Validation:
-    """`run` it as often as wanted: it always draws the same random numbers, and leaves those of training alone."""
+    """Each `run` draws the same random numbers, and does not affect those of training."""
 
     def __init__(
         self, task: Task, config: TrainConfig, data: RunData, state: TrainingState, ranks: Ranks, heartbeat: Heartbeat
@@ -30,7 +32,7 @@ class Validation:
         self.ranks, self.heartbeat, self.device = ranks, heartbeat, ranks.device
 
     def run(self, meter: Meter, tracker: Tracker, interrupted: Callable[[], bool]) -> Summary | None:
-        """Means over the validation set; None if `interrupted` becomes true, which all ranks ask equally often."""
+        """Means over the validation set, or None once `interrupted` returns True. All ranks call it equally often."""
         model = self.state.model
         broadcast_buffers(model)  # all ranks validate the model that rank 0 saves
         generator = torch.Generator(self.device).manual_seed(self.config.seed)

@@ -1,7 +1,7 @@
-"""The project's packages as one, for programs of others: `tacotron2_waveglow.common`, `tacotron2_waveglow.synthesis`.
+"""All packages of the project under one name, for other programs: `tacotron2_waveglow.common` and so on.
 
-In the repository they are called `common`, `synthesis` and so on, names that a program may have for its own. An
-installation therefore has them under this package alone, and their imports of one another are read accordingly.
+In the repository they are called `common`, `synthesis` and so on, names that another program may use itself. An
+installation therefore has them only under this package, and their imports of each other are rewritten to match.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Loader(SourceFileLoader):
     """Compiles `from common.x import y` as `from tacotron2_waveglow.common.x import y`."""
 
     def get_code(self, fullname: str) -> CodeType:
-        """Without a cached file, which would also be that of the short name."""
+        """Compile without a cache file, which would be the same as that of the short name."""
         path = self.get_filename(fullname)
         tree = ast.parse(self.get_data(path), path)
         for node in ast.walk(tree):

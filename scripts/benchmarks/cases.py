@@ -1,4 +1,4 @@
-"""The measurements of scripts/benchmark.py: functions of a case's settings, each run in its own process."""
+"""The measurements of scripts/benchmark.py: each function takes a case's settings and runs in its own process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RATE = AudioConfig().sample_rate
 
 
 def seconds_of(function: Callable[[], object], runs: int, device: str, warm_up: int = 1) -> list[float]:
-    """The time of each of `runs` calls, after `warm_up` that do not count."""
+    """The seconds of each of `runs` calls, after `warm_up` untimed ones."""
     times, where = [], torch.device(device)
     for i in range(warm_up + runs):
         start = now(where)
@@ -50,9 +50,10 @@ def seconds_of(function: Callable[[], object], runs: int, device: str, warm_up: 
 
 
 def measure_peaks(case: dict[str, Any]) -> dict[str, Any]:
-    """GEMM peak of each precision, on CPUs with the faster of BLAS and oneDNN, and the bandwidth of reading 512 MiB."""
+    """Measure the GEMM peak of each precision, on CPUs with the faster of BLAS and oneDNN, and the bandwidth of reading
+    512 MiB."""
     device = case["device"]
-    size, calls = (2048, 1) if device == "cpu" else (8192, 20)  # enough to fill a GPU and hide launching
+    size, calls = (2048, 1) if device == "cpu" else (8192, 20)  # enough to fill a GPU and hide launch overhead
 
     def seconds(function: Callable[[], object]) -> float:
         return min(seconds_of(lambda: [function() for _ in range(calls)], 5, device)) / calls
@@ -89,7 +90,7 @@ def tacotron2_flops(config: Tacotron2Config, batch: int, characters: int, frames
 
 
 def waveglow_flops(model: WaveGlow, samples: int) -> float:
-    """Multiplications and additions of a pass in either direction: each weight once for each group of samples."""
+    """Multiplications and additions of a pass in either direction, which uses each weight once per group of samples."""
     groups = samples / model.config.n_group
     flops = 2.0 * groups * sum(p.numel() for name, p in model.WN.named_parameters() if p.dim() == 3 and p.shape[1] > 1)
     return flops + 2.0 * samples / HOP * model.upsample.weight.numel()
@@ -99,8 +100,8 @@ def waveglow_flops(model: WaveGlow, samples: int) -> float:
 
 
 def build_tacotron2(case: dict[str, Any]) -> Any:
-    """Ours or another project's: modules with `infer`, of no common class. None stops by itself, so that all runs have
-    the same length."""
+    """Build our Tacotron 2 or another project's: modules with an `infer` method but without a common class. None of
+    them stops by itself, so that all runs have the same length."""
     torch.manual_seed(0)
     if case["implementation"] in PEERS:
         return PEERS[case["implementation"]](case["frames"]).to(case["device"])
@@ -116,7 +117,7 @@ def random_text(batch: int, characters: int, device: str) -> tuple[Tensor, Tenso
 
 
 def measure_tacotron2_training(case: dict[str, Any]) -> dict[str, Any]:
-    """Forward pass, backward pass and Adam on a batch without padding."""
+    """Measure forward pass, backward pass and Adam on a batch without padding."""
     model, device, frames = build_tacotron2(case).train(), case["device"], case["frames"]
     text, text_lengths = random_text(case["batch"], case["characters"], device)
     mel = torch.randn(case["batch"], 80, frames, device=device)
@@ -155,7 +156,7 @@ def measure_waveglow_training(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_free_running(case: dict[str, Any]) -> dict[str, Any]:
-    """Tacotron 2 alone, for `frames` frames. The limit is reading the decoder's weights once for each frame."""
+    """Measure Tacotron 2 alone, for `frames` frames. The limit is to read the decoder's weights once per frame."""
     model, device = build_tacotron2(case).eval(), case["device"]
     text, lengths = random_text(case["batch"], case["characters"], device)
     precision = "fp32" if case["precision"] == INT8 else case["precision"]
@@ -184,11 +185,11 @@ def measure_waveglow(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_synthesis(case: dict[str, Any]) -> dict[str, Any]:
-    """From characters to audio, with a Tacotron 2 that gives 6 frames for each character and does not stop by itself.
+    """Measure text to audio, with a Tacotron 2 that outputs 6 frames per character and does not stop by itself.
 
-    implementation: ours; "plain", the decoder step by step and WaveGlow's convolutions as in training, with weight norm
-    applied each time; "compiled", plain with torch.compile; "offloaded", ours with the weights of one model on disk
-    while the other computes.
+    Implementations: "ours"; "plain", with the step-by-step decoder and WaveGlow's convolutions as in training, where
+    each call applies weight norm; "compiled", which is plain with torch.compile; "offloaded", which is ours with the
+    weights of one model on disk while the other computes.
     """
     torch.manual_seed(0)
     device, implementation = case["device"], case["implementation"]
@@ -216,7 +217,7 @@ def measure_synthesis(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def offload(model: Any, path: Path) -> None:
-    """Move the weights to a file; `infer` reads them and frees them again."""
+    """Move the weights to a file. Each call of `infer` loads them and then frees them again."""
     torch.save(model.state_dict(), path)
     device, infer = next(model.parameters()).device, model.infer
 
@@ -232,7 +233,7 @@ def offload(model: Any, path: Path) -> None:
 
 
 def measure_mels(case: dict[str, Any]) -> dict[str, Any]:
-    """Reading clips of 10 seconds and computing their mels, one after the other, on one core."""
+    """Measure reading 10-second clips and computing their mels, one after the other on one core."""
     torch.set_num_threads(1)
     audio = AudioConfig()
     log_mel = LogMel(audio)
@@ -249,14 +250,14 @@ def measure_mels(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def measured(function: Callable[[], object], case: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of each run, the peak of memory during the runs, and its growth, in MB."""
+    """Run `function`, and return the seconds of each run, the peak memory during the runs and its growth, in MB."""
     device = case["device"]
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     else:
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # frees what building the models has left
+        ctypes.CDLL(None).malloc_trim(0)  # returns memory that building the models has freed
         before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     times = seconds_of(function, case["runs"], device)

@@ -1,4 +1,4 @@
-"""Tacotron 2 of other projects with the same calls, for scripts/benchmark.py, if they are installed."""
+"""The Tacotron 2 models of other projects, if installed, with the interface of ours, for scripts/benchmark.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tacotron2.text import SYMBOLS
 
 
 class Torchaudio(nn.Module):
-    """pip install torchaudio, in a version that fits torch."""
+    """pip install torchaudio, in a version that fits the installed torch"""
 
     def __init__(self, frames: int) -> None:
         super().__init__()
@@ -47,12 +47,12 @@ PEERS: dict[str, type[nn.Module]] = {"torchaudio": Torchaudio, "speechbrain": Sp
 
 
 def installed() -> list[str]:
-    """The names of those that can be imported and built."""
+    """The names of the PEERS that can be imported and built."""
     found = []
     for name, peer in PEERS.items():
         try:
             peer(1)
-        except Exception:  # with an unsuitable torch they fail in many ways
+        except Exception:  # with an incompatible torch they fail in many ways
             continue
         found.append(name)
     return found

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the image, for a user with your own ids, so that what it writes to mounted folders is yours.
+# Build the image with a user that has your ids, so that you own the files it writes to mounted folders.
 #
 #   bash scripts/docker/build.sh [docker build options]
 set -euo pipefail

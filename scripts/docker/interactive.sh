@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A shell in the image, with this repository mounted and all GPUs visible.
+# Start a shell in the image, with this repository mounted and all GPUs visible.
 #
 #   bash scripts/docker/interactive.sh [COMMAND ...]
 #   DATA=/data/LJSpeech-1.1 bash scripts/docker/interactive.sh    also mounts a corpus, at LJSpeech-1.1
@@ -11,5 +11,5 @@ if [ -n "${DATA:-}" ]; then
 fi
 terminal=()
 [ -t 0 ] && terminal=(-it)
-# --ipc=host: the loader's processes hand batches over in shared memory, of which a container has 64 MB by default.
+# --ipc=host: data loader processes pass batches through shared memory, which containers limit to 64 MB by default.
 exec docker run --rm "${terminal[@]}" --gpus all --ipc=host --ulimit memlock=-1 "${mounts[@]}" tacotron2-waveglow "$@"

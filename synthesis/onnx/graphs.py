@@ -1,11 +1,11 @@
-"""The models as ONNX graphs. Batch B, text length L and number of frames T are free.
+"""The models as ONNX graphs. Batch B, text length L and number of frames T are dynamic.
 
 encoder       text (B, L) int64, text_lengths (B) int64 -> memory (B, L, E), keys (B, L, attention_dim)
 decoder_step  frames (B, n_mels * r), the last r frames; prenet_masks (2, B, prenet_dim), 0 where the prenet drops
               and 1 / (1 - p) elsewhere; memory, keys, text_lengths; the state, see STATE
               -> next_frames, gate (B) logits, and the state for the next step, each named next_...
 postnet       mel (B, n_mels, T), mel_lengths (B) int64 -> mel_postnet (B, n_mels, T)
-waveglow      mel (B, n_mels, T), z (B, n_group, T * hop_length / n_group), already times sigma
+waveglow      mel (B, n_mels, T), z (B, n_group, T * hop_length / n_group), already multiplied by sigma
               -> audio (B, T * hop_length)
 """
 
@@ -45,8 +45,10 @@ TOLERANCE = 1e-3
 
 
 class EncoderGraph(nn.Module):
-    """The encoder and the attention's keys. ONNX has no packed sequences: the backward LSTM reads each text from its
-    own end instead."""
+    """The encoder and the attention's keys.
+
+    ONNX has no packed sequences, so the backward LSTM reads each text from the text's own end.
+    """
 
     def __init__(self, model: Tacotron2) -> None:
         super().__init__()
@@ -67,7 +69,7 @@ class EncoderGraph(nn.Module):
         position = torch.arange(text.shape[1]).unsqueeze(0)
         mirrored = torch.where(mask, text_lengths.unsqueeze(1) - 1 - position, position)
         forward, backward = self.directions
-        there = _rows(forward(x)[0], position.expand_as(mirrored))  # the exporter assumes a fixed length for an LSTM
+        there = _rows(forward(x)[0], position.expand_as(mirrored))  # without this, the exporter fixes the LSTM's length
         back = _rows(backward(_rows(x, mirrored))[0], mirrored)
         memory = torch.cat((there, back), 2) * mask.unsqueeze(2)
         return memory, self.model.decoder.attention_layer.memory_layer(memory)
@@ -112,7 +114,8 @@ class PostnetGraph(nn.Module):
     def forward(self, mel: Tensor, mel_lengths: Tensor) -> Tensor:
         mask = lengths_to_mask(mel_lengths, mel.shape[2]).unsqueeze(1)
         mel = mel * mask
-        return self.model.postfilter(self.model.log_mel(mel + self.model.postnet(mel, mask))) * mask
+        mel = self.model.postfilter(self.model.log_mel(mel + self.model.postnet(mel, mask)))
+        return mel * mask
 
 
 class WaveGlowGraph(nn.Module):
@@ -133,7 +136,7 @@ class WaveGlowGraph(nn.Module):
 
 
 def _fix(module: nn.Module, method: str) -> None:
-    """Replace a method of this instance, which takes no arguments, by its present value."""
+    """Replace a method of this instance that takes no arguments by its present value."""
     module.register_buffer(f"fixed_{method}", getattr(module, method)().detach())
     object.__setattr__(module, method, lambda: getattr(module, f"fixed_{method}"))
 
@@ -165,7 +168,7 @@ def example_inputs(
 
 
 def free_dimensions(inputs: dict[str, Tensor], waveglow: WaveGlow) -> dict[str, dict[int, Any]]:
-    """The free dimensions of each input; those with one name are equal."""
+    """The dynamic dimensions of each input; those with the same name are equal."""
     batch, length, frames = (torch.export.Dim(name, min=1) for name in ("batch", "length", "frames"))
     groups_per_frame = waveglow.config.hop_length // waveglow.config.n_group
     named = {
@@ -187,7 +190,7 @@ def export(path: Path, graph: nn.Module, inputs: dict[str, Tensor], outputs: lis
     shapes: tuple[Any, ...] = tuple(free_dimensions(inputs, waveglow).values())
     parameters = inspect.signature(graph.forward).parameters.values()
     named = sum(parameter.kind is not parameter.VAR_POSITIONAL for parameter in parameters)
-    if len(shapes) > named:  # those of *state are a tuple of their own
+    if len(shapes) > named:  # those of *state form a tuple of their own
         shapes = (*shapes[:named], shapes[named:])
     with torch.no_grad():
         torch.onnx.export(

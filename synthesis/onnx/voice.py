@@ -1,5 +1,7 @@
-"""Synthesis with exported graphs: onnxruntime and NumPy, without PyTorch. Made to be read, and copied to other
-programs."""
+"""Synthesis with exported graphs: onnxruntime and NumPy, without PyTorch.
+
+The code is written to be read, and to be copied into other programs.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ class Voice:
         try:
             import onnxruntime
         except ImportError as error:
-            raise UserError("onnxruntime is not installed; run: pip install -r requirements-onnx.txt") from error
+            raise UserError("onnxruntime is not installed; run in the repository: pip install -e '.[onnx]'") from error
         try:
             self.config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
             self.encoder, self.decoder_step, self.postnet, self.waveglow = (
@@ -61,7 +63,8 @@ class Voice:
             truncated = True
         # (S, 1, n_mels * r) -> (1, n_mels, S * r)
         mel = np.stack(steps).reshape(1, -1, config["n_mel_channels"]).transpose(0, 2, 1)
-        return self.postnet.run(None, {"mel": mel, "mel_lengths": np.array([mel.shape[2]])})[0], truncated
+        mel = self.postnet.run(None, {"mel": mel, "mel_lengths": np.array([mel.shape[2]])})[0]
+        return mel, truncated
 
     def audio(self, mel: np.ndarray, rng: np.random.Generator, sigma: float | None = None) -> np.ndarray:
         """mel (1, n_mels, T) -> samples (N)"""
@@ -69,10 +72,11 @@ class Voice:
         num_groups = mel.shape[2] * config["hop_length"] // config["n_group"]
         sigma = config["sigma"] if sigma is None else sigma
         z = np.float32(sigma) * rng.standard_normal((1, config["n_group"], num_groups), dtype=np.float32)
-        return self.waveglow.run(None, {"mel": mel, "z": z})[0][0]
+        audio: np.ndarray = self.waveglow.run(None, {"mel": mel, "z": z})[0][0]
+        return audio
 
     def speak(self, text: str, seed: int = 0, max_steps: int | None = None) -> tuple[np.ndarray, bool]:
-        """text -> samples (N), none if nothing of it can be said; whether the decoder had to be stopped"""
+        """text -> samples (N), empty if there is nothing to say, and whether the decoder had to be stopped"""
         rng = np.random.default_rng(seed)
         ids = self.ids(text)
         if not ids.size:

@@ -1,4 +1,4 @@
-"""Text to the symbol ids of the embedding, and back."""
+"""Convert text to the symbol ids of the embedding, and ids back to text."""
 
 import re
 import warnings
@@ -23,27 +23,30 @@ __all__ = [
 
 Cleaners = str | Sequence[str]  # the name of one cleaner, or names to apply in turn
 
-SILENT = frozenset('"[]')  # marks without a sound: they are dropped and not reported
+SILENT = frozenset('"[]')  # marks without a sound: dropped, but not reported
 
-# "{HH AW1 S}"; or, if the closing brace is missing, the brace and the ARPAbet after it, which cannot be read as text;
-# or a stray closing brace.
+# Matches "{HH AW1 S}"; or an opening brace that is never closed, with the ARPAbet after it, which cannot be read as
+# text; or a stray closing brace.
 _ARPABET_NAME = rf"(?:{'|'.join(ARPABET)})(?![A-Za-z0-9])"
 _BRACES = re.compile(rf"\{{(?P<inside>[^{{}}]*)\}}|\{{(?:\s*+{_ARPABET_NAME})*|\}}")
 
 
 class Encoded(NamedTuple):
-    """A text as ids, and what of it has no symbol, each once and in order: characters, unmatched braces, "@XX" for
-    ARPAbet. Marks without a sound are not listed."""
+    """The symbol ids of a text, and the parts of the text that have no symbol.
+
+    `dropped` lists each of these parts once, in order: characters, unmatched braces, and "@XX" for ARPAbet. Marks
+    without a sound are not listed.
+    """
 
     ids: list[int]
     dropped: list[str]
 
 
 def encode(text: str, cleaners: Cleaners = "english_cleaners", symbols: Sequence[str] = SYMBOLS) -> Encoded:
-    """Clean `text` and look up its symbols; `{HH AW1 S}` is ARPAbet, in either case, and is not cleaned.
+    """Clean `text` and look up its symbols. `{HH AW1 S}`, in upper or lower case, is ARPAbet and is not cleaned.
 
-    Runs of whitespace become one space, and the ends have none. The result may be empty. UserError for an unknown
-    cleaner.
+    Each run of whitespace becomes one space, and the ends are stripped. The result may be empty. Raises UserError for
+    an unknown cleaner.
     """
     table = _ids_of(symbols)
     space = table.get(" ")
@@ -62,7 +65,7 @@ def encode(text: str, cleaners: Cleaners = "english_cleaners", symbols: Sequence
 
 
 def text_to_ids(text: str, cleaners: Cleaners = "english_cleaners", symbols: Sequence[str] = SYMBOLS) -> list[int]:
-    """The ids of `encode`, with a warning for each symbol that it drops."""
+    """Return the ids of `encode`, with a warning for each symbol that it drops."""
     encoded = encode(text, cleaners, symbols)
     for symbol in encoded.dropped:
         _warn_dropped(symbol)
@@ -70,12 +73,12 @@ def text_to_ids(text: str, cleaners: Cleaners = "english_cleaners", symbols: Seq
 
 
 def clean_text(text: str, cleaners: Cleaners = "english_cleaners") -> str:
-    """`text` as it will be read: cleaned, ARPAbet in braces, unmatched braces removed. Errors as in `encode`."""
+    """Return the cleaned text, with ARPAbet in braces and without unmatched braces. Errors as in `encode`."""
     return " ".join(_join(symbol for symbol in _tokenize(text, cleaners) if symbol not in ("{", "}")).split())
 
 
 def ids_to_text(ids: Iterable[int], symbols: Sequence[str] = SYMBOLS) -> str:
-    """The text for `ids`, with ARPAbet in braces and without padding. Raises ValueError for an id out of range."""
+    """Return the text for `ids`: ARPAbet in braces, no padding. Raises ValueError for an id out of range."""
     named = []
     for index in ids:
         if not 0 <= index < len(symbols):
@@ -86,14 +89,14 @@ def ids_to_text(ids: Iterable[int], symbols: Sequence[str] = SYMBOLS) -> str:
 
 
 def word_spans(ids: Sequence[int], symbols: Sequence[str] = SYMBOLS) -> list[tuple[int, int]]:
-    """(first, end) of each word in `ids`: a run of letters, apostrophes and ARPAbet."""
+    """Return (first, end) of each word in `ids`, end exclusive. A word is a run of letters, apostrophes and ARPAbet."""
     inside = [symbols[i][:1].isalpha() or symbols[i] == "'" or symbols[i].startswith(ARPABET_PREFIX) for i in ids]
     edges = [k for k in range(len(ids) + 1) if (k > 0 and inside[k - 1]) != (k < len(ids) and inside[k])]
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def _tokenize(text: str, cleaners: Cleaners) -> Iterator[str]:
-    """The symbols of the cleaned text, known or unknown: characters, "@HH" for ARPAbet, and unmatched braces."""
+    """Yield the symbols of the cleaned text, known or unknown: characters, "@HH" for ARPAbet, and unmatched braces."""
     names = [cleaners] if isinstance(cleaners, str) else list(cleaners)
     position = 0
     for match in _BRACES.finditer(text):
@@ -107,7 +110,7 @@ def _tokenize(text: str, cleaners: Cleaners) -> Iterator[str]:
 
 
 def _cleaned_symbols(text: str, names: Sequence[str]) -> Iterator[str]:
-    """The symbols of a text without braces; what a cleaner puts in braces is ARPAbet."""
+    """Yield the symbols of a text without braces. Text that a cleaner puts in braces is ARPAbet."""
     cleaned = _clean(text, names)
     if not names or names[-1] not in PRONOUNCING:
         yield from cleaned
@@ -121,7 +124,7 @@ def _arpabet(names: str) -> Iterator[str]:
 
 
 def _clean(text: str, names: Sequence[str]) -> str:
-    """Apply the cleaners to the text between braces. They strip spaces at its ends, which are put back."""
+    """Apply the cleaners to text outside braces. They strip its ends; a space there is put back."""
     cleaned = text
     for name in names:
         if name not in CLEANERS:
@@ -131,13 +134,13 @@ def _clean(text: str, names: Sequence[str]) -> str:
 
 
 def _join(symbols: Iterable[str]) -> str:
-    """Symbols to text; neighbouring ARPAbet symbols share a pair of braces."""
+    """Join symbols to text. Adjacent ARPAbet symbols share a pair of braces."""
     text = "".join(f"{{{symbol[1:]}}}" if symbol[0] == ARPABET_PREFIX and symbol[1:] else symbol for symbol in symbols)
     return text.replace("}{", " ")
 
 
 def _ids_of(symbols: Sequence[str]) -> dict[str, int]:
-    """Symbol -> id, without padding, which no text may contain."""
+    """Return symbol -> id, without the padding symbol, which no text may contain."""
     table = SYMBOL_TO_ID if symbols is SYMBOLS else {symbol: index for index, symbol in enumerate(symbols)}
     return {symbol: index for symbol, index in table.items() if symbol != PAD}
 
@@ -147,7 +150,7 @@ def _silent(symbol: str) -> bool:
 
 
 def _warn_dropped(symbol: str) -> None:
-    # The same message from the same line for each text: Python's default filter shows it once.
+    # Message and line are the same for every text, so Python's default filter shows the warning once.
     kind = "ARPAbet symbol" if len(symbol) > 1 else "character"
     name = symbol.removeprefix(ARPABET_PREFIX) if len(symbol) > 1 else symbol
     warnings.warn(f"dropped the {kind} {name!r}: it is not in the symbol table", stacklevel=2)

@@ -1,5 +1,5 @@
-"""Cleaners: from text as written to the lower-case ASCII, or ARPAbet in braces, that models are trained on. Each is
-`str -> str`."""
+"""Cleaners convert written text to the input that models are trained on: lowercase ASCII, or ARPAbet in braces. Each is
+a function `str -> str`."""
 
 import re
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from tacotron2.text.patterns import rule
 from tacotron2.text.pronunciation import to_arpabet
 from tacotron2.text.roman import expand_roman
 
-# "misess" is a spelling that the published checkpoints have learnt to pronounce.
+# "misess" is a spelling that the published checkpoints have learned to pronounce.
 ABBREVIATIONS = {
     "mrs": "misess", "mr": "mister", "dr": "doctor", "st": "saint", "co": "company", "jr": "junior", "maj": "major",
     "gen": "general", "drs": "doctors", "rev": "reverend", "lt": "lieutenant", "hon": "honorable", "sgt": "sergeant",
@@ -40,15 +40,15 @@ SIGN_RULES = (
     rule(r"\+", " plus "),
     rule(r"=", " equals "),
     rule(r"(?<=\w)[/\\|_](?=\w)", " "),  # dropping them would join the words of "and/or"
-    *(rule(rf"[{sign}]", f" {one} ") for sign, (one, *_) in CURRENCIES.items()),  # those that have no amount
+    *(rule(rf"[{sign}]", f" {one} ") for sign, (one, *_) in CURRENCIES.items()),  # currency signs without an amount
     rule(r"¢", " cents "),
 )
 
 
 def to_ascii(text: str, keep: str = "") -> str:
-    """Transliterate to ASCII, leaving alone the characters of `keep` and those that have no transliteration.
+    """Transliterate to ASCII, except the characters in `keep` and those without a transliteration.
 
-    The only place that uses Unidecode, which is GPL: it is imported when first needed, and nothing else depends on it.
+    Unidecode is under the GPL. Only this function uses it, and imports it when it is first needed.
     """
     if text.isascii():
         return text
@@ -59,59 +59,59 @@ def to_ascii(text: str, keep: str = "") -> str:
 
 
 def collapse_whitespace(text: str) -> str:
-    """Every run of whitespace becomes one space; none is left at the ends."""
+    """Replace each run of whitespace by one space, and strip the ends."""
     return " ".join(text.split())
 
 
 def expand_contextual_abbreviations(text: str) -> str:
-    """Those that are recognized by what stands beside them: "Nov. 22" -> "November 22", "Elm St." -> "Elm Street"."""
+    """Expand abbreviations that only context identifies: "Nov. 22" -> "November 22", "Elm St." -> "Elm Street"."""
     text = _MONTH.sub(lambda match: MONTHS[match[1] or match[2]], text)
     return _STREET.sub(r"\1 Street", text)
 
 
 def expand_abbreviations(text: str) -> str:
-    """Titles and the like to words: "Dr." -> "doctor"."""
+    """Expand titles and similar abbreviations: "Dr." -> "doctor"."""
     return _ABBREVIATION.sub(lambda match: ABBREVIATIONS[match[1].lower()], text)
 
 
 def expand_signs(text: str) -> str:
-    """Signs that stand for a word, outside numbers: "&" -> "and", "%" -> "percent"."""
+    """Replace signs outside numbers by words: "&" -> "and", "%" -> "percent"."""
     for pattern, read in SIGN_RULES:
         text = pattern.sub(read, text)
     return text
 
 
 def basic_cleaners(text: str) -> str:
-    """Lower case, single spaces. For languages whose symbol table holds their own letters."""
+    """Convert to lowercase and single spaces. For languages whose symbol table has their own letters."""
     return collapse_whitespace(text.lower())
 
 
 def transliteration_cleaners(text: str) -> str:
-    """As `basic_cleaners`, in ASCII letters. For languages that can be transliterated."""
+    """Transliterate to ASCII, then apply `basic_cleaners`. For languages that can be transliterated."""
     return basic_cleaners(to_ascii(text))
 
 
 def english_cleaners(text: str) -> str:
-    """English as read aloud: numbers, money, dates, abbreviations and signs become words."""
+    """Write English as it is read aloud: numbers, money, dates, abbreviations and signs become words."""
     text = collapse_whitespace(to_ascii(text, keep=CURRENCY_SYMBOLS + "°"))
     text = expand_contextual_abbreviations(text)
     text = expand_roman(text)
-    text = expand_numbers(text)  # before the titles, for "6 ft." is not a fort
+    text = expand_numbers(text)  # before abbreviations: "6 ft." is not a fort
     text = expand_abbreviations(text)
     text = expand_signs(text)
     return basic_cleaners(text)
 
 
 def english_arpabet(text: str) -> str:
-    """As `english_cleaners`, then every word that the pronouncing dictionary has as ARPAbet in braces."""
+    """Apply `english_cleaners`, then replace each word in the pronouncing dictionary by ARPAbet in braces."""
     return to_arpabet(english_cleaners(text).translate(NO_BRACES))
 
 
-NO_BRACES = str.maketrans("", "", "{}")  # what transliteration makes of "\uff5b" must not look like ARPAbet
+NO_BRACES = str.maketrans("", "", "{}")  # transliteration makes "{" of "\uff5b"; it must not start ARPAbet
 CLEANERS: dict[str, Callable[[str], str]] = {
     "basic_cleaners": basic_cleaners,
     "transliteration_cleaners": transliteration_cleaners,
     "english_cleaners": english_cleaners,
     "english_arpabet": english_arpabet,
 }
-PRONOUNCING = frozenset({"english_arpabet"})  # those that put ARPAbet in braces
+PRONOUNCING = frozenset({"english_arpabet"})  # cleaners whose output has ARPAbet in braces

@@ -1,4 +1,4 @@
-"""Numbers that name a thing instead of counting: "No. 133-A", "P.O. Box 2915", "C2766", telephone numbers."""
+"""Read numbers that identify a thing instead of counting: "No. 133-A", "P.O. Box 2915", "C2766", telephone numbers."""
 
 import re
 
@@ -10,7 +10,7 @@ DIGITS_LABEL = r"\b(?:box|zip code|(?:serial|telephone|phone|badge|account) (?:n
 
 
 def read_identifier(digits: str) -> str:
-    """Up to two digits as a cardinal, three or four in pairs, more digit by digit."""
+    """Read up to two digits as a cardinal, three or four in pairs, more digit by digit."""
     digits = digits.replace(",", "")
     return digit_by_digit(digits) if len(digits) > 4 else in_pairs(digits)
 
@@ -26,7 +26,7 @@ def read_digits_label(match: Match) -> str:
 
 
 def read_code(match: Match) -> str:
-    """Letters one by one, digits too if more than two: "C2766" -> "C two seven six six", "B-29" -> "B twenty-nine"."""
+    """Spell letters, and digits if more than two: "C2766" -> "C two seven six six", "B-29" -> "B twenty-nine"."""
     digits = match["digits"]
     return f"{' '.join(match['letters'])} {digit_by_digit(digits) if len(digits) > 2 else cardinal(digits)}"
 
@@ -37,7 +37,7 @@ def read_suffixed_code(match: Match) -> str:
 
 
 def read_groups(match: Match) -> str:
-    """Telephone numbers digit by digit, with a pause between groups; "1963-11-22" is a date."""
+    """Read telephone numbers digit by digit, with a pause between groups, and "1963-11-22" as a date."""
     groups = re.findall(r"[0-9]+", match[0])
     if len(groups[0]) == 4:
         return ", ".join(in_pairs(group) if len(group) == 4 else cardinal(group.lstrip("0") or "0") for group in groups)
@@ -51,7 +51,7 @@ def read_digits(match: Match) -> str:
 CODE_RULES = (
     rule(r"(?<![\w.,-])(?:\(?[0-9]{3}\)?[-. ])?[0-9]{3}[-.][0-9]{4}(?![\w-])", read_groups),
     rule(r"(?<![\w.,-])(?:[0-9]{1,4}-){2,4}[0-9]{2,4}(?![\w-])", read_groups),
-    rule(r"(?<![0-9.,])[0-9]{10,}+(?<!000)", read_digits),  # written without commas, a telephone or serial number
+    rule(r"(?<![0-9.,])[0-9]{10,}+(?<!000)", read_digits),  # no commas: a telephone or serial number
     rule(rf"({DIGITS_LABEL}) ([0-9]{{3,}}+)", read_digits_label, re.I),
     rule(rf"(?P<label>\bnos?\.|#|{LABEL}) ?(?P<digits>{INTEGER})(?:-?(?P<letter>[A-Z])\b)?", read_label, re.I),
     rule(r"\b(?P<letters>[A-Z]{1,4})-?(?P<digits>[0-9]++)\b(?![.,/-][0-9])", read_code),

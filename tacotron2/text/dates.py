@@ -1,4 +1,4 @@
-"""Clock times, decades, years and house numbers: numbers of two to four digits that are read in pairs."""
+"""Read clock times, decades, years and house numbers: two to four digits, read in pairs."""
 
 import re
 
@@ -7,12 +7,12 @@ from tacotron2.text.spelling import cardinal, count, in_pairs, minutes, plural
 
 MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 ERA = r" (?:B\. ?C|A\. ?D|BC|AD|BCE|CE)\b"
-ADDRESS = (  # behind a house number
+ADDRESS = (  # after a house number
     r"(?: [A-Z][\w.']*| [0-9]+(?:st|nd|rd|th)){0,3}"
     r" (?:Street|Avenue|Ave|Road|Rd|Boulevard|Blvd|Drive|Lane|Place|Square)\b"
     r"| (?:North|South|East|West|[NSEW]\.) [A-Z]"
 )
-NAME = r" [A-Z][a-z]+\b(?<!s)(?<!men)"  # "2703 Mercedes" is not told from "2703 Germans": both are counted
+NAME = r" [A-Z][a-z]+\b(?<!s)(?<!men)"  # no plurals: "2703 Mercedes" is read like "2703 Germans", as a count
 
 BEFORE_A_YEAR = "after|around|before|between|by|circa|during|from|in|of|since|than|till|to|until|year"
 DETERMINERS = "a|an|each|every|his|its|our|that|the|their|these|this|those"
@@ -24,7 +24,7 @@ CLAUSE_START = (
 
 
 def read_time(match: Match) -> str:
-    """As on a clock: "12:05" -> "twelve oh five"; "10:00" -> "ten o'clock", or "ten" before "a.m."."""
+    """Read a clock time: "12:05" -> "twelve oh five"; "10:00" -> "ten o'clock", or "ten" before "a.m."."""
     hour, minute, second = match["hour"], match["minute"], match["second"]
     if int(hour) > 24 or int(minute) > 59:
         return f"{cardinal(hour)} to {cardinal(minute)}"
@@ -38,12 +38,12 @@ def read_time(match: Match) -> str:
 
 
 def read_decade(match: Match) -> str:
-    """The plural of a year: "1960s", "1960's" -> "nineteen sixties"; "'60s" -> "sixties"."""
+    """Read a decade: "1960s", "1960's" -> "nineteen sixties"; "'60s" -> "sixties"."""
     return plural(in_pairs(match[1]))
 
 
 def counts_things(match: Match) -> bool:
-    """Whether four digits have a plural to count ("1250 men") and nothing before them announces a year."""
+    """Return True if a plural follows the four digits ("1250 men") and nothing before them announces a year."""
     following = re.match(r" ([a-z]{3,})\b|%", text_after(match))
     if not following or re.fullmatch(f"{BEFORE_A_YEAR}|{DETERMINERS}", word_before(match)):
         return False
@@ -54,7 +54,8 @@ def counts_things(match: Match) -> bool:
 
 
 def read_four_digits(match: Match) -> str:
-    """1000 to 2099 are years unless they count something; higher ones only before an era or as a house number."""
+    """Read 1000 to 2099 as years unless they count something, and higher numbers in pairs only before an era, an
+    address or a name."""
     after = text_after(match)
     if re.match(f"{ADDRESS}|{ERA}|{NAME}", after):
         return in_pairs(match[0])
@@ -64,7 +65,7 @@ def read_four_digits(match: Match) -> str:
 
 
 def read_three_digits(match: Match) -> str:
-    """A year in "In 626 Assurbanipal died", a house in "544 Camp Street", else a cardinal."""
+    """Read a year ("In 626 Assurbanipal died") or a house number ("544 Camp Street") in pairs, else a cardinal."""
     after = text_after(match)
     if re.match(f"{ADDRESS}|{ERA}", after) or word_before(match) == "year":
         return in_pairs(match[0])
@@ -73,7 +74,7 @@ def read_three_digits(match: Match) -> str:
     return cardinal(match[0])
 
 
-NOT_GROUPED = r"(?![0-9]|,[0-9]{3}(?![0-9]))"  # behind: the number does not go on after a comma
+NOT_GROUPED = r"(?![0-9]|,[0-9]{3}(?![0-9]))"  # lookahead: the number does not continue, also not after a comma
 
 CLOCK_RULES = (
     rule(r"(?<=[0-9]) ?([ap])\.?m\b(?!\.)", lambda match: f" {match[1]}.m.", re.I),  # "10am"

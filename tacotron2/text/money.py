@@ -1,11 +1,11 @@
-"""Sums of money: "£5 10s.", "$21.45", "$2.5 million", "a $10 bill"."""
+"""Read sums of money: "£5 10s.", "$21.45", "$2.5 million", "a $10 bill"."""
 
 import re
 
 from tacotron2.text.patterns import ALONE, AMOUNT, INTEGER, Match, rule, text_after, word_before
 from tacotron2.text.spelling import cardinal, count, decimal
 
-CURRENCIES = {  # one, many; and of the hundredth part: one, many
+CURRENCIES = {  # singular and plural of the unit, then of its hundredth
     "$": ("dollar", "dollars", "cent", "cents"),
     "£": ("pound", "pounds", "penny", "pence"),
     "€": ("euro", "euros", "cent", "cents"),
@@ -19,7 +19,7 @@ SCALE = r"(?:[ -]?(?P<scale>hundred|thousand|million|billion|trillion)\b|(?P<let
 
 
 def read_money(match: Match) -> str:
-    """The unit follows the amount and its scale: "$2.5 million" -> "two point five million dollars"."""
+    """Put the unit after the amount and its scale: "$2.5 million" -> "two point five million dollars"."""
     one, many, one_part, many_parts = CURRENCIES[match["sign"]]
     whole, _, parts = match["amount"].partition(".")
     whole = whole.replace(",", "") or "0"
@@ -34,7 +34,7 @@ def read_money(match: Match) -> str:
         sums.append(f"{count(whole)} {one if adjective or whole == '1' else many}")
     if parts.strip("0"):
         sums.append(f"{cardinal(parts.lstrip('0'))} {one_part if parts == '01' else many_parts}")
-    return ", ".join(sums)  # the comma is how the published checkpoints were taught to say it
+    return ", ".join(sums)  # the published checkpoints were trained with this comma
 
 
 def read_cents(match: Match) -> str:
@@ -42,7 +42,7 @@ def read_cents(match: Match) -> str:
 
 
 def read_shillings_and_pence(match: Match) -> str:
-    """Shillings, pence or both: "10s. 6d." -> "ten shillings, six pence"."""
+    """Read shillings, pence or both: "10s. 6d." -> "ten shillings, six pence"."""
     shillings, pence = match["shillings"], match["pence"]
     sums = []
     if shillings:
@@ -62,7 +62,7 @@ MONEY_RULES = (
         r"(?:(?<=pounds )|(?<=pounds, )|(?<=pound ))(?P<shillings>[0-9]{1,2})s\b\.?(?P<pence>)",
         read_shillings_and_pence,
     ),
-    # alone, "10s." is shillings only if its period does not end the sentence: "in his 20s."
+    # "10s." alone is shillings only if its period does not end the sentence, as it does in "in his 20s."
     rule(rf"{ALONE}(?P<shillings>[0-9]{{1,2}})s\.(?= [a-z]|,)(?P<pence>)", read_shillings_and_pence),
     rule(rf"{ALONE}(?P<shillings>)(?P<pence>[0-9]{{1,2}})d\.", read_shillings_and_pence),
 )

@@ -1,6 +1,6 @@
-"""Numbers in running English text to words, by an ordered list of rules.
+"""Replace numbers in English text by words, with an ordered list of rules.
 
-Each rule replaces what it recognizes by words, so those after it see only the digits that are left; the last reads
+Each rule replaces the numbers that it recognizes, so later rules see only the remaining digits. The last rule reads
 every remaining integer as a cardinal.
 """
 
@@ -23,18 +23,19 @@ UNIT_PLURALS = {
 }  # fmt: skip
 UNIT = "|".join(rf"{unit}(?=\.)" if unit in ("in", "ft") else rf"{unit}\b" for unit in UNITS)
 
-DENOMINATORS = frozenset((2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 32, 64, 100, 1000))  # "9/11" is no fraction
+DENOMINATORS = frozenset((2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 32, 64, 100, 1000))  # "9/11" is not a fraction
 
 
 def expand_numbers(text: str) -> str:
-    """Replace every number of `text`, which must be ASCII but for currency signs, by words."""
+    """Replace every number in `text` by words. `text` must be ASCII except for currency signs."""
     for pattern, read in RULES:
         text = pattern.sub(read, text)
     return text
 
 
 def read_slashes(match: Match) -> str:
-    """Fractions, dates: "3 1/2" -> "three and one half", "11/22/1963" -> "eleven, twenty-two, nineteen sixty-three"."""
+    """Read fractions and dates: "3 1/2" -> "three and one half", "11/22/1963" -> "eleven, twenty-two, nineteen
+    sixty-three"."""
     whole, parts = match["whole"], match["parts"].split("/")
     if len(parts) == 2 and int(parts[1]) in DENOMINATORS and parts[0][0] != "0" and int(parts[0]) < int(parts[1]):
         part = fraction(*parts)

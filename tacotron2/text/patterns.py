@@ -1,8 +1,8 @@
-"""What the rules for numbers share: the shape of a rule, patterns of amounts, and the words around a match.
+"""Parts that all number rules use: the type of a rule, patterns for amounts, and the words around a match.
 
-A rule is a pattern and a reader, which turns each match into words. Every pattern starts with a look-behind or a fixed
-prefix and uses possessive repeats (`++`), and readers look at `CONTEXT` characters at most, so that the time is linear
-in the length of the text whatever it holds.
+A rule is a pattern and a reader, which turns each match into words. The time is linear in the length of the text, for
+any text: every pattern starts with a lookbehind or a fixed prefix and uses possessive quantifiers (`++`), and readers
+look at no more than `CONTEXT` characters on each side of a match.
 """
 
 import re
@@ -15,11 +15,11 @@ CONTEXT = 40
 
 INTEGER = r"(?:[0-9]{1,3}(?:,[0-9]{3}(?![0-9]))++|[0-9]++)"  # 2345 or 2,345
 AMOUNT = rf"(?<![0-9.,]){INTEGER}(?:\.[0-9]++)?"
-ALONE = r"(?<![\w.,])"  # in front: not the inside of a longer number or word
+ALONE = r"(?<![\w.,])"  # lookbehind: not inside a longer number or word
 
 
 def rule(pattern: str, read: Callable[[Match], str] | str, flags: int = 0) -> Rule:
-    """`read` is a function of the match, or words that replace it whatever it is."""
+    """Compile a rule. `read` is a function of the match, or fixed words that replace it."""
     if isinstance(read, str):
         words = read
         return re.compile(pattern, flags), lambda match: words
@@ -35,6 +35,6 @@ def text_after(match: Match) -> str:
 
 
 def word_before(match: Match) -> str:
-    """The word before the match in lower case, or "" if anything but a space or a bracket lies between."""
+    """Return the word before the match in lowercase, or "" if anything but a space or "(" lies between."""
     found = re.search(r"([A-Za-z.']+) ?\(?$", text_before(match))
     return found[1].lower().rstrip(".") if found else ""

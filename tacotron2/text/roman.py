@@ -1,4 +1,4 @@
-"""Roman numerals: ordinals after a name, "Charles II." -> "Charles the second", cardinals after a heading."""
+"""Read Roman numerals: ordinals after a name ("Charles II." -> "Charles the second"), cardinals after a heading."""
 
 import re
 from itertools import pairwise
@@ -10,7 +10,7 @@ HEADINGS = re.compile(
     "|phase|plate|psalm|scene|schedule|section|series|stage|step|table|title|type|vatican|vol|volume|war",
     re.IGNORECASE,
 )
-# Only after these (or a title) is a lone I, V or X a numeral: elsewhere it is the pronoun or an initial.
+# A single I, V or X is a numeral only after these names or a title; elsewhere it is the pronoun or an initial.
 RULERS = re.compile(
     "alexander|antiochus|artaxerxes|cambyses|catherine|charles|constantine|cyrus|darius|edward|elizabeth|ferdinand"
     "|francis|frederick|george|gregory|gustavus|henry|james|leo|leopold|louis|napoleon|nebuchadnezzar|nicholas|otto"
@@ -27,7 +27,7 @@ _LETTER_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
 
 
 def roman_value(numeral: str) -> int:
-    """The value of a well-formed numeral below 100, else 0."""
+    """Return the value of a well-formed numeral below 100, else 0."""
     if not _VALID.fullmatch(numeral):
         return 0
     values = [_LETTER_VALUES[letter] for letter in numeral]
@@ -48,7 +48,7 @@ def _read(match: re.Match[str]) -> str:
         return match[0]
     rest = match.string[match.end() : match.end() + 2]
     if re.match(r"[,;:)]| [a-z]", rest):
-        dot = ""  # the old custom of a period after every numeral, not the end of a sentence
+        dot = ""  # an old style puts a period after every numeral; it does not end the sentence
     words = cardinal(str(value)) if heading else f"the {ordinal(str(value))}"
     return f"{match['title'] or ''}{name} {words}{dot}"
 
@@ -56,7 +56,7 @@ def _read(match: re.Match[str]) -> str:
 def _is_ruler(match: re.Match[str]) -> bool:
     name, numeral = match["name"], match["numeral"]
     if name.endswith("."):
-        return False  # "St. II" is nobody
+        return False  # "St. II" is not a ruler
     if len(numeral) > 1:
         return set(numeral) <= set("IVX")
     if not (match["title"] or RULERS.fullmatch(name)):

@@ -1,6 +1,6 @@
-"""Digits to English words, out of context: each function is one way of reading a number aloud.
+"""Convert digits to English words without context: each function is one way to read a number aloud.
 
-All take strings of ASCII digits, because "007" and a number of 400 digits are not integers to a reader.
+All functions take strings of ASCII digits, because nobody reads "007" or a number of 400 digits as an integer.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "e
 
 @cache
 def _engine() -> inflect.engine:
-    import inflect  # takes two seconds; most programs start without a number to read
+    import inflect  # takes two seconds, and most programs have no number to read at startup
 
     return inflect.engine()
 
 
 def digit_by_digit(digits: str) -> str:
-    """Read "2915" as "two nine one five"; anything that is not a digit is skipped."""
+    """Read "2915" as "two nine one five". Other characters are skipped."""
     return " ".join(DIGIT_WORDS[int(digit)] for digit in digits if digit.isdecimal())
 
 
@@ -40,7 +40,7 @@ def cardinal(digits: str) -> str:
 
 
 def count(digits: str) -> str:
-    """As `cardinal`, but four digits of round hundreds are counted in hundreds: "1400" -> "fourteen hundred"."""
+    """As `cardinal`, but count four-digit multiples of 100 in hundreds: "1400" -> "fourteen hundred"."""
     return in_pairs(digits) if len(digits) == 4 and digits.endswith("00") else cardinal(digits)
 
 
@@ -50,7 +50,7 @@ def ordinal(digits: str) -> str:
 
 
 def in_pairs(digits: str) -> str:
-    """As years and house numbers: "1842" -> "eighteen forty-two", "605" -> "six oh five"; "2003" is a cardinal."""
+    """Read as year or house number: "1842" -> "eighteen forty-two", "605" -> "six oh five"; "2003" is a cardinal."""
     if len(digits) not in (3, 4) or digits[0] == "0" or digits[-3:] == "000" or digits[-3:-1] == "00":
         return cardinal(digits)
     high, low = digits[:-2], digits[-2:]
@@ -60,24 +60,24 @@ def in_pairs(digits: str) -> str:
 
 
 def minutes(digits: str) -> str:
-    """The two digits after a clock's colon or a century: "05" -> "oh five", "30" -> "thirty"."""
+    """Read the last two digits of a clock time or a year: "05" -> "oh five", "30" -> "thirty"."""
     return f"oh {cardinal(digits[1])}" if digits[0] == "0" else cardinal(digits)
 
 
 def decimal(whole: str, fraction: str) -> str:
-    """The two sides of a decimal point: "6", "50" -> "six point five zero"; "", "25" -> "point two five"."""
+    """Read the two sides of a decimal point: "6", "50" -> "six point five zero"; "", "25" -> "point two five"."""
     return f"{cardinal(whole) if whole else ''} point {digit_by_digit(fraction)}".lstrip()
 
 
 def plural(words: str) -> str:
-    """Plural of the last word: "nineteen sixty" -> "nineteen sixties", "hundred" -> "hundreds"."""
+    """Make the last word plural: "nineteen sixty" -> "nineteen sixties", "hundred" -> "hundreds"."""
     if words.endswith("y"):
         return words[:-1] + "ies"
     return words + ("es" if words.endswith("x") else "s")
 
 
 def fraction(numerator: str, denominator: str) -> str:
-    """Numerator and denominator: "1", "2" -> "one half"; "3", "4" -> "three quarters"; "1", "16" -> "one sixteenth"."""
+    """Read a fraction: "1", "2" -> "one half"; "3", "4" -> "three quarters"; "1", "16" -> "one sixteenth"."""
     part = {"2": "half", "4": "quarter"}.get(denominator) or ordinal(denominator)
     if numerator != "1":
         part = "halves" if part == "half" else plural(part)

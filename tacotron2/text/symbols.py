@@ -1,6 +1,6 @@
-"""The symbol table: position is id. The default is the English models' 148 symbols.
+"""The symbol table: the position of a symbol is its id. The default table has the 148 symbols of the English models.
 
-Their order is that of the published checkpoints, so that their embeddings keep their meaning; never reorder or insert.
+They are in the order of the published checkpoints, whose embeddings depend on it: never reorder or insert symbols.
 """
 
 from common.errors import UserError
@@ -22,12 +22,13 @@ ARPABET = tuple(sorted([vowel + stress for vowel in VOWELS for stress in ("", "0
 
 
 def symbol_table(characters: str | None = None) -> tuple[str, ...]:
-    """Padding, then `characters` (default: the reference's), then ARPAbet. Raises UserError if one is there twice."""
+    """Return padding, then `characters` (default: the reference's), then ARPAbet. Raises UserError for a duplicate."""
     if characters is None:
         characters = PUNCTUATION + LETTERS
     if twice := sorted({character for character in characters if (PAD + characters).count(character) > 1}):
         raise UserError(
-            f"data.characters={characters!r}: {' '.join(twice)} more than once (the padding, {PAD}, is there already)"
+            f"data.characters={characters!r}: {' '.join(twice)} more than once; list each character once, and "
+            f"leave out {PAD}, the padding"
         )
     return (PAD, *characters, *(ARPABET_PREFIX + name for name in ARPABET))
 

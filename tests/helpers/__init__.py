@@ -1,4 +1,4 @@
-"""What tests share."""
+"""Helpers that tests share."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Commands as a user runs them."""
+"""Run the commands of the repository as a user does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Result = subprocess.CompletedProcess[str]
 
 
 def run_process(*command: object, expect: int | None = 0, **environment: str) -> Result:
-    """Run `python COMMAND` in the repository; unless `expect` is None the exit status must be that."""
+    """Run `python COMMAND` in the repository, and require the exit status `expect` unless it is None."""
     result = subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=REPOSITORY,
@@ -37,9 +37,9 @@ def run_process(*command: object, expect: int | None = 0, **environment: str) ->
 
 
 def run_here(*command: object, expect: int | None = 0) -> Result:
-    """The same in this process, which has imported everything already: a hundredth of a second instead of seconds.
+    """Run it like `run_process` in this process: 0.01 s instead of seconds, since everything is already imported.
 
-    It changes back the process state that a command may change.
+    Restore the process state that a command may change.
     """
     script, *arguments = map(str, command)
     output, errors, status = io.StringIO(), io.StringIO(), 0
@@ -75,7 +75,7 @@ def checked(result: Result, expect: int | None) -> Result:
 
 
 def fails_with(result: Result, *parts: str) -> None:
-    """The run failed with a message that holds `parts`, and no traceback."""
+    """Require that the run failed with a message that contains `parts`, without a traceback."""
     assert result.returncode != 0
     assert "Traceback" not in result.stderr, result.stderr
     for part in parts:
@@ -83,12 +83,12 @@ def fails_with(result: Result, *parts: str) -> None:
 
 
 def load_script(name: str) -> ModuleType:
-    """A script as a module: "report" for scripts/report.py."""
+    """Import a script as a module, "report" for scripts/report.py."""
     return importlib.import_module(name)
 
 
 def composed(name: str, *overrides: str) -> dict[str, Any]:
-    """The values of conf/NAME.yaml with overrides, as a command gets them."""
+    """Return the values of conf/NAME.yaml with overrides, as a command gets them."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         values: Any = OmegaConf.to_container(compose(name, overrides=list(overrides)), resolve=True)
     return values

@@ -1,4 +1,4 @@
-"""A tiny corpus."""
+"""Create a tiny corpus."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SENTENCES = [
 
 
 def tone(seconds: float, seed: int) -> np.ndarray:
-    """A gliding tone in some noise."""
+    """Return a gliding tone with some noise, sampled at 22,050 Hz."""
     rng = np.random.default_rng(seed)
     t = np.arange(int(seconds * 22050)) / 22050
     pitch = 120 + 80 * rng.random() + 40 * t
@@ -31,7 +31,7 @@ def tone(seconds: float, seed: int) -> np.ndarray:
 
 
 def write_corpus(root: Path, sentences: list[str] = SENTENCES) -> Path:
-    """A corpus in LJSpeech's layout with clips of 0.5 to 1.2 seconds."""
+    """Write a corpus in LJSpeech's layout with clips of 0.5 to 1.2 seconds, and return its root."""
     (root / "wavs").mkdir(parents=True)
     for i in range(len(sentences)):
         soundfile.write(root / "wavs" / f"clip{i}.wav", tone(0.5 + 0.1 * i, i), 22050)
@@ -41,7 +41,7 @@ def write_corpus(root: Path, sentences: list[str] = SENTENCES) -> Path:
 
 
 def prepare(root: Path) -> Path:
-    """Its filelists and mels."""
+    """Make the filelists and mels of a corpus, and return its root."""
     run_here("scripts/prepare_filelists.py", root)
     run_here("scripts/prepare_mels.py", f"data.root={root}", "num_processes=1")
     return root

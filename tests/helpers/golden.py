@@ -1,4 +1,4 @@
-"""Files of tests/golden: what the reference's own code wrote and computed."""
+"""Access to the golden files in tests/golden, most of them computed by the reference's own code."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _UNPACKED = tempfile.TemporaryDirectory()
 
 @functools.cache
 def golden_path(name: str) -> Path:
-    """A file of tests/golden, unpacked."""
+    """Decompress a file of tests/golden and return the path of the result."""
     path = Path(_UNPACKED.name) / name
     path.write_bytes(lzma.decompress((GOLDEN / f"{name}.xz").read_bytes()))
     return path
 
 
 def golden(name: str) -> dict[str, Any]:
-    """The contents of such a file: tensors and containers."""
+    """Load a file of tests/golden: tensors in containers."""
     contents: dict[str, Any] = torch.load(golden_path(name), weights_only=True)
     return contents

@@ -1,4 +1,4 @@
-"""Tiny training runs, and what they leave."""
+"""Tiny training runs, and access to their output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.helpers.commands import composed
 from train import build_task, build_trainer
 
 TINY_TACOTRON2 = [
-    "model=tacotron2",  # with the reference's dropout: these are converted to its layout
+    "model=tacotron2",  # with the reference's dropout, so that runs convert to its layout
     "trainer=tacotron2_small",
     "task=tacotron2_small",
     "model.symbols_embedding_dim=16",
@@ -47,11 +47,11 @@ TINY_WAVEGLOW = [
     "model.n_group=8",
     "model.n_early_every=2",
     "model.n_early_size=2",
-    "model.encoder_dim=4",  # the upsampling of the reference has 6.5 million parameters
+    "model.encoder_dim=4",  # small: the upsampling of the reference has 6.5 million parameters
     "data.segment_length=2048",
     "trainer.ema_decay=null",
 ]
-REFERENCE_WAVEGLOW = [*TINY_WAVEGLOW, "model.encoder_dim=0"]  # can be converted to the reference's layout
+REFERENCE_WAVEGLOW = [*TINY_WAVEGLOW, "model.encoder_dim=0"]  # converts to the reference's layout
 TINY_WAVEGLOW_SMALL = [
     "model=waveglow_small",
     "model.n_channels=8",
@@ -59,10 +59,10 @@ TINY_WAVEGLOW_SMALL = [
     "model.n_flows=4",
     "model.encoder_dim=4",
     "data.segment_length=2048",
-    "task.spectral_from_step=2",  # in the middle of what the tests train
+    "task.spectral_from_step=2",  # in the middle of the tests' training
 ]
 MODELS = {"tacotron2": TINY_TACOTRON2, "waveglow": TINY_WAVEGLOW, "waveglow_small": TINY_WAVEGLOW_SMALL}
-NO_SENTENCES = "data.sentences=[]"  # a report without them takes a third of the time
+NO_SENTENCES = "data.sentences=[]"  # reduces the time of a report to a third
 
 
 def train_command(corpus: Path, run_dir: Path, model: list[str], *overrides: str) -> list[str]:
@@ -81,7 +81,7 @@ def train_command(corpus: Path, run_dir: Path, model: list[str], *overrides: str
 
 
 def make_trainer(corpus: Path, run_dir: Path, model: str, *overrides: str) -> Trainer:
-    """A trainer in this process."""
+    """Return a trainer for this process alone, without torchrun."""
     values = composed("train", *train_command(corpus, run_dir, MODELS[model], NO_SENTENCES, *overrides)[1:])
     ranks = Ranks(0, 0, 1, torch.device("cpu"))
     config = from_dict(TrainConfig, values)
@@ -89,12 +89,12 @@ def make_trainer(corpus: Path, run_dir: Path, model: str, *overrides: str) -> Tr
 
 
 def checkpoint_of(size: int) -> Checkpoint:
-    """A checkpoint with a single weight."""
+    """Return a checkpoint with a single weight of `size` numbers."""
     return Checkpoint("x", {}, AudioConfig(), None, {"a": torch.zeros(size)})
 
 
 def with_objective(trainer: Trainer, objective: Any) -> None:
-    """Let the trainer, its step and its validation use another objective."""
+    """Make the trainer, its step and its validation use another objective."""
     trainer.task = dataclasses.replace(trainer.task, objective=objective)
     trainer.step.objective, trainer.validation.task = objective, trainer.task
 
@@ -104,7 +104,7 @@ def read_log(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def losses(run_dir: Path) -> dict[int, float]:
-    """step -> training loss"""
+    """Return the training losses of the log: step -> loss."""
     return {row["step"]: row["train_loss"] for row in read_log(run_dir) if "train_loss" in row}
 
 
@@ -114,14 +114,17 @@ def state_is_finite(run_dir: Path) -> bool:
 
 
 def assert_same_run(a: Path, b: Path) -> None:
-    """The newest checkpoints are equal bit for bit: weights, optimizer, scaler, random state, data position."""
+    """Require that the newest checkpoints are equal bit for bit.
+
+    This covers the weights, optimizer, scaler, random state and data position.
+    """
     first, second = (files.load(files.find(path)).to_dict() for path in (a, b))
     for key in ("state_dict", "optimizer", "scaler", "progress", "rng"):
         assert_equal(first[key], second[key], key)
 
 
 def assert_equal(x: object, y: object, key: str) -> None:
-    """Two nested containers of tensors and values are equal."""
+    """Require that two nested containers of tensors and values are equal."""
     if isinstance(x, torch.Tensor):
         assert isinstance(y, torch.Tensor)
         assert torch.equal(x, y), key

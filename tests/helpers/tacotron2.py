@@ -48,7 +48,7 @@ def golden_inputs() -> tuple[dict[str, Tensor], Batch]:
 
 
 def ragged_batch() -> Batch:
-    """Three utterances of different lengths, with random numbers in the padding."""
+    """Return three utterances of different lengths, with random numbers in the padding."""
     torch.manual_seed(1)
     text = torch.randint(1, 148, (3, 9))
     mel = torch.randn(3, 20, 14)
@@ -58,7 +58,7 @@ def ragged_batch() -> Batch:
 def model_of(config: Tacotron2Config) -> Tacotron2:
     torch.manual_seed(0)
     model = Tacotron2(config)
-    for module in model.modules():  # statistics that are not those of a new model
+    for module in model.modules():  # running statistics unlike those of a new model
         if isinstance(module, torch.nn.BatchNorm1d):
             assert module.running_mean is not None
             assert module.running_var is not None
@@ -70,7 +70,7 @@ def model_of(config: Tacotron2Config) -> Tacotron2:
 def outputs_and_gradients(
     model: Tacotron2, batch: tuple[Tensor, ...], fused: bool, frames_per_step: int = 1
 ) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
-    """Of one training pass, dropout included, by name."""
+    """Return the outputs and gradients of one training pass by name, dropout included."""
     model.decoder.fused = fused
     model.zero_grad()
     torch.manual_seed(3)

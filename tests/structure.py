@@ -1,4 +1,4 @@
-"""The rooms of the repository and the imports between them; `python -m tests.house` prints the map."""
+"""The packages of the repository and the imports between them; `python -m tests.structure` prints this map."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tests.helpers import REPOSITORY
 
-# From the bottom up. A file imports from its own room and from the floors below.
-FLOORS = [
-    ["common", "common.ops"],  # one room: precision is an option and an operation
+# The layers, from the bottom up. A file may import from its own package and from the layers below.
+LAYERS = [
+    ["common", "common.ops"],  # one layer: precision is both an option and an operation
     ["common.distributed", "common.tracking"],
     ["common.data"],
     ["common.checkpoint"],
@@ -24,11 +24,11 @@ FLOORS = [
     ["scripts", "scripts.benchmarks"],
     ["tests", "tests.helpers"],
 ]
-PACKAGES = sorted({room.split(".")[0] for floor in FLOORS for room in floor})
+PACKAGES = sorted({package.split(".")[0] for layer in LAYERS for package in layer})
 
 
 class Module:
-    """One source file: its dotted name, its room, its syntax tree."""
+    """One source file: its dotted name, its `package` and its syntax tree."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.relative_to(REPOSITORY)
@@ -39,12 +39,12 @@ class Module:
         self.tree = ast.parse(self.source)
 
     @property
-    def room(self) -> str:
-        """Its folder, or its name at the top: "common.data" for common/data/mels.py, "train" for train.py."""
+    def package(self) -> str:
+        """The package, or a top-level module itself: "common.data" for common/data/mels.py, "train" for train.py."""
         return self.name if self.is_package else self.name.rpartition(".")[0] or self.name
 
     def imports(self) -> Iterator[str]:
-        """Names that this module imports, in functions too, but not for type checking alone."""
+        """Yield the names that this module imports, also inside functions, except those for type checking only."""
         annotations = {
             inner
             for node in ast.walk(self.tree)
@@ -57,7 +57,7 @@ class Module:
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{self.path}: imports are absolute here"
+                assert node.level == 0, f"{self.path}: imports must be absolute"
                 for alias in node.names:
                     yield f"{node.module}.{alias.name}"
 
@@ -68,26 +68,26 @@ def modules() -> list[Module]:
     return [Module(path) for path in tops + inner]
 
 
-def arrows(found: list[Module]) -> dict[tuple[str, str], list[str]]:
-    """The imports between rooms: (from, to) -> the files that hold them."""
-    by_name = {module.name.removeprefix("scripts."): module for module in found}  # scripts/ is on sys.path itself
+def dependencies(found: list[Module]) -> dict[tuple[str, str], list[str]]:
+    """Return the imports between packages: (importing, imported) -> the file of each import."""
+    by_name = {module.name.removeprefix("scripts."): module for module in found}  # scripts/ itself is on sys.path
     result: dict[tuple[str, str], list[str]] = {}
     for module in found:
         for name in module.imports():
             target = by_name.get(name) or by_name.get(name.rpartition(".")[0])
-            if target is not None and target.room != module.room:
-                result.setdefault((module.room, target.room), []).append(str(module.path))
+            if target is not None and target.package != module.package:
+                result.setdefault((module.package, target.package), []).append(str(module.path))
     return result
 
 
-def floor(room: str) -> int:
-    return next(index for index, rooms in enumerate(FLOORS) if room in rooms)
+def layer(package: str) -> int:
+    return next(index for index, packages in enumerate(LAYERS) if package in packages)
 
 
-def runs_back(source: str, target: str) -> bool:
-    """Whether an import goes up the house, or sideways to a room of another name."""
+def goes_up(source: str, target: str) -> bool:
+    """Return whether an import goes to a higher layer, or to another top-level package of the same layer."""
     same_package = source.split(".")[0] == target.split(".")[0]
-    return floor(target) > floor(source) or (floor(target) == floor(source) and not same_package)
+    return layer(target) > layer(source) or (layer(target) == layer(source) and not same_package)
 
 
 def functions(module: Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -114,16 +114,16 @@ def main() -> None:
     found = modules()
     lines: Counter[str] = Counter()
     for module in found:
-        lines[module.room] += module.source.count("\n")
-    print("rooms (lines)")
-    for level in reversed(FLOORS):
-        print("   ", ", ".join(f"{room} {lines[room]}" for room in level))
-    print("arrows (imports)")
-    for (source, target), where in sorted(arrows(found).items(), key=lambda arrow: (-floor(arrow[0][0]), arrow[0])):
-        mark = "  <- runs back" if runs_back(source, target) else ""
+        lines[module.package] += module.source.count("\n")
+    print("packages (lines)")
+    for level in reversed(LAYERS):
+        print("   ", ", ".join(f"{package} {lines[package]}" for package in level))
+    print("dependencies (imports)")
+    for (source, target), where in sorted(dependencies(found).items(), key=lambda item: (-layer(item[0][0]), item[0])):
+        mark = "  <- not to a lower layer" if goes_up(source, target) else ""
         if not source.startswith("tests"):
             print(f"    {source} -> {target} ({len(where)}){mark}")
-    code = [module for module in found if module.room != "tests"]
+    code = [module for module in found if module.package != "tests"]
     print("longest")
     for size, name, path in sorted(((length(c), c.name, m.path) for m in code for c in classes(m)), reverse=True)[:3]:
         print(f"    class {name}, {size} lines, {path}")
