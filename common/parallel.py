@@ -19,12 +19,14 @@ def in_parallel(
 ) -> Iterator[Result]:
     """Yield function(job) for each job, in order, with a progress bar.
 
-    `num_processes`: None starts one process for each core, 1 runs all jobs in this process.
+    `num_processes`: None means one for each CPU of the machine. There are never more processes than jobs; if that
+    leaves one, the jobs run in this process.
     """
     count = min(num_processes or os.cpu_count() or 1, len(jobs))
     if count <= 1:
         yield from tqdm(map(function, jobs), total=len(jobs), unit=unit)
         return
-    # spawn: a forked process must not use PyTorch's threads
+    # "spawn", because PyTorch can hang in a process forked from one that has used its thread pool. One thread each, so
+    # that the processes do not compete for the cores.
     with multiprocessing.get_context("spawn").Pool(count, torch.set_num_threads, (1,)) as pool:
         yield from tqdm(pool.imap(function, jobs, chunksize=4), total=len(jobs), unit=unit)

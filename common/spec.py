@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class Reference(Protocol):
-    """Reads and writes the reference's checkpoints of one model; implemented by the reference.py of each model."""
+    """Converts the checkpoints of one model from and to the reference's layout. Its module reference.py implements it.
+
+    The reference is NVIDIA DeepLearningExamples.
+    """
 
     def recognizes(self, state_dict: Mapping[str, Tensor]) -> bool: ...
 
@@ -22,7 +25,7 @@ class Reference(Protocol):
     def to_reference(self, checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tensor]]: ...
 
     def added_weights(self, config: Any) -> dict[str, Tensor]:
-        """The weights that only our model has, with values that leave its output unchanged."""
+        """The weights that the reference's model lacks, with values that make them have no effect."""
         ...
 
 
@@ -35,8 +38,8 @@ class ModelSpec:
     config_class: type[Any]
     reference: Reference
     meanings: tuple[str, ...] = ()  # settings that change the meaning of weights, not their shapes
-    not_sizes: tuple[str, ...] = ()  # integers that follow from audio and data, or that no weight depends on
-    for_synthesis: tuple[str, ...] = ()  # settings that only synthesis uses
+    not_sizes: tuple[str, ...] = ()  # integers set by the audio config or the symbols, or on which no shape depends
+    for_synthesis: tuple[str, ...] = ()  # settings without weights, to report if the reference's layout drops them
     symbol_weights: tuple[str, ...] = ()  # weights with a row for each symbol
-    renamed_settings: Mapping[str, str] = field(default_factory=dict)  # name in older checkpoints -> present name
-    renamed_weights: Mapping[str, str] = field(default_factory=dict)  # the same for prefixes of names
+    renamed_settings: Mapping[str, str] = field(default_factory=dict)  # name in older checkpoints -> current name
+    renamed_weights: Mapping[str, str] = field(default_factory=dict)  # the same for the prefixes of weight names

@@ -1,6 +1,6 @@
 """A page about a training run, in one HTML file.
 
-It shows curves, alignments over time, mels, sounds, the evaluation table and the config.
+It shows curves, alignments by training step, mels, sounds, the evaluation table and the config.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Synthesize with the embedded voice; then run the whole pipeline on its corpus: mels, a short training of both models,
+# Synthesize with the bundled voice; then run the whole pipeline on its corpus: mels, a short training of both models,
 # synthesis. Called by `make demo`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,7 +13,7 @@ fi
 cat <<TEXT
 This demo takes about 7 minutes on 2 CPU cores. It will
   1. synthesize filelists/demo_phrases.txt with the voice in demo/voice    seconds
-  2. compute the mels of the embedded corpus, 27 minutes of that voice     seconds
+  2. compute the mels of the bundled corpus, 27 minutes of that voice     seconds
   3. train a small Tacotron 2 on them (text to mel)                        4 minutes
   4. train a small WaveGlow on them (mel to audio)                         2 minutes
   5. synthesize the same sentences with both                               1 minute

@@ -1,4 +1,4 @@
-"""Regenerate the embedded corpus, demo/corpus and demo/unseen: one synthetic voice reading public-domain sentences.
+"""Regenerate the bundled corpus, demo/corpus and demo/unseen: one synthetic voice reading public-domain sentences.
 
     pip install hibari-tts==0.2.1
     python scripts/make_demo_corpus.py path/to/LJSpeech-1.1/metadata.csv

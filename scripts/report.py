@@ -1,4 +1,4 @@
-"""Write a report of a training run: curves, alignments over time, mels, audio, the evaluation table, the config.
+"""Write a report of a training run: curves, alignments by training step, mels, audio, evaluation tables, the config.
 
     python scripts/report.py RUN_DIR [--evaluation DIR ...] [--output FILE]
 

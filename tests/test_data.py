@@ -163,7 +163,7 @@ def test_mels_are_skipped_refreshed_and_refused(tmp_path: Path) -> None:
     (root / "mels/wavs/clip1.wav.npy").unlink()
     config = data_config(root)
     clips = read_filelist(config.train_filelist, root) + read_filelist(config.val_filelist, root)
-    with pytest.raises(UserError, match="2 of 8 mels are missing or older"):
+    with pytest.raises(UserError, match="2 of 8 mels are missing"):
         MelDirectory(config.mel_dir).check(clips, AUDIO)
     assert "2 mels computed, 6 were up to date" in run_here(*command).stdout
     assert sum(MelDirectory(config.mel_dir).check(clips, AUDIO)) > 8 * 40
@@ -174,8 +174,29 @@ def test_mels_are_skipped_refreshed_and_refused(tmp_path: Path) -> None:
     assert "has changed" in result.stdout
     assert "8 mels computed" in result.stdout
     MelDirectory(config.mel_dir).check(clips, AudioConfig(fmax=7600.0))
-    with pytest.raises(UserError, match=r"audio.fmax is 8000.0, stored 7600.0"):
+    with pytest.raises(UserError, match=r"audio.fmax is 8000.0, stored 7600.0") as error:
         TextMelDataset(config.train_filelist, config, AUDIO)
+    # the command in a message makes a second set of mels, or computes the missing ones with the same options
+    run_message(error.value, OTHER=str(root / "default"))
+    mels = MelDirectory(root / "default")
+    mels.check(clips, AUDIO)
+    MelDirectory.mel_path(root / "mels", clips[0].path).unlink()
+    with pytest.raises(UserError, match="1 of 8 mels") as error:
+        MelDirectory(config.mel_dir).check(clips, AudioConfig(fmax=7600.0))
+    assert "1 mels computed, 7 were up to date" in run_message(error.value)
+    MelDirectory.mel_path(mels.path, clips[0].path).write_bytes(b"")
+    with pytest.raises(UserError, match="not a readable mel") as error:
+        mels.load(clips[0])
+    MelDirectory.mel_path(mels.path, clips[0].path).unlink()
+    assert "1 mels computed, 7 were up to date" in run_message(error.value)
+
+
+def run_message(error: UserError, **names: str) -> str:
+    """Run the command for mels that a message ends with, and return its output."""
+    script, *arguments = str(error).rpartition("run: bash ")[2].split()
+    for name, value in names.items():
+        arguments = [argument.replace(name, value) for argument in arguments]
+    return run_here(script.replace(".sh", ".py"), f"data.root={arguments[0]}", *arguments[1:], "num_processes=1").stdout
 
 
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The embedded corpus is as documented, and the whole pipeline from corpus to speech runs on it."""
+"""The bundled corpus is as documented, the pipeline runs on it, and the bundled voice is intelligible."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.helpers.commands import run_here
 CORPUS = REPOSITORY / "demo" / "corpus"
 
 
-def test_the_embedded_corpus() -> None:
+def test_the_bundled_corpus() -> None:
     rows = [line.split("|") for line in (CORPUS / "metadata.csv").read_text(encoding="utf-8").splitlines()]
     clips = {path.stem: path for path in (CORPUS / "wavs").iterdir()}
     assert sorted(row[0] for row in rows) == sorted(clips)
@@ -46,7 +46,7 @@ def test_the_unseen_sentences() -> None:
 
 
 def test_from_the_corpus_to_speech(tmp_path: Path) -> None:
-    """Run prepare_dataset, prepare_mels, both small models with debug=fdr, and inference."""
+    """Prepare the dataset and the mels, train both small models for a few steps (debug=fdr), and synthesize."""
     root = tmp_path / "corpus"
     shutil.copytree(CORPUS, root, ignore=shutil.ignore_patterns("mels", "filelists"))
     for script in ("prepare_dataset.sh", "prepare_mels.sh"):
@@ -69,7 +69,7 @@ def test_from_the_corpus_to_speech(tmp_path: Path) -> None:
     assert {"0000.wav", "0000.png", "0001.wav", "0001.png", "0002.wav", "0002.png", "log.jsonl"} == names
 
 
-def test_the_embedded_voice_is_understood(tmp_path: Path) -> None:
+def test_the_bundled_voice_is_understood(tmp_path: Path) -> None:
     voice = REPOSITORY / "demo" / "voice"
     assert sum(path.stat().st_size for path in voice.glob("*.safetensors")) < 15e6
     sentences = (REPOSITORY / "filelists/demo_phrases.txt").read_text(encoding="utf-8").splitlines()

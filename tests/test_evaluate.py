@@ -1,4 +1,4 @@
-"""The measures give known answers, the judges recognize the embedded voice, and the report page is self-contained."""
+"""The measures give known answers, the judges recognize the bundled voice, and the report page is self-contained."""
 
 import json
 import re
@@ -140,7 +140,7 @@ def test_a_copy_with_noise_is_a_worse_copy() -> None:
     assert "stoi" not in copy_quality(short, short)
 
 
-def test_the_judges_know_the_embedded_voice() -> None:
+def test_the_judges_know_the_bundled_voice() -> None:
     texts = [line.split("|")[1] for line in (UNSEEN / "filelist.txt").read_text().splitlines()[:3]]
     clips = [clip(i) for i in range(3)]
     listener, naturalness, encoder = Listener(), Naturalness(), SpeakerEncoder()

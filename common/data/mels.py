@@ -4,7 +4,8 @@
     MEL_DIR/manifest.jsonl  a line for each finished mel: clip, frames, and the clip's size and modification time
     MEL_DIR/<clip>.npy      named after the clip in the filelist: wavs/a.wav.npy
 
-A row of a filelist may also name a mel (.npy, or the reference's .pt); such mels are read as they are.
+A row of a filelist may also name a mel (.npy, or the reference's .pt). Only the shape of such a mel is checked, because
+the file does not say with which audio config it was made.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Entry:
 def audio_differences(
     ours: AudioConfig, theirs: AudioConfig | Mapping[str, object], owner: str = "stored"
 ) -> list[str]:
-    """ "audio.key is x, stored y" for each key that differs; `owner` is the word for the other value."""
+    """ "audio.key is x, stored y" for each key that differs; `owner` precedes the value of `theirs`."""
     own = dataclasses.asdict(ours)
     other = dataclasses.asdict(theirs) if isinstance(theirs, AudioConfig) else theirs
     keys = sorted(own.keys() | other.keys())
@@ -56,7 +57,7 @@ class MelDirectory:
         self.entries: dict[str, Entry] = {}
         self.audio: dict[str, object] | None = None
         if (self.path / AUDIO_FILE).is_file():
-            with contextlib.suppress(ValueError):  # a damaged file counts as missing: all mels are computed again
+            with contextlib.suppress(ValueError):  # a damaged file counts as missing
                 stored = json.loads((self.path / AUDIO_FILE).read_text(encoding="utf-8"))
                 self.audio = stored if isinstance(stored, dict) else None
         if (self.path / MANIFEST_FILE).is_file():
@@ -98,32 +99,37 @@ class MelDirectory:
 
     @classmethod
     def save(cls, directory: Path, clip: str, mel: np.ndarray) -> None:
-        """Write the mel of `clip`, complete or not at all."""
+        """Write the mel of `clip`, complete or not at all, unless the power fails."""
         path = cls.mel_path(directory, clip)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not durable: flushing takes longer than computing the mel, which is computed again after a power failure.
+        # Not flushed to the disk: that takes longer than computing the mel. After a power failure `load` may find a
+        # damaged file; it then says to remove it.
         with replacing(path, durable=False) as temporary, open(temporary, "wb") as file:
             np.save(file, mel)
 
     def check(self, clips: list[Clip], audio: AudioConfig) -> list[int]:
-        """The number of frames of each mel. Raise a UserError if one is missing, stale or of another audio config."""
+        """Return the number of frames of each mel.
+
+        Raises UserError if a prepared mel is missing, stale or made with another audio config, or if a mel that the
+        filelist names is unreadable or has the wrong shape.
+        """
         prepared = [clip for clip in clips if clip.file.suffix not in MEL_SUFFIXES]
         if prepared and self.audio is None:
             raise UserError(
-                f"data.mel_dir={self.path}: holds no prepared mels ({AUDIO_FILE} is missing); {_prepare(clips)}"
+                f"data.mel_dir={self.path}: holds no prepared mels ({AUDIO_FILE} is missing or damaged); "
+                f"run: {self._command(clips, audio)}"
             )
         if prepared and (differences := audio_differences(audio, self.audio or {})):
-            changed = [f"audio.{k}={v}" for k, v in dataclasses.asdict(audio).items() if (self.audio or {}).get(k) != v]
             raise UserError(
-                f"data.mel_dir={self.path}: the mels were made with another audio config: {'; '.join(differences)}; "
-                f"use that config, or make a second set: {_prepare(clips)} data.mel_dir=OTHER {' '.join(changed)}, and "
-                "train with data.mel_dir=OTHER"
+                f"data.mel_dir={self.path}: the mels were made with another audio config ({'; '.join(differences)}); "
+                "train with the stored config, or make a second set of mels and train with data.mel_dir=OTHER; run: "
+                f"{self._command(clips, audio, mel_dir='OTHER')}"
             )
         missing = [clip for clip in prepared if not self.is_fresh(clip)]
         if missing:
             raise UserError(
-                f"data.mel_dir={self.path}: {len(missing)} of {len(prepared)} mels are missing or older than their "
-                f"clip, the first for {missing[0].path}; {_prepare(clips)}"
+                f"data.mel_dir={self.path}: {len(missing)} of {len(prepared)} mels are missing or their clip has "
+                f"changed; the first is that of {missing[0].path}; run: {self._command(clips, audio)}"
             )
         frames, problems = [], []
         for clip in clips:
@@ -150,12 +156,20 @@ class MelDirectory:
             else:
                 mel = np.load(file, mmap_mode="r")
             return mel.astype(np.float32, copy=False)
-        except Exception as error:  # errors of zip, pickle, header and size all mean the same to the user
-            cure = "replace it or remove its row" if file == clip.file else f"remove it and {_prepare([clip])}"
+        except Exception as error:  # whichever part of the file is damaged
+            cure = f"remove it and run: {self._command([clip])}"
+            if file == clip.file:
+                cure = "replace it or remove its row"
             raise UserError(f"{clip.where}: {file} is not a readable mel ({str(error)[:80]}); {cure}") from error
 
-
-def _prepare(clips: list[Clip]) -> str:
-    """The command that computes the mels of these clips."""
-    root = clips[0].file.parents[len(Path(clips[0].path).parts) - 1]
-    return f"run: bash scripts/prepare_mels.sh {root}"
+    def _command(self, clips: list[Clip], audio: AudioConfig | None = None, mel_dir: str = "") -> str:
+        """The command that computes the mels of these clips, with the stored audio config if `audio` is None."""
+        root = clips[0].file.parents[len(Path(clips[0].path).parts) - 1]
+        if not mel_dir and self.path != root / "mels":
+            mel_dir = str(self.path)
+        config = dataclasses.asdict(audio) if audio else self.audio or {}
+        default = dataclasses.asdict(AudioConfig())
+        options = [f"audio.{key}={value}" for key, value in config.items() if default.get(key) != value]
+        return " ".join(
+            ["bash scripts/prepare_mels.sh", str(root), *([f"data.mel_dir={mel_dir}"] if mel_dir else []), *options]
+        )

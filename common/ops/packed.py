@@ -17,8 +17,8 @@ _PACKED: WeakKeyDictionary[nn.Module, tuple[object, Any]] = WeakKeyDictionary()
 def packed_once(module: nn.Module, setting: object, pack: Callable[[], T]) -> T:
     """The result of `pack` for the weights of `module`, computed again only after they or `setting` have changed.
 
-    A change is a new address in memory or a write that PyTorch counts. Code that writes without being counted, as fused
-    optimizers do, has to call torch.autograd.graph.increment_version.
+    A parameter has changed if its address or its version counter has. In-place operations increase that counter, but
+    fused optimizers do not: after such a step, call torch.autograd.graph.increment_version. Buffers are not checked.
     """
     key = setting, [(parameter.data_ptr(), parameter._version) for parameter in module.parameters()]
     found = _PACKED.get(module)
@@ -37,8 +37,9 @@ def forget_packed(module: nn.Module) -> None:
 class PackedLinear:
     """x (rows, in) -> x @ weight.T + bias (rows, out), for a constant weight (out, in).
 
-    On CPUs the weight is stored once in the layout that oneDNN's kernels read. For few rows, where reading the weight
-    takes most of the time, this is about twice as fast as BLAS. The result is the same up to the order of the sums.
+    On CPUs a float32 or bfloat16 weight is stored in the layout that oneDNN's kernels read, chosen for inputs of `rows`
+    rows. For few rows, where reading the weight takes most of the time, this is about twice as fast as BLAS. The result
+    is the same up to the order of the sums. Elsewhere this is F.linear.
     """
 
     def __init__(self, weight: Tensor, rows: int, bias: Tensor | None = None) -> None:
@@ -56,7 +57,7 @@ class PackedLinear:
 
 
 class Int8Linear:
-    """Like PackedLinear, but only on CPUs and in 8 bits, which is a quarter of the bytes to read.
+    """Like PackedLinear, but only for CPUs, with the weight in int8: a quarter of the bytes of float32 to read.
 
     The weights have a scale for each output, the inputs a scale for each call.
     """

@@ -1,4 +1,4 @@
-"""Read numbers that identify a thing instead of counting: "No. 133-A", "P.O. Box 2915", "C2766", telephone numbers."""
+"""Read numbers that are names, not amounts: "No. 133-A", "P.O. Box 2915", "C2766", telephone numbers."""
 
 import re
 
@@ -26,7 +26,10 @@ def read_digits_label(match: Match) -> str:
 
 
 def read_code(match: Match) -> str:
-    """Spell letters, and digits if more than two: "C2766" -> "C two seven six six", "B-29" -> "B twenty-nine"."""
+    """Read letters one by one, and digits too if there are more than two.
+
+    "C2766" -> "C two seven six six", "B-29" -> "B twenty-nine".
+    """
     digits = match["digits"]
     return f"{' '.join(match['letters'])} {digit_by_digit(digits) if len(digits) > 2 else cardinal(digits)}"
 
@@ -37,7 +40,10 @@ def read_suffixed_code(match: Match) -> str:
 
 
 def read_groups(match: Match) -> str:
-    """Read telephone numbers digit by digit, with a pause between groups, and "1963-11-22" as a date."""
+    """Read groups with a pause between them, digit by digit as in telephone numbers.
+
+    If the first group has four digits, it may be a year: "1963-11-22" -> "nineteen sixty-three, eleven, twenty-two".
+    """
     groups = re.findall(r"[0-9]+", match[0])
     if len(groups[0]) == 4:
         return ", ".join(in_pairs(group) if len(group) == 4 else cardinal(group.lstrip("0") or "0") for group in groups)
@@ -51,7 +57,8 @@ def read_digits(match: Match) -> str:
 CODE_RULES = (
     rule(r"(?<![\w.,-])(?:\(?[0-9]{3}\)?[-. ])?[0-9]{3}[-.][0-9]{4}(?![\w-])", read_groups),
     rule(r"(?<![\w.,-])(?:[0-9]{1,4}-){2,4}[0-9]{2,4}(?![\w-])", read_groups),
-    rule(r"(?<![0-9.,])[0-9]{10,}+(?<!000)", read_digits),  # no commas: a telephone or serial number
+    # 10 or more digits without thousands separators, not a round number: a telephone or serial number
+    rule(r"(?<![0-9.,])[0-9]{10,}+(?<!000)", read_digits),
     rule(rf"({DIGITS_LABEL}) ([0-9]{{3,}}+)", read_digits_label, re.I),
     rule(rf"(?P<label>\bnos?\.|#|{LABEL}) ?(?P<digits>{INTEGER})(?:-?(?P<letter>[A-Z])\b)?", read_label, re.I),
     rule(r"\b(?P<letters>[A-Z]{1,4})-?(?P<digits>[0-9]++)\b(?![.,/-][0-9])", read_code),
