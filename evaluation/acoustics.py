@@ -31,7 +31,7 @@ class Analysis(NamedTuple):
     loud: np.ndarray  # (T) bool
 
 
-def analyse(audio: np.ndarray, sample_rate: int, fmax: float) -> Analysis:
+def analyze(audio: np.ndarray, sample_rate: int, fmax: float) -> Analysis:
     """Analyze audio (N) with WORLD. The envelope is compared up to fmax in Hz, where the mel ends."""
     pyworld = optional("pyworld")
     samples = np.ascontiguousarray(audio, dtype=np.float64)

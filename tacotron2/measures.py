@@ -12,11 +12,15 @@ from torch import Tensor
 
 from common.ops.padding import lengths_to_mask
 
-BAND = 0.1  # half-width of the diagonal, as a fraction of the text
+HALF_WIDTH = 0.1  # half-width of the diagonal, as a fraction of the text
 GATE_TOLERANCE = 5  # decoder steps
-RETURN = 8  # consecutive frames on earlier words that make a repeat, about 0.1 s; fewer are jitter between two words
-READ = 1.0  # total frames of attention from which a symbol counts as read; a vowel has about ten
-FOCUS = 3  # symbols on each side of the peak; a frame is focused if more than half of its attention is within them
+REPEAT_FRAMES = (
+    8  # consecutive frames on earlier words that make a repeat, about 0.1 s; fewer are jitter between two words
+)
+READ_FRAMES = 1.0  # total frames of attention from which a symbol counts as read; a vowel has about ten
+FOCUS_SYMBOLS = (
+    3  # symbols on each side of the peak; a frame is focused if more than half of its attention is within them
+)
 
 
 def diagonality(alignment: Tensor, text_lengths: Tensor, mel_lengths: Tensor) -> Tensor:
@@ -27,7 +31,7 @@ def diagonality(alignment: Tensor, text_lengths: Tensor, mel_lengths: Tensor) ->
     """
     frame = (torch.arange(alignment.shape[1], device=alignment.device) + 0.5) / mel_lengths.unsqueeze(1)  # (B, T)
     character = (torch.arange(alignment.shape[2], device=alignment.device) + 0.5) / text_lengths.unsqueeze(1)  # (B, L)
-    near = (frame.unsqueeze(2) - character.unsqueeze(1)).abs() <= BAND  # (B, T, L)
+    near = (frame.unsqueeze(2) - character.unsqueeze(1)).abs() <= HALF_WIDTH  # (B, T, L)
     mask = lengths_to_mask(mel_lengths, alignment.shape[1])
     return ((alignment * near).sum(2) * mask).sum() / mask.sum()
 
@@ -55,22 +59,23 @@ class Reading(NamedTuple):
 def reading(alignment: Tensor, words: list[tuple[int, int]]) -> Reading:
     """Count the words read, skipped and repeated in the alignment (T, L) of one utterance.
 
-    `words` are (first, end) symbols of each word, end exclusive. Only focused frames count (see FOCUS). A word is read
-    if at least half of its symbols get READ frames of attention in total. A frame is at the word with most attention.
+    `words` are (first, end) symbols of each word, end exclusive. Only focused frames count (see FOCUS_SYMBOLS). A word
+    is read if at least half of its symbols get READ_FRAMES of attention in total. A frame is at the word with most
+    attention.
     """
     if not words or not len(alignment):
         return Reading(float(not words), min(len(words), 1), 0)
     alignment = alignment.float()
     distance = torch.arange(alignment.shape[1]) - alignment.argmax(1).unsqueeze(1)  # (T, L)
-    alignment = alignment[(alignment * (distance.abs() <= FOCUS)).sum(1) > 0.5]
+    alignment = alignment[(alignment * (distance.abs() <= FOCUS_SYMBOLS)).sum(1) > 0.5]
     attended = alignment.sum(0)  # (L) frames
-    read = [bool((attended[first:end] >= READ).float().mean() >= 0.5) for first, end in words]
+    read = [bool((attended[first:end] >= READ_FRAMES).float().mean() >= 0.5) for first, end in words]
     skips = sum(not now and before for before, now in zip([True, *read], read, strict=False))
     places = torch.stack([alignment[:, first:end].sum(1) for first, end in words], 1).argmax(1).tolist()
     furthest, repeats, back = -1, 0, 0
     for place, following in zip(places, [*places, -1][1:], strict=True):
         back = back + 1 if place < furthest else 0
-        repeats += back == RETURN
+        repeats += back == REPEAT_FRAMES
         if place == following:  # two frames in a row: not a flicker
             furthest = max(furthest, place)
     return Reading(sum(read) / len(read), skips, repeats)

@@ -18,7 +18,7 @@ from tacotron2.model import Tacotron2Config
 from tacotron2.text import SYMBOLS
 
 # Of DeepLearningExamples' 22 constructor arguments we use these and the sizes, which we take from the tensors.
-BEHAVIOUR = ("max_decoder_steps", "gate_threshold", "p_attention_dropout", "p_decoder_dropout")
+BEHAVIOR = ("max_decoder_steps", "gate_threshold", "p_attention_dropout", "p_decoder_dropout")
 FIXED = ("p_encoder_dropout", "prenet_dropout", "p_postnet_dropout", "mel_mean", "mel_std")  # constants in its code
 TRAINING_ONLY = ("p_frame_dropout", "p_own_frames")  # not in its code
 
@@ -52,12 +52,12 @@ def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -
         "postnet_kernel_size": shape["postnet.convolutions.0.0.conv.weight"][2],
         "postnet_n_convolutions": num_postnet,
     }
-    behaviour = {key: settings[key] for key in BEHAVIOUR if key in settings}
+    behavior = {key: settings[key] for key in BEHAVIOR if key in settings}
     weights = dict(state_dict)
     for key in state_dict:  # PyTorch before 0.4.1 did not count batches, and nothing here uses the count
         if key.endswith(".running_mean"):
             weights.setdefault(key.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
-    config = from_dict(Tacotron2Config, sizes | behaviour)
+    config = from_dict(Tacotron2Config, sizes | behavior)
     return Checkpoint(
         model_name="tacotron2",
         model_config=dataclasses.asdict(config),

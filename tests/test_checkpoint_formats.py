@@ -350,7 +350,7 @@ def test_no_other_opcode_calls_it(pickled: bytes) -> None:
 
 
 @pytest.mark.fault(3)
-def test_what_is_no_checkpoint_of_these_models(tmp_path: Path) -> None:
+def test_files_that_are_not_checkpoints_are_refused(tmp_path: Path) -> None:
     def error(content: Any) -> str:
         torch.save(content, tmp_path / "x.pt")
         with pytest.raises(UserError, match=re.escape(str(tmp_path / "x.pt"))) as caught:
@@ -466,7 +466,7 @@ def test_settings_of_synthesis_are_named_when_lost(tmp_path: Path) -> None:
             assert (f"warning: this layout has no place for model.{key}\n" in warned) == bool(settings)
 
 
-def test_what_the_reference_cannot_have_is_refused(tmp_path: Path) -> None:
+def test_models_outside_the_reference_are_refused(tmp_path: Path) -> None:
     state = interchange.load(golden_path("dle_tacotron2.pt"), MODELS.values())
     state.model_config["prenet_dropout"] = 0.25
     checkpoints.save(tmp_path / "x.pt", state)
@@ -541,7 +541,7 @@ def test_init_from_takes_all_weights() -> None:
 
 
 @pytest.mark.fault(5)
-def test_another_size_is_refused_with_what_to_set(waveglow_run: Path) -> None:
+def test_another_size_is_refused_with_its_cure(waveglow_run: Path) -> None:
     with pytest.raises(UserError, match=r"the checkpoint has .*model.prenet_dim=24.*warm_start=true"):
         start("model.prenet_dim=20")
     with pytest.raises(UserError, match=r"audio.fmax is 7600.0, in the checkpoint 8000.0"):
@@ -632,7 +632,7 @@ def test_a_waveglow_starts_from_a_pickled_module() -> None:
     assert torch.equal(model.get_parameter("upsample.weight"), expected.get_parameter("upsample.weight"))
 
 
-def test_training_goes_on_from_a_reference_checkpoint(corpus: Path, tmp_path: Path) -> None:
+def test_training_continues_from_a_reference_checkpoint(corpus: Path, tmp_path: Path) -> None:
     command = train_command(
         corpus, tmp_path / "run", ["model=tacotron2", *TINY], f"init_from={golden_path('dle_tacotron2.pt')}"
     )

@@ -142,7 +142,7 @@ def test_lines_keep_their_numbers(tmp_path: Path) -> None:
 # ---- mels ----
 
 
-def test_mels_are_those_of_the_clips(corpus: Path) -> None:
+def test_mels_match_the_clips(corpus: Path) -> None:
     config = data_config(corpus)
     clips = read_filelist(config.train_filelist, corpus)
     mels = MelDirectory(config.mel_dir)
@@ -199,7 +199,7 @@ def run_message(error: UserError, **names: str) -> str:
     return run_here(script.replace(".sh", ".py"), f"data.root={arguments[0]}", *arguments[1:], "num_processes=1").stdout
 
 
-def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_run_continues(tmp_path: Path) -> None:
     """The run was killed while it wrote the manifest's last line: complete lines count, the rest is recomputed."""
     root = prepare(write_corpus(tmp_path / "c"))
     manifest = root / "mels/manifest.jsonl"
@@ -317,7 +317,7 @@ def test_every_clip_once_an_epoch() -> None:
 
 
 @pytest.mark.fault(11)
-def test_resume_takes_what_is_left() -> None:
+def test_resuming_takes_the_remaining_clips() -> None:
     plan = BatchPlan(list(range(103)), seed=1)
     whole = plan.batches(0, BatchSize(8), [])
     assert plan.batches(0, BatchSize(8), [[8, 0, 1, 5]]) == whole[5:]

@@ -34,7 +34,7 @@ SYNTHESIZED = {
 
 
 @pytest.mark.parametrize("version", SYNTHESIZED)
-def test_a_checkpoint_of_then_synthesizes_the_same(version: int) -> None:
+def test_an_old_checkpoint_synthesizes_the_same(version: int) -> None:
     model = load_model(golden_path(f"format{version}_tacotron2.pt"), prenet_dropout=0.0)
     assert isinstance(model, Tacotron2)
     mel = model.infer(torch.tensor([[40, 41, 42, 43, 11]]), torch.tensor([5]), 6).mel_postnet.double()
@@ -50,7 +50,7 @@ def with_checkpoint(run_dir: Path, version: int) -> Path:
     return target
 
 
-def test_training_goes_on_from_format_3(corpus: Path, tmp_path: Path) -> None:
+def test_training_continues_from_format_3(corpus: Path, tmp_path: Path) -> None:
     with_checkpoint(tmp_path, 3)
     recipe = ["model=tacotron2_small", *SIZES, "data.sentences=[]", "trainer.batch_frames=null"]
     result = run_here(*train_command(corpus, tmp_path, recipe, "trainer.batch_size=4", "trainer.max_steps=4"))

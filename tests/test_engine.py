@@ -77,7 +77,7 @@ def test_a_clip_longer_than_the_budget_is_named(corpus: Path, tmp_path: Path) ->
         make_trainer(corpus, tmp_path, "tacotron2", "trainer.batch_frames=50")
 
 
-def test_the_padding_share_is_what_the_batch_holds(corpus: Path, tmp_path: Path) -> None:
+def test_the_padding_share_counts_padded_positions(corpus: Path, tmp_path: Path) -> None:
     trainer = make_trainer(corpus, tmp_path, "tacotron2")
     meter, lengths = Meter(trainer.task.objective.part_names), trainer.data.train.lengths
     trainer.step([trainer.task.collate([trainer.data.train[(i, 0)] for i in (0, 1, 2)])], meter)

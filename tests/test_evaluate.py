@@ -12,7 +12,7 @@ import torch
 
 from common.errors import UserError
 from evaluation import judges
-from evaluation.acoustics import analyse, copy_quality, distance
+from evaluation.acoustics import analyze, copy_quality, distance
 from evaluation.judges import RATE, Listener, Naturalness, SpeakerEncoder, errors
 from evaluation.table import System, Utterance, interval, markdown, summarize, table
 from tacotron2.measures import reading
@@ -70,7 +70,7 @@ def test_attention_that_follows_nothing_reads_nothing() -> None:
     assert tuple(reading(torch.zeros(0, 40), words)) == (0.0, 1, 0)
 
 
-def test_errors_of_what_was_heard() -> None:
+def test_word_and_character_errors() -> None:
     assert errors("The cat sat.", "the cat sat") == (0, 3, 0, 11)
     assert errors("It cost $20.", "it cost twenty dollars")[0] == 0
     assert errors("the cat sat", "the bat")[:2] == (2, 3)
@@ -115,14 +115,14 @@ def test_distances_of_known_sounds() -> None:
         t = np.arange(16000) / RATE
         return gain * 0.1 * np.sum([np.sin(2 * np.pi * k * pitch * t) / k for k in range(1, 20)], axis=0)
 
-    low = analyse(hum(200), RATE, 8000)
-    same = distance(low, analyse(hum(200, gain=0.5), RATE, 8000))
+    low = analyze(hum(200), RATE, 8000)
+    same = distance(low, analyze(hum(200, gain=0.5), RATE, 8000))
     assert same.mcd < 0.5  # loudness does not matter
     assert same.pitch_error < 1
-    semitone = distance(low, analyse(hum(200 * 2 ** (1 / 12)), RATE, 8000))
+    semitone = distance(low, analyze(hum(200 * 2 ** (1 / 12)), RATE, 8000))
     assert semitone.pitch_error == pytest.approx(100, abs=3)
     noise = 0.1 * np.random.default_rng(0).standard_normal(16000)
-    other = distance(low, analyse(noise, RATE, 8000))
+    other = distance(low, analyze(noise, RATE, 8000))
     assert other.mcd > 5
     assert other.voicing_error > 0.8
 
@@ -213,7 +213,7 @@ def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path
         (["wavs=demo/unseen/wavs", "match_mel=0"], "match_mel=0"),
     ],
 )
-def test_what_cannot_be_evaluated_is_said(options: list[str], message: str, tmp_path: Path) -> None:
+def test_options_that_cannot_be_evaluated_are_errors(options: list[str], message: str, tmp_path: Path) -> None:
     fails_with(run_here("scripts/evaluate.py", f"output={tmp_path}", *options, expect=1), message)
 
 

@@ -113,7 +113,7 @@ def interrupted(run_dir: Path, corpus: Path, name: str, *options: str) -> int:
 
 
 @pytest.mark.fault(13)
-def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(corpus: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_after_a_signal_as_if_uninterrupted(corpus: Path, tmp_path: Path) -> None:
     options = ("trainer.val_every_steps=1000000", "trainer.epochs=100000")
     last = 3 + interrupted(tmp_path / "cut", corpus, "SIGTERM", *options)
     for name in ("cut", "whole"):

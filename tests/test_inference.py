@@ -82,7 +82,7 @@ def test_seed_fixes_the_audio(tacotron2_run: Path, waveglow_run: Path, phrases: 
     assert not np.array_equal(a, c)
 
 
-def test_what_comes_after_the_models_can_be_left_out(tacotron2_run: Path, waveglow_run: Path) -> None:
+def test_postprocessing_can_be_turned_off(tacotron2_run: Path, waveglow_run: Path) -> None:
     """The postfilter and the mel match: each changes the output, and 0 turns it off."""
     options = {"sigma": 0.5, "max_decoder_steps": 20}
     spoken = [
@@ -190,7 +190,7 @@ def test_models_of_different_audio_are_not_chained(tacotron2_run: Path, waveglow
 
 
 @pytest.mark.fault(20)
-def test_a_long_line_is_spoken_in_pieces(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path) -> None:
+def test_a_long_line_is_synthesized_in_pieces(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path) -> None:
     sentence = "This is a sentence of some length, which has a clause. "
     line = sentence * 10 + "x" * 700
     voice = Synthesizer.load(tacotron2_run, waveglow_run, device="cpu", prenet_dropout=0.0)
@@ -289,7 +289,7 @@ def test_a_vocoder_alone_depends_on_the_generator_alone(shipped: Synthesizer) ->
 # ---- mels for WaveGlow to train on ----
 
 
-def test_predicted_mels_are_the_models_beside_the_recordings(corpus: Path, tacotron2_run: Path, tmp_path: Path) -> None:
+def test_predicted_mels_are_stored_beside_the_recordings(corpus: Path, tacotron2_run: Path, tmp_path: Path) -> None:
     voice = Synthesizer.load(tacotron2_run, device="cpu", prenet_dropout=0.0, p_own_frames=0.0)
     data = DataConfig(root=str(corpus), mel_dir=str(corpus / "mels"))
     dataset = TextMelDataset(str(corpus / "filelists" / "train.txt"), data, voice.audio, voice.symbols)

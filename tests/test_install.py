@@ -69,7 +69,7 @@ def test_every_package_is_listed(python: Path) -> None:
     assert [name for name in found if f'"{name}",' not in pyproject] == []
 
 
-def test_extras_hold_what_the_requirement_files_pin() -> None:
+def test_extras_match_the_requirement_files() -> None:
     """Messages name the extras, make installs the requirement files: both must have the same packages."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     parts = {"": project["dependencies"]} | {

@@ -103,7 +103,7 @@ def test_the_small_kind_of_waveglow(tmp_path: Path) -> None:
         np.testing.assert_allclose(audio, model.infer(mel, 1.0, z).numpy(), atol=1e-4, rtol=0)
 
 
-def test_it_speaks_without_pytorch(exported: Path, tmp_path: Path) -> None:
+def test_synthesis_without_pytorch(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "phrases.txt").write_text("Hello there.\n\n###\nThe second one.\n")
     # with None for torch in sys.modules, importing it fails
     code = "import sys, runpy; sys.modules['torch'] = None; sys.argv = sys.argv[1:]"

@@ -133,7 +133,7 @@ def test_postfilter_gives_back_the_variance() -> None:
     assert postfilter.gain.max() == MAX_GAIN
 
 
-def test_speech_is_sharpened() -> None:
+def test_the_postfilter_sharpens_synthesis() -> None:
     model = model_of(TINY).eval()
     text, text_lengths, _, _ = ragged_batch()
     plain = model.infer(text, text_lengths)

@@ -299,7 +299,7 @@ def test_arpabet_is_not_cleaned_and_its_case_does_not_matter() -> None:
         ("turn} left", "turn left", ["}"]),
     ],
 )
-def test_what_is_not_arpabet_is_dropped_with_a_warning(text: str, kept: str, dropped: list[str]) -> None:
+def test_invalid_arpabet_is_dropped_with_a_warning(text: str, kept: str, dropped: list[str]) -> None:
     with pytest.warns(UserWarning, match="dropped"):
         ids = text_to_ids(text)
     assert ids_to_text(ids) == kept

@@ -214,7 +214,7 @@ def test_the_log_covers_every_step_of_short_runs_and_epochs(corpus: Path, tmp_pa
     assert losses(tmp_path / "three")[7] == losses(tmp_path / "each")[7]
 
 
-def test_what_a_run_leaves(tacotron2_run: Path, waveglow_run: Path) -> None:
+def test_files_of_a_run(tacotron2_run: Path, waveglow_run: Path) -> None:
     """A run leaves checkpoints, the reference's log keys, TensorBoard scalars, images and audio."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -418,7 +418,7 @@ def test_an_error_in_a_loader_process_is_one_message(corpus: Path, tmp_path: Pat
 
 
 @pytest.mark.fault(11)
-def test_other_data_or_seed_starts_the_epoch_anew(corpus: Path, tmp_path: Path) -> None:
+def test_other_data_or_seed_restarts_the_epoch(corpus: Path, tmp_path: Path) -> None:
     make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=2").fit()
     with pytest.warns(UserWarning, match="the current epoch starts from its beginning"):
         trainer = make_trainer(corpus, tmp_path, "waveglow", "seed=5")

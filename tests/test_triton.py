@@ -184,7 +184,7 @@ def test_graphs_of_different_sizes_share_their_memory() -> None:
 
 @needs_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_gpu_computes_what_a_cpu_does(dtype: torch.dtype) -> None:
+def test_gpu_and_cpu_agree(dtype: torch.dtype) -> None:
     model = model_of(TINY).eval()
     batch = ragged_batch()
     expected = model(*batch)

@@ -91,7 +91,7 @@ def test_inverse_of_forward_is_identity(config: WaveGlowConfig) -> None:
 
 
 @pytest.mark.parametrize("has_mdct", [False, True])
-def test_log_determinants_are_those_of_the_jacobian(has_mdct: bool) -> None:
+def test_log_determinants_equal_those_of_the_jacobian(has_mdct: bool) -> None:
     """log |det dz/dx| from autograd equals sum(log_s) + sum(log_det)."""
     config = WaveGlowConfig(
         n_mel_channels=4, hop_length=16, win_length=32, n_flows=4, n_early_every=2, n_channels=4, mdct=has_mdct
@@ -283,7 +283,7 @@ def test_the_packed_inverse_equals_the_convolutions(config: WaveGlowConfig) -> N
             model.WN[0].start.weight_g.mul_(1.5)
 
 
-def test_backwards_in_training_is_what_infer_speaks() -> None:
+def test_the_inverse_in_training_equals_infer() -> None:
     model = lively_model(SMALL)
     mel, audio = torch.randn(2, 20, 3), 0.1 * torch.randn(2, 3 * 256)
     noise = torch.randn(2, 32, 24)

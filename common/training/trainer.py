@@ -167,9 +167,9 @@ class Trainer:
         minutes = (time.monotonic() - self.started) / 60
         if self.options.max_minutes is not None and self.ranks.is_main and minutes > self.options.max_minutes:
             self.stop.set(TIME_IS_UP)
-        return self._signalled() or self.stop_reason == TIME_IS_UP
+        return self._signaled() or self.stop_reason == TIME_IS_UP
 
-    def _signalled(self) -> bool:
+    def _signaled(self) -> bool:
         """True if a signal asks the run to end; all ranks must call it the same number of times."""
         self.stop_reason = max(self.stop_reason, self.stop.agreed())
         return self.stop_reason in SIGNALS
@@ -239,7 +239,7 @@ class Trainer:
     def validate(self, *paused: Meter) -> None:
         """Log the validation loss and keep the best checkpoint. Its time does not count for the meters in `paused`."""
         progress, meter = self.state.progress, self.new_meter()
-        means = self.validation.run(meter, self.tracker, self._signalled)
+        means = self.validation.run(meter, self.tracker, self._signaled)
         if means is None:
             return
         self.tracker.message(f"step {progress.step:>7,}  validation loss {means.parts['loss']:.4f}")

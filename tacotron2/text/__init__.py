@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from common.errors import UserError, did_you_mean
-from tacotron2.text.cleaners import CLEANERS, PRONOUNCING
+from tacotron2.text.cleaners import ARPABET_CLEANERS, CLEANERS
 from tacotron2.text.symbols import ARPABET, ARPABET_PREFIX, PAD, SYMBOL_TO_ID, SYMBOLS, symbol_table
 
 __all__ = [
@@ -112,7 +112,7 @@ def _tokenize(text: str, cleaners: Cleaners) -> Iterator[str]:
 def _cleaned_symbols(text: str, names: Sequence[str]) -> Iterator[str]:
     """Yield the symbols of a text without braces. Text that a cleaner puts in braces is ARPAbet."""
     cleaned = _clean(text, names)
-    if not names or names[-1] not in PRONOUNCING:
+    if not names or names[-1] not in ARPABET_CLEANERS:
         yield from cleaned
         return
     for k, part in enumerate(re.split(r"[{}]", cleaned)):

@@ -114,4 +114,4 @@ CLEANERS: dict[str, Callable[[str], str]] = {
     "english_cleaners": english_cleaners,
     "english_arpabet": english_arpabet,
 }
-PRONOUNCING = frozenset({"english_arpabet"})  # cleaners whose output has ARPAbet in braces
+ARPABET_CLEANERS = frozenset({"english_arpabet"})  # cleaners whose output has ARPAbet in braces

@@ -15,7 +15,7 @@ from pathlib import Path
 from common.errors import UserError
 
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
-HISSING = ("S", "Z", "SH", "ZH", "CH", "JH")
+SIBILANTS = ("S", "Z", "SH", "ZH", "CH", "JH")
 VOICELESS = ("P", "T", "K", "F", "TH")
 
 
@@ -42,7 +42,7 @@ def pronounce(word: str) -> str | None:
     if symbols is None:
         return None
     last = symbols.split()[-1]
-    return f"{symbols} {'IH0 Z' if last in HISSING else 'S' if last in VOICELESS else 'Z'}"
+    return f"{symbols} {'IH0 Z' if last in SIBILANTS else 'S' if last in VOICELESS else 'Z'}"
 
 
 def to_arpabet(text: str) -> str:
