@@ -69,7 +69,7 @@ class DataConfig(Options):
     segment_length: Count = 8000  # samples, for tasks that train on segments of clips
     sentences: list[str] = field(default_factory=list)  # synthesized at each validation by a model that reads text
     limit: Count | None = None  # use only the first N clips of each list
-    num_workers: Index = 1  # loader processes for each rank; 0 loads in the training process
+    num_workers: Index = 1  # loader processes per rank and data set; 0 loads in the training process
 
 
 @dataclass
@@ -82,13 +82,13 @@ class TrainerConfig(Options):
     batch_frames: Count | None = None  # limit of mel frames in such a batch, including padding
     epochs: Count = 1
     max_steps: Count | None = None  # stop after this many optimizer steps
-    max_minutes: Positive | None = None  # stop, with a checkpoint, after this many minutes of this run
+    max_minutes: Positive | None = None  # save and stop this many minutes after the start or restart
     learning_rate: Positive = 1e-3
     anneal_epochs: list[int] = field(default_factory=list)  # from these epochs on ...
     anneal_factors: list[Positive] = field(default_factory=list)  # ... the rate is learning_rate times these
     weight_decay: NonNegative = 0.0
     grad_clip_norm: Positive | None = None  # null: no clipping; the norm is logged in any case
-    ema_decay: Probability | None = None  # average the weights with this decay, for validation and export
+    ema_decay: Probability | None = None  # keep averaged weights with this decay, for all but training
     accumulation_steps: Count = 1  # batches per optimizer step
     precision: Precision = "fp32"  # fp16 scales the loss dynamically
     tf32: bool = True  # on GPUs: use TensorFloat-32 for float32 operations

@@ -26,7 +26,9 @@ from evaluation.table import RECORDINGS, folder_name, table
 
 SHOWN_STEPS = 6  # evenly spaced among those with samples, including the last
 REAL_CLIPS = 3
-LONGEST_GAP = 600  # seconds between two lines of the log; a longer gap is time between two runs
+LONGEST_GAP = (
+    600  # seconds; of a longer gap between two lines of the log, when the run was stopped, only this much counts
+)
 EVALUATED = 3  # utterances of each system to listen to
 CURVES = {  # title -> keys of log.jsonl
     "loss": ("train_loss", "val_loss"),
@@ -81,7 +83,7 @@ def picture(path: Path) -> str:
 
 
 def player(path: Path) -> str:
-    """A player with the sound as MP3, which every browser plays and which is a tenth of the size."""
+    """A player with the sound as MP3, which every browser plays, at about a tenth of the size of a WAV."""
     try:
         audio, rate = soundfile.read(path, dtype="float32")
         sound = io.BytesIO()
@@ -137,7 +139,7 @@ def samples(run_dir: Path) -> dict[str, dict[int, Path]]:
 
 
 def pictures_section(found: dict[str, dict[int, Path]]) -> str:
-    """A row over the steps for each kind of picture, and the mels of the last steps side by side."""
+    """For each kind of picture, one picture per shown step; then the mels of the last two steps side by side."""
     parts = []
     for name, by_step in found.items():
         if not name.endswith(".png") or name.startswith("mel_"):

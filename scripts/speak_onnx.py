@@ -42,10 +42,10 @@ def main() -> None:
     for path, (number, text) in zip(paths, lines, strict=True):
         where = f"{options.input}:{number}"
         if dropped := voice.dropped(text):
-            print(f"warning: {where}: left out, the model has no symbol for: {' '.join(dropped)}")
+            print(f"warning: {where}: no symbol in the model, so left out: {' '.join(dropped)}")
         samples, truncated = voice.speak(text, options.seed, options.max_steps)
         if not samples.size:
-            print(f"warning: {where}: nothing to say in {text[:60]!r}; there is no {path.name}")
+            print(f"warning: {where}: nothing to say in {text[:60]!r}; {path.name} is not written")
             continue
         if truncated:
             print(f"warning: {where}: the decoder did not stop by itself; {path.name} ends at the step limit")

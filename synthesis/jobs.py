@@ -1,4 +1,4 @@
-"""Synthesizes a phrase file: one wav and one picture for each line, and a log."""
+"""The options and the output of inference.py: one wav and one picture for each phrase, and a log."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ class Job:
         self.log.write(config=dataclasses.asdict(self.config))
 
     def write(self, index: int, utterance: Utterance | None, voice: Synthesizer) -> None:
-        """Write the result of line `index`, and print what the user should know about it."""
+        """Write the result of `self.lines[index]`, and print warnings about it."""
         number, text = self.lines[index]
         name, where = f"{index:04d}.wav", f"{self.config.input}:{number}"
         if dropped := voice.dropped(text):
-            print(f"warning: {where}: left out, the model has no symbol for: {' '.join(dropped)}")
+            print(f"warning: {where}: no symbol in the model, so left out: {' '.join(dropped)}")
         if utterance is None:
             print(f"warning: {where}: nothing to say in {text[:60]!r}; {name} is not written")
             return

@@ -25,7 +25,7 @@ FOCUS_SYMBOLS = (
 
 def diagonality(alignment: Tensor, text_lengths: Tensor, mel_lengths: Tensor) -> Tensor:
     """Return the fraction of the attention near the straight line from (first frame, first character) to (last, last),
-    averaged over all frames: 1 follows the text, 0.2 or less ignores it.
+    averaged over all frames. Near 1 the attention follows the text; at 0.2 or less it ignores it.
 
     alignment (B, T, L), text_lengths and mel_lengths (B). Pauses and changes of pace keep good voices below 1.
     """
@@ -60,8 +60,8 @@ def reading(alignment: Tensor, words: list[tuple[int, int]]) -> Reading:
     """Count the words read, skipped and repeated in the alignment (T, L) of one utterance.
 
     `words` are (first, end) symbols of each word, end exclusive. Only focused frames count (see FOCUS_SYMBOLS). A word
-    is read if at least half of its symbols get READ_FRAMES of attention in total. A frame is at the word with most
-    attention.
+    is read if at least half of its symbols each get READ_FRAMES of attention, summed over these frames. Each frame
+    belongs to the word that gets the most of its attention.
     """
     if not words or not len(alignment):
         return Reading(float(not words), min(len(words), 1), 0)

@@ -1,5 +1,5 @@
 """Convert Tacotron 2 checkpoints of the reference implementations, NVIDIA DeepLearningExamples and NVIDIA/tacotron2.
-Their keys are ours."""
+The weights have the same names here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from tacotron2.text import SYMBOLS
 
 # Of DeepLearningExamples' 22 constructor arguments we use these and the sizes, which we take from the tensors.
 BEHAVIOR = ("max_decoder_steps", "gate_threshold", "p_attention_dropout", "p_decoder_dropout")
-FIXED = ("p_encoder_dropout", "prenet_dropout", "p_postnet_dropout", "mel_mean", "mel_std")  # constants in its code
+# Not arguments there: the dropout rates are constants in its code, and it does not normalize mels.
+FIXED = ("p_encoder_dropout", "prenet_dropout", "p_postnet_dropout", "mel_mean", "mel_std")
 TRAINING_ONLY = ("p_frame_dropout", "p_own_frames")  # not in its code
 
 
@@ -70,7 +71,8 @@ def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -
 def to_reference(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return (constructor arguments, state_dict) for DeepLearningExamples' Tacotron2, which loads strictly.
 
-    Raises UserError if the model has a setting that the reference does not have.
+    Settings in TRAINING_ONLY and the postfilter are left out. Raises UserError if a setting in FIXED differs from the
+    reference's.
     """
     typed = from_dict(Tacotron2Config, checkpoint.model_config)
     config, default = dataclasses.asdict(typed), dataclasses.asdict(Tacotron2Config())

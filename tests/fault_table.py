@@ -24,7 +24,7 @@ FAULTS = {
     17: "bad filelists",
     18: "a data loader process is killed; a rank hangs",
     19: "phrase files: empty, blank lines, bad bytes",
-    20: "phrases: empty, unknown, endless",
+    20: "phrases: silent, unknown characters, very long",
     21: "the decoder does not stop",
     22: "output is not overwritten, file names are safe",
 }

@@ -59,7 +59,7 @@ def test_how_a_text_was_read(places: tuple[int, ...], expected: tuple[float, int
     assert tuple(reading(alignment(*places, length=11), WORDS)) == pytest.approx(expected)
 
 
-def test_attention_that_follows_nothing_reads_nothing() -> None:
+def test_flat_or_stuck_attention_reads_nothing_and_a_flicker_changes_nothing() -> None:
     words = [(i, i + 4) for i in range(0, 40, 5)]
     assert tuple(reading(torch.full((200, 40), 1 / 40), words)) == (0.0, 1, 0)
     stuck = torch.nn.functional.one_hot(torch.full((200,), 22), 40).float()
@@ -85,7 +85,7 @@ def test_word_and_character_errors() -> None:
             errors(text, "a")
 
 
-def test_intervals_hold_the_figure_and_follow_the_seed() -> None:
+def test_intervals_contain_the_mean_and_are_reproducible() -> None:
     rng = np.random.default_rng(0)
     wrong, words = rng.integers(0, 3, 40).tolist(), rng.integers(5, 12, 40).tolist()
     utterances = [
@@ -159,7 +159,7 @@ def test_a_missing_package_is_named_with_its_cure() -> None:
 
 
 def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path) -> None:
-    """Evaluate recordings, copies by both vocoders and speech; then a folder of the resulting wavs; make the page."""
+    """Evaluate recordings, their copies by each vocoder, and synthesized speech; then the wavs; then make a report."""
     output = tacotron2_run / "evaluation"
     run_here(
         "scripts/evaluate.py", f"tacotron2={tacotron2_run}", f"waveglow={waveglow_run}", "limit=2", "device=cpu",

@@ -122,7 +122,7 @@ def test_truncated_and_silent_lines_are_named(tacotron2_run: Path, waveglow_run:
     torch.save(state, tmp_path / "endless.pt")
     result = speak(tmp_path / "endless.pt", waveglow_run, tmp_path / "phrases.txt", tmp_path / "out")
     assert "phrases.txt:1: the decoder did not stop" in result.stdout
-    assert "phrases.txt:3: left out, the model has no symbol for: #" in result.stdout
+    assert "phrases.txt:3: no symbol in the model, so left out: #" in result.stdout
     assert "phrases.txt:3: nothing to say" in result.stdout
     assert "UserWarning" not in result.stderr
     assert sorted(p.name for p in (tmp_path / "out").glob("*.wav")) == ["0000.wav", "0002.wav"]

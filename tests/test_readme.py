@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,12 @@ def test_every_command_is_valid(command: str) -> None:
         from_dict(config, composed(name, *words[2:]))
     elif script is not None:
         load_script(Path(script).stem).parser().parse_args(words[2:])
+    elif words[0] == "pip":
+        extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        assert words[1:3] == ["install", "-e"]
+        assert words[3].removeprefix(".[").removesuffix("]") in extras
     else:
-        assert words[0] in ("source", "tensorboard", "kubectl", "pip"), f"{command}: no check for this command"
+        assert words[0] in ("source", "tensorboard", "kubectl"), f"{command}: no check for this command"
 
 
 def test_files_and_options_it_names_exist() -> None:

@@ -1,4 +1,4 @@
-"""The decoder's loops and their hand-written backward passes equal autograd through the step-by-step decoder."""
+"""The loops of the fast decoder give the outputs and gradients that autograd gives for the step-by-step decoder."""
 
 import dataclasses
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.helpers.tacotron2 import TINY, golden_inputs, golden_model, model_of,
 @pytest.mark.parametrize("frames_per_step", [1, 3])
 @pytest.mark.parametrize("training", [True, False])
 def test_equal_to_the_step_by_step_decoder(training: bool, frames_per_step: int) -> None:
-    """Outputs and all gradients are equal in float64, with padding, with and without dropout."""
+    """Outputs and all gradients are equal in float64, with padding, with and without dropout in the LSTMs."""
     dropout: dict[str, Any] = {name: 0.3 for name in ("p_attention_dropout", "p_decoder_dropout", "prenet_dropout")}
     config = dataclasses.replace(TINY, **dropout, n_frames_per_step=frames_per_step)
     model = model_of(config).double().train(training)
@@ -78,7 +78,7 @@ def test_bidirectional_equals_packed_sequences() -> None:
         torch.testing.assert_close(gradient, other)
 
 
-def test_the_golden_gradients_of_the_reference_hold_for_both() -> None:
+def test_both_decoders_give_the_golden_output_of_the_reference() -> None:
     io, batch = golden_inputs()
     model = golden_model().eval()
     for fused in (False, True):

@@ -39,7 +39,7 @@ def golden_model(name: str = "dle_waveglow.pt") -> WaveGlow:
 
 
 def lively_model(config: WaveGlowConfig = TINY) -> WaveGlow:
-    """A model whose couplings do something: `end` starts at zero."""
+    """A model with random couplings. In a new model their `end` layers are zero, so they change nothing."""
     torch.manual_seed(0)
     model = WaveGlow(config)
     randomize_couplings(model)
@@ -195,7 +195,7 @@ def test_loss_by_hand() -> None:
     assert waveglow_loss(output, sigma=2.0).item() == pytest.approx((16 / 8 - 1.0 - 3.0) / 4)
 
 
-def test_new_model_is_volume_preserving_and_starts_at_the_identity() -> None:
+def test_new_model_preserves_volume_and_its_couplings_do_not_scale() -> None:
     model = WaveGlow(TINY)
     output = model(torch.randn(1, 20, 2), torch.randn(1, 512))
     assert all(log_s.eq(0).all() for log_s in output.log_s)

@@ -68,7 +68,10 @@ class Checkpoint:
 
     @classmethod
     def from_dict(cls, contents: Mapping[str, Any]) -> Checkpoint:
-        """The inverse of to_dict. Fields that only a run needs may be missing; others raise KeyError or TypeError."""
+        """The inverse of to_dict. Fields that only a training run needs may be missing.
+
+        Raises KeyError or TypeError if another field is missing or malformed, UserError for a bad audio config.
+        """
         text, progress = contents["text"], contents.get("progress")
         symbols = None if text is None or text["symbols"] is None else tuple(text["symbols"])
         return cls(

@@ -16,6 +16,7 @@ from common.errors import UserError
 from common.spec import ModelSpec
 
 Symbols = tuple[str, ...] | None
+WARM_START = "set warm_start=true to load only the weights that fit"
 
 
 @dataclass
@@ -40,8 +41,8 @@ class Mismatch:
 def initialize(target: Target, path: str, warm_start: bool) -> str:
     """Load the weights of the checkpoint at `path`, of any layout, and describe what was loaded.
 
-    Unless `warm_start`, a UserError names all differences in symbols, audio config, sizes and normalization of the
-    mels. Different cleaners are only mentioned.
+    Unless `warm_start`, a UserError names all differences in the symbols, the audio config, the sizes of weights, and
+    the settings that change their meaning (ModelSpec.meanings). Different cleaners are only mentioned.
     """
     checkpoint = formats.load(path, [target.spec])
     own, taken = target.model.state_dict(), dict(checkpoint.state_dict)
@@ -56,10 +57,9 @@ def initialize(target: Target, path: str, warm_start: bool) -> str:
     found = _mismatch(target, checkpoint.audio, ours, theirs, checkpoint.model_config, has_other_sizes)
     if not warm_start:
         if found.differences:
-            cure = f"use the same{': ' if found.same else ''}{' '.join(found.same)}"
-            listed = "; ".join(found.differences)
-            raise UserError(f"init_from={path}: {listed}; {cure}, or load the weights that fit with warm_start=true")
-        files.load_state(target.model, taken, path, "load the weights that fit with warm_start=true")
+            cure = f"set {' '.join(found.same)}, or " if found.same else ""
+            raise UserError(f"init_from={path}: {'; '.join(found.differences)}; {cure}{WARM_START}")
+        files.load_state(target.model, taken, path, WARM_START)
         return "\n  ".join([f"initialized with all weights of {path}", *notes])
     target.model.load_state_dict({key: taken[key] for key in own if key not in left}, strict=False)
     notes += [
@@ -95,7 +95,9 @@ def _symbol_difference(ours: Symbols, theirs: Symbols) -> str:
         return "the checkpoint does not name its symbols (convert it first: scripts/convert_checkpoint.py --symbols)"
     assert ours is not None
     new, gone = (" ".join(map(repr, _without(a, b))) or "none" for a, b in ((ours, theirs), (theirs, ours)))
-    return f"other symbols: {new} are new, {gone} are missing" if new != gone else "the symbols have another order"
+    if new == gone:
+        return "the symbols are in a different order"
+    return f"the symbols differ: only this run has {new}, only the checkpoint has {gone} (data.characters)"
 
 
 def _without(symbols: tuple[str, ...], others: tuple[str, ...]) -> list[str]:

@@ -1,8 +1,9 @@
 """Reads files that torch.save wrote elsewhere, without importing or running the code that they name.
 
-A pickle can call any function by name. Here only the names on a short list are known: tensors and Python's containers.
-An instance of any other class becomes a Foreign, a dict that keeps the instance's attributes and has no behavior.
-Any other call is refused. This way the weights of a pickled module can be read, but a payload never runs.
+A pickle can call any function by name. Here only those on a short list can be called: they rebuild tensors and Python's
+containers, or stand for values that are dropped (NumPy values, paths, dates). An instance of any other class becomes a
+Foreign, a dict that keeps the instance's attributes and has no behavior. Any other call is refused. This way the
+weights of a pickled module can be read, but a payload never runs.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class _RefusedError(pickle.UnpicklingError):
 
 
 class _Inert(type):
-    """The type of foreign classes. Instances are unpickled without a call (NEWOBJ), so any call is a payload."""
+    """The metaclass of foreign classes. Instances need no call (NEWOBJ), so a call may be a payload and is refused."""
 
     def __call__(cls, *_: Any, **__: Any) -> Any:
         raise _RefusedError(f"it would call {cls.__name__}")
@@ -63,7 +64,7 @@ def _of_type(function: Any, _: Any, arguments: tuple[Any, ...], __: Any) -> Any:
 
 
 def _empty_dict(*_: Any) -> dict[Any, Any]:
-    """Replace a defaultdict, without its factory."""
+    """Return a plain dict in place of a defaultdict, whose factory is dropped."""
     return {}
 
 
@@ -143,7 +144,7 @@ def load(path: Path) -> Any:
 def flatten(module: Foreign) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return (state_dict, settings) of a pickled nn.Module, by dotted names.
 
-    state_dict holds its parameters and buffers, settings those attributes that are numbers or tuples of numbers.
+    state_dict holds its parameters and buffers, settings its attributes that are numbers, bools or tuples.
     """
     state_dict: dict[str, Tensor] = {}
     settings: dict[str, Any] = {}

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # Kubernetes and torchrun send the first, Slurm the one set in the job
+# Kubernetes and torchrun send SIGTERM; Slurm sends the signal that --signal in the job script names.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 TIME_IS_UP = 1  # a reason that is not a signal: its number is SIGHUP's, which is not among SIGNALS
 MARKER = "stopped.json"
 
 
 class StopFlag:
-    """The reason to stop, the same on all ranks: 0, TIME_IS_UP, or the number of a signal.
+    """Whether and why to stop: 0 (do not stop), TIME_IS_UP, or the number of a signal. `agreed` is equal on all ranks.
 
     As a context manager it catches SIGNALS. They only set the flag, so that no step or save is interrupted, not even by
     a second signal.

@@ -13,9 +13,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-Group = TypeVar("Group", bound=tuple[Any, ...])  # of tensors and None: NamedTuples, or tuples of those
-LIMIT = 64  # graphs that are kept for each owner
-ALIGNMENT = 512  # bytes, as in CUDA's own allocations
+Group = TypeVar("Group", bound=tuple[Any, ...])  # a tuple or NamedTuple of tensors, None, or such groups
+LIMIT = 64  # entries kept for each owner and device: graphs, and keys that were seen only once
+ALIGNMENT = 512  # bytes, as in PyTorch's CUDA allocator
 
 
 class _Everyone:
@@ -66,8 +66,9 @@ def graphed(
     """Call function([owner,] written, read, **options), which changes the tensors of `written` in place and no others.
 
     On GPUs the call becomes a CUDA graph the second time that its shapes and options occur: the arguments are copied to
-    the graph's own tensors, and the results back. `function` must not wait for the device or draw random numbers.
-    Tensors that it uses besides its arguments must belong to `owner`; the graphs are freed with their owner.
+    fixed places in memory that the device's graphs share, and the results back. `function` must not wait for the device
+    or draw random numbers. Tensors that it uses besides its arguments must belong to `owner`; the graphs are freed with
+    their owner.
     """
     if owner is not None:
         function = functools.partial(function, owner)
@@ -144,7 +145,7 @@ def flat(group: tuple[Any, ...]) -> list[Tensor | None]:
 
 
 def _like(group: Group, tensors: Iterator[Tensor | None]) -> Group:
-    """A group of the same structure with the next of `tensors`."""
+    """A group with the structure of `group`, filled with as many of `tensors` as it needs, in order."""
     parts: list[Any] = [_like(part, tensors) if isinstance(part, tuple) else next(tensors) for part in group]
     return type(group)(*parts) if hasattr(group, "_fields") else type(group)(parts)
 
