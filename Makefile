@@ -17,7 +17,7 @@ test: $(DEV)
 test-all: $(DEV)
 	$(BIN)/python -m pytest -n auto -m slow
 
-# Tests of the faults that must not harm a run, with a table of the results; make test runs the quick ones.
+# The tests that faults do not harm a run, with a table of the results; make test runs the quick ones.
 faults: $(DEV)
 	$(BIN)/python -m pytest -n auto -m fault --durations=0 -p tests.fault_table
 
@@ -41,4 +41,4 @@ $(DEV): $(INSTALLED) requirements-dev.txt requirements-onnx.txt requirements-arp
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs demo/corpus/mels demo/corpus/filelists .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) runs/demo runs/debug demo/corpus/mels demo/corpus/filelists .mypy_cache .pytest_cache .ruff_cache

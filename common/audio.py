@@ -48,13 +48,13 @@ def load_audio(
                 audio = librosa.resample(audio, orig_sr=rate, target_sr=config.sample_rate)
                 audio = audio[start : None if num_samples < 0 else start + num_samples]
     except (soundfile.LibsndfileError, OSError) as error:
-        raise UserError(f"{path}: not a readable audio file ({error}); replace it or remove its row") from error
+        raise UserError(f"{path}: not a readable audio file ({error}); replace it or leave the clip out") from error
     if audio.size == 0:
         raise UserError(
-            f"{path}: no samples after {start}; the clip is empty or truncated: replace it or remove its row"
+            f"{path}: no samples after {start}; the clip is empty or truncated: replace it or leave the clip out"
         )
     if not np.isfinite(audio).all():
-        raise UserError(f"{path}: holds samples that are NaN or infinite; replace it or remove its row")
+        raise UserError(f"{path}: holds samples that are NaN or infinite; replace it or leave the clip out")
     return np.asarray(audio)
 
 
@@ -70,7 +70,7 @@ def _refuse_truncated_wav(path: Path) -> None:
                 if present < size < 0xFFFFFF00:  # streaming writers put a size near 2**32 for "unknown"
                     raise UserError(
                         f"{path}: truncated, it holds {present} of {size} bytes of samples; copy the clip again or "
-                        "remove its row"
+                        "leave the clip out"
                     )
                 return
             file.seek(size + size % 2, 1)
@@ -155,7 +155,8 @@ class GriffinLim:
         config, num_frames = self.config, mel.shape[1]
         # An untrained or diverged model may predict any value; e^10 is far above the magnitudes of audio in [-1, 1].
         log_mel = mel.detach().float().cpu().nan_to_num().clamp(max=10.0)
-        # n frames span (n - 1) * hop_length samples, which must be at least one window: silence fills it up.
+        # n frames span (n - 1) * hop_length samples. Silent frames extend this to the T * hop_length samples that are
+        # returned, and to at least n_fft.
         silence = max(1, 1 + config.n_fft // config.hop_length - num_frames)
         magnitude = nn.functional.pad((self.inverse_filterbank @ log_mel.exp()).clamp(min=0.0), (0, silence))
         num_samples = (magnitude.shape[1] - 1) * config.hop_length

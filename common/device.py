@@ -24,8 +24,8 @@ def resolve_device(name: str, index: int = 0, key: str = "device") -> torch.devi
         return torch.device("cpu")
     if index >= torch.cuda.device_count():
         raise UserError(
-            f"{key}=cuda: GPU {index} was requested, but {torch.cuda.device_count()} are visible; use {key}=cpu, or "
-            "start fewer processes (--nproc-per-node)"
+            f"{key}=cuda: GPU {index} (counted from 0) was requested, but {torch.cuda.device_count()} are visible; use "
+            f"{key}=cpu, or start fewer processes (--nproc-per-node)"
         )
     return torch.device("cuda", index)
 

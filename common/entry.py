@@ -1,4 +1,4 @@
-"""The start of every command: composes the options from conf/ and shows errors without a traceback."""
+"""The start of every command: the options from conf/ if it uses Hydra, and user errors without a traceback."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _run(command: Command, function: Job) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    mistakes: list[str] = []  # Hydra would print an exception a second time
+    mistakes: list[str] = []  # collected, because Hydra would add a message of its own
 
     def job(config: DictConfig) -> None:
         try:
@@ -81,11 +81,11 @@ class Command:
 
     def __init__(self, config_name: str, arguments: list[str]) -> None:
         self.config_name = config_name
-        script = Path(sys.argv[0]).name
+        script = sys.argv[0]
         if unknown := [a for a in arguments if a.startswith("-") and a.split("=")[0] not in FLAGS]:
             fail(
-                f"unknown option {unknown[0]}: options are KEY=VALUE, python {script} ... --cfg job shows them all; "
-                'README.md, "Coming from the reference", lists the new names of the flags'
+                f"unknown option {unknown[0]}: options are KEY=VALUE (python {script} ... --cfg job shows them all); "
+                'README.md, "Coming from the reference", lists the new names of its flags'
             )
         self.help = f"See all keys and their values with: python {script} ... --cfg job"
         known = self.known_keys()
@@ -112,12 +112,12 @@ class Command:
         value = next((a.split("=", 1)[1] for a in self.arguments if a.lstrip("+~").startswith(f"{key}=")), "?")
         group, _, name = key.partition(".")
         files = sorted((CONF / group).glob("*.yaml"))
-        owners = [file.stem for file in files if name in _yaml(f"{group}/{file.name}")]
+        owners = [file.stem for file in files if name in _group_keys(group, file.stem)]
         if owners:
             chosen = [a for a in self.arguments if a.split("=")[0] in ("model", group)]
             return (
-                f"config key '{key}' (value {value}) is not an option of {' '.join(chosen) or 'this choice'}; only "
-                f"{group}={', '.join(owners)} have it"
+                f"config key '{key}' (value {value}) is not an option of {' '.join(chosen) or 'this choice'}; "
+                f"others, such as {group}={', '.join(owners)}, have it"
             )
         return f"unknown config key '{key}' (value {value}){did_you_mean(key, self.known_keys())}"
 
@@ -148,6 +148,13 @@ def _yaml(name: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONF / name)))
+
+
+def _group_keys(group: str, choice: str) -> set[str]:
+    """The keys of conf/GROUP/CHOICE.yaml, with those of the files in its defaults list."""
+    values = _yaml(f"{group}/{choice}.yaml")
+    inherited = [_group_keys(group, base) for base in values.pop("defaults", []) if base != "_self_"]
+    return set(values).union(*inherited)
 
 
 def _find(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:

@@ -16,7 +16,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path; the file that the block writes there then replaces `path`.
 
     After a crash, a full disk or an error in the block, `path` is unchanged. With `durable`, the file is flushed to the
-    disk before the block ends, so that it survives a power failure. Raises UserError if writing fails.
+    disk before it replaces `path`, so that it survives a power failure. Raises UserError if writing fails.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:

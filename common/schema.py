@@ -50,7 +50,7 @@ Count = Annotated[int, Range(least=1)]
 Index = Annotated[int, Range(least=0)]  # or a count that may be 0
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(least=0)]
-Probability = Annotated[float, Range(least=0, below=1)]  # of dropout, which must not drop everything
+Probability = Annotated[float, Range(least=0, below=1)]  # below 1, because dropout must not drop everything
 Seed = Annotated[int, Range(least=0, most=2**32 - 1)]
 
 
@@ -129,7 +129,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
 
 
 def _check(value: Any, hint: Any, name: str) -> None:
-    """Raise a UserError if `value` is not a finite number, or outside the range or choices of its type."""
+    """Raise a UserError if `value` is infinite, NaN, or outside the range or choices of its type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if value is None:
         return

@@ -1,1 +1,1 @@
-"""Evaluates speech: judges, measures, tables and pages. Needs the extra [eval], except for pages."""
+"""Evaluates speech: judges, measures, tables and pages. Checks corpora. Judges and measures need the extra [eval]."""

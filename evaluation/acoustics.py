@@ -1,4 +1,4 @@
-"""Distances between two recordings of a text, or between a clip and its copy.
+"""Distances between two clips of the same text, or between a clip and its copy.
 
 Shapes: N samples, float64 or float32 in [-1, 1], T frames of 5 ms.
 """
@@ -18,7 +18,7 @@ from evaluation.judges import RATE, optional
 FRAME_MS = 5.0
 ENVELOPE_POINTS = 256  # on the mel axis
 MEL_CEPSTRA = 24  # without the 0th, which is the loudness
-SILENCE_DB = 40.0  # frames this far below the loudest one are not compared
+SILENCE_DB = 40.0  # frames this far below the loudest one are silent; two silent frames are not compared
 SHORTEST_SECONDS = 0.5  # STOI needs 30 frames of speech
 NO_STOI = 1e-5  # what pystoi returns for too little speech
 

@@ -85,7 +85,7 @@ def measure(job: tuple[Clip, AudioConfig, bool]) -> Sound | str:
 
 
 def check_text(clip: Clip, data: DataConfig, symbols: Sequence[str]) -> tuple[str, Encoded]:
-    """Return the cleaned text, and its ids with the symbols that the model lacks."""
+    """Return the cleaned text, and the result of `encode`: its ids, and the symbols that the model lacks."""
     return clean_text(clip.text, data.cleaners), encode(clip.text, data.cleaners, symbols)
 
 
@@ -141,9 +141,7 @@ def repeated(lists: dict[str, list[Row]]) -> tuple[list[str], list[str]]:
     for rows in by_text.values():
         if len(rows) > 1 and len({row.clip.path for row in rows}) > 1:
             places = ", ".join(row.clip.where for row in rows[1:4])
-            notes.append(
-                f"{rows[0].clip.where}: the same text as {places}: {rows[0].text[:50]!r}; was it read that often?"
-            )
+            notes.append(f"{rows[0].clip.where}: the same text as {places}: {rows[0].text[:50]!r}; is that intended?")
     return problems, notes
 
 
@@ -173,7 +171,7 @@ def summary(lists: dict[str, list[Row]], unknown: Counter[str]) -> list[str]:
 
 
 def picture(lists: dict[str, list[Row]]) -> Figure:
-    """Histograms of lengths, speaking rates, silence at the ends, and peaks."""
+    """Histograms of lengths, silence at the ends, and peaks, and a scatter plot of symbols against length."""
     rows = [row for rows in lists.values() for row in rows]
     figure = Figure(figsize=(10, 7), layout="constrained")
     FigureCanvasAgg(figure)
@@ -193,7 +191,7 @@ def picture(lists: dict[str, list[Row]]) -> Figure:
 
 
 def read_lists(data: DataConfig) -> tuple[dict[str, list[Clip]], list[str]]:
-    """The clips of each filelist, and the problems of the invalid rows."""
+    """The audio clips of each filelist, without rows that name mels, and a message for each invalid row."""
     lists, problems = {}, []
     for name, path in (("train", data.train_filelist), ("val", data.val_filelist), ("test", data.test_filelist)):
         if path is None or (name == "test" and not (Path(path).is_file() and Path(path).stat().st_size)):

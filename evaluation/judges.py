@@ -90,8 +90,8 @@ class Naturalness:
     """DistillMOS (Stahl and Gamper, 2025): an estimate of the mean opinion score, 1 (bad) to 5 (excellent)."""
 
     def __init__(self) -> None:
-        # It imports torchaudio but never calls it for audio in memory, so an empty module can stand in for it. A
-        # torchaudio of another build than PyTorch, which pip may install, would not load.
+        # distillmos imports torchaudio but never calls it for audio in memory, so an empty module can stand in for it.
+        # pip may install a torchaudio that was built for another PyTorch and does not load.
         stub = "torchaudio" not in sys.modules
         if stub:
             sys.modules["torchaudio"] = types.ModuleType("torchaudio")

@@ -20,7 +20,7 @@ class Panel:
     def __init__(self, config: AudioConfig) -> None:
         self.sample_rate, self.fmax = config.sample_rate, config.fmax
         self.listener, self.naturalness, self.encoder = Listener(), Naturalness(), SpeakerEncoder()
-        self.analyzes: dict[int, Analysis] = {}
+        self.analyses: dict[int, Analysis] = {}
 
     def listen(self, utterance: Utterance) -> None:
         """Add the measures that need only the utterance."""
@@ -45,9 +45,9 @@ class Panel:
         if utterance.clip is None:
             return
         clip = recordings[utterance.clip]
-        if utterance.clip not in self.analyzes:
-            self.analyzes[utterance.clip] = analyze(clip.audio, self.sample_rate, self.fmax)
-        found = distance(self.analyzes[utterance.clip], analyze(utterance.audio, self.sample_rate, self.fmax))
+        if utterance.clip not in self.analyses:
+            self.analyses[utterance.clip] = analyze(clip.audio, self.sample_rate, self.fmax)
+        found = distance(self.analyses[utterance.clip], analyze(utterance.audio, self.sample_rate, self.fmax))
         utterance.found.update(mcd=found.mcd, voicing_error=100 * found.voicing_error)
         if not math.isnan(found.pitch_error):
             utterance.found["pitch_error"] = found.pitch_error

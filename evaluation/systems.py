@@ -183,7 +183,7 @@ def synthesized(
 
 
 def _load(config: EvaluateConfig) -> tuple[Synthesizer | None, list[Vocoder]]:
-    """Load the models that the config names, and run each once: the set-up in a first run would distort its speed."""
+    """Load the models that the config names, and run each once: the set-up in a first run would distort the RTF."""
     device = resolve_device(config.device)
     set_tf32(True)
     vocoders = [
@@ -201,7 +201,7 @@ def _load(config: EvaluateConfig) -> tuple[Synthesizer | None, list[Vocoder]]:
         return None, vocoders
     voice = Synthesizer.load(config.tacotron2, device=device.type, postfilter_strength=config.postfilter_strength)
     if differences := audio_differences(config.audio, voice.audio, "in the checkpoint"):
-        raise UserError(f"tacotron2={config.tacotron2}: {'; '.join(differences)}; set audio=... to match it")
+        raise UserError(f"tacotron2={config.tacotron2}: {'; '.join(differences)}; set these keys to its values")
     voice.vocoder = vocoders[0]
     voice.speak("One.", max_decoder_steps=8)
     return voice, vocoders

@@ -67,7 +67,7 @@ MEASURES = {
     "speaker": Measure("speaker similarity to the recordings, cosine (Resemblyzer)", ("speaker",)),
     "mcd": Measure("mel-cepstral distortion, dB (DTW)", ("mcd",)),
     "pitch_error": Measure("pitch error, cents RMS (DTW)", ("pitch_error",), digits=0),
-    "voicing_error": Measure("frames voiced in only one, %", ("voicing_error",), digits=1),
+    "voicing_error": Measure("voicing decision error, % of frames (DTW)", ("voicing_error",), digits=1),
     "stoi": Measure("STOI, 0 to 1", ("stoi",)),
     "pesq": Measure("PESQ wideband, 1 to 4.6", ("pesq",)),
     "coverage": Measure("words that the attention read, %", ("coverage",), digits=1),

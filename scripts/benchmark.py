@@ -5,8 +5,8 @@
     python scripts/benchmark.py --json benchmark.json --runs 10  more runs, and all figures as JSON
     python scripts/benchmark.py training --batch 16 --frames 800 other sizes than the defaults
 
-Sections: training (a step of both models), free_running (Tacotron 2 alone, per frame), waveglow (the inverse),
-synthesis (latency from text to audio), sweep (the effect of each optimization on synthesis), growth (cost against
+Sections: training (a step of each model), free_running (Tacotron 2 alone, per frame), waveglow (the inverse),
+synthesis (latency from text to audio), sweep (the effect of each optimization on synthesis), growth (cost versus
 characters, frames and batch size), mels.
 
 Each case runs in its own process, so that its peak memory is its own. Some speeds are also given as a fraction of the
@@ -45,7 +45,7 @@ SIZES = ("batch", "characters", "frames", "samples")
 
 def sections(device: str, peers: list[str], given: dict[str, int]) -> dict[str, list[dict[str, Any]]]:
     """The cases of each section. Those of one `group` are compared with its first. The sizes in `given` replace the
-    defaults, except in the section growth, which varies them."""
+    defaults, except the sizes of growth and the batch sizes of sweep, which these sections vary."""
 
     def size(name: str, *usual: int) -> tuple[int, ...]:
         return (given[name],) if name in given else usual
@@ -205,7 +205,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", default="fp32", help="precision of cases that do not set one")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     for name in SIZES:
-        parser.add_argument(f"--{name}", type=int, help=f"number of {name}, instead of the default")
+        parser.add_argument(f"--{name}", type=int, help=f"value of {name}, instead of the default")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     return parser

@@ -49,7 +49,7 @@ def main(values: dict[str, Any]) -> None:
             if not encoded.ids:
                 problems.append(
                     f"{clip.where}: nothing is left of {clip.text[:40]!r} after {data.cleaners}; correct or remove "
-                    "the row"
+                    "the row, or add its letters to data.characters"
                 )
             if isinstance(sound, str):
                 problems.append(sound)

@@ -6,11 +6,12 @@
 
 OUT.safetensors is written as safetensors, with the config as metadata. Otherwise a checkpoint of the reference (NVIDIA
 DeepLearningExamples, NVIDIA/tacotron2 or NVIDIA/waveglow) is converted to our layout, and ours to that of
-DeepLearningExamples. --to overrides this choice. Weights stay bit-identical, unless --half rounds those of a
-safetensors file to 16 bits, which halves its size. If IN is a run directory, its newest checkpoint is converted.
+DeepLearningExamples. --to overrides this choice. Weights stay bit-identical, with two exceptions: a removed weight norm
+is restored with rounding errors, and --half rounds the weights of a safetensors file to 16 bits, which halves its size.
+If IN is a run directory, its newest checkpoint is converted.
 
-The reference's files hold no audio config and no symbols. The reference's own values are assumed; --audio and --symbols
-set others.
+The reference's files do not record audio config, symbols and cleaners. The reference's own values are assumed; --audio,
+--symbols and --cleaners set others.
 """
 
 from __future__ import annotations
@@ -74,14 +75,17 @@ def read_symbols(path: Path, expected: int) -> tuple[str, ...]:
     if not isinstance(table, list) or not all(isinstance(symbol, str) and symbol for symbol in table):
         raise UserError(f"--symbols {path}: not a JSON list of strings, one for each id")
     if len(table) != expected or len(set(table)) != expected:
-        raise UserError(f"--symbols {path}: {len(set(table))} different symbols; the model has {expected}")
+        raise UserError(
+            f"--symbols {path}: {len(table)} symbols, {len(set(table))} of them different; the model needs {expected} "
+            "different ones, ordered by id"
+        )
     return tuple(table)
 
 
 def halved(weights: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
     """The weights in float16; integers stay as they are."""
     if layout != "safetensors":
-        raise UserError(f"--half is for safetensors, not for layout {layout}; name OUT.safetensors")
+        raise UserError(f"--half is for safetensors, not for layout {layout}; use --to safetensors")
     rounded = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
     if large := [key for key, value in rounded.items() if not value.isfinite().all()]:
         raise UserError(f"--half: {large[0]} holds numbers outside the range of float16; leave --half out")

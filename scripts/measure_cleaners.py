@@ -8,10 +8,11 @@ import checkout  # noqa: F401
 
 import argparse
 import re
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from common.entry import run_command
+from common.errors import UserError
 from tacotron2.text.cleaners import english_cleaners
 
 HAS_NUMBER = re.compile(r"[0-9£$%&]")
@@ -29,12 +30,12 @@ def words(text: str) -> list[str]:
 
 
 def number_rows(metadata: Path) -> list[Row]:
-    """The rows whose printed text has a number or a sign. Raises ValueError for a line without three columns."""
+    """The rows whose printed text has a number or a sign. Raises UserError for a line without three columns."""
     rows = []
     for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), start=1):
         columns = line.split("|")
         if len(columns) != 3:
-            raise ValueError(f"{metadata}:{number}: expected id|text|text as read, found {len(columns)} columns")
+            raise UserError(f"{metadata}:{number}: {len(columns)} columns; a row is id|text|text as read")
         rows.append(Row(*columns))
     return [row for row in rows if HAS_NUMBER.search(row.printed)]
 
@@ -52,7 +53,7 @@ def main() -> None:
 
     rows = number_rows(arguments.metadata)
     if not rows:
-        sys.exit(f"{arguments.metadata}: no row has a number in its second column")
+        raise UserError(f"{arguments.metadata}: no row has a digit or one of £ $ % & in its second column")
     different = disagreements(rows)
     for row in different[: arguments.show]:
         print(f"{row.clip}\n  cleaned {english_cleaners(row.printed)}\n  spoken  {english_cleaners(row.spoken)}")
@@ -61,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,8 +1,8 @@
 """Predict the mels of a corpus with Tacotron 2, aligned with the recordings, so that WaveGlow can train on the kind of
-mels that it gets in synthesis (Shen et al., 2017, section 3.1: ground truth-aligned predictions).
+mels that it gets in synthesis (Shen et al., 2018, section 3.1: ground truth-aligned predictions).
 
     python scripts/predict_mels.py tacotron2=CKPT data.root=DIR output=DIR/predicted_mels
-    python train.py model=waveglow data.root=DIR data.mel_dir=DIR/predicted_mels init_from=CKPT run_dir=...
+    python train.py model=waveglow data.root=DIR data.mel_dir=DIR/predicted_mels init_from=WAVEGLOW run_dir=...
 
 The decoder sees the recording's previous frames or, with the same probability as in its training (model.p_own_frames),
 its own.

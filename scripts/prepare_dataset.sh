@@ -25,7 +25,7 @@ download() {
     # A complete .part cannot be resumed: the server has no bytes left to send.
     if ! verified "$archive.part"; then
         curl --fail --location --retry 5 --continue-at - --output "$archive.part" "$url" ||
-            fail "$url: the download stopped; rerun this to resume (if it stops at once, remove $archive.part first)"
+            fail "$url: the download failed; check the address and the network, and rerun this to resume (if it fails at once, remove $archive.part first)"
     fi
     echo "verifying $archive"
     if ! verified "$archive.part"; then

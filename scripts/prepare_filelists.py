@@ -13,6 +13,7 @@ import checkout
 
 import argparse
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -36,10 +37,12 @@ def split(ids: list[str]) -> dict[str, str]:
 
 
 def write_list(path: Path, text: str) -> None:
-    """Write a filelist. An existing one that differs may have been edited by hand, so it is kept as PATH.old."""
+    """Write a filelist. One that differs may be edited by hand, so it is kept as PATH.old, PATH.old2, ..."""
     if path.is_file() and path.read_text(encoding="utf-8") != text:
-        path.replace(f"{path}.old")
-        print(f"{path} has changed; the previous one is kept as {path}.old")
+        names = (Path(f"{path}.old{number}") for number in itertools.chain([""], itertools.count(2)))
+        kept = next(name for name in names if not name.exists())
+        path.replace(kept)
+        print(f"{path} has changed; the previous one is kept as {kept}")
     write_text(path, text)
 
 

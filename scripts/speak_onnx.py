@@ -2,8 +2,8 @@
 
     python scripts/speak_onnx.py ONNX_DIR phrases.txt OUTPUT_DIR
 
-Each non-blank line makes one wav, as with inference.py, but without the denoiser and the mel match. The loop around the
-graphs is in synthesis/onnx/voice.py.
+Each non-blank line makes one wav, as with inference.py, but without the denoiser and the mel match, and long lines are
+not split. The loop around the graphs is in synthesis/onnx/voice.py.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     for path, (number, text) in zip(paths, lines, strict=True):
         where = f"{options.input}:{number}"
         if dropped := voice.dropped(text):
-            print(f"warning: {where}: no symbol in the model, so left out: {' '.join(dropped)}")
+            print(f"warning: {where}: left out, because the model has no symbol for them: {' '.join(dropped)}")
         samples, truncated = voice.speak(text, options.seed, options.max_steps)
         if not samples.size:
             print(f"warning: {where}: nothing to say in {text[:60]!r}; {path.name} is not written")

@@ -1,1 +1,1 @@
-"""Text to audio, for programs, the command and a server. It imports no training code."""
+"""Text to audio, for inference.py and for other programs. It imports no training code."""

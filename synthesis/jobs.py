@@ -64,7 +64,7 @@ class Job:
         number, text = self.lines[index]
         name, where = f"{index:04d}.wav", f"{self.config.input}:{number}"
         if dropped := voice.dropped(text):
-            print(f"warning: {where}: no symbol in the model, so left out: {' '.join(dropped)}")
+            print(f"warning: {where}: left out, because the model has no symbol for them: {' '.join(dropped)}")
         if utterance is None:
             print(f"warning: {where}: nothing to say in {text[:60]!r}; {name} is not written")
             return

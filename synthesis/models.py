@@ -29,7 +29,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", **overrides
 
 
 def load_checkpoint(path: str | Path, name: str) -> Checkpoint:
-    """Load a checkpoint of the model `name`, which is also the option that errors name."""
+    """Load a checkpoint of the model `name`. Errors start with `name`, which is also the name of the option."""
     try:
         return formats.load(path, [MODELS[name]])
     except UserError as error:

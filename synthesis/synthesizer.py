@@ -25,7 +25,7 @@ from tacotron2.text import SYMBOLS, encode
 
 @dataclass(frozen=True)
 class SpeechOptions(Options):
-    """How to synthesize. On one device, a seed always gives the same audio, whatever other threads do."""
+    """How to synthesize. On one device, seed, texts and batch size determine the audio, whatever other threads do."""
 
     seed: Seed = 0
     sigma: NonNegative | None = None  # standard deviation of WaveGlow's noise; None: the model's own
@@ -41,7 +41,7 @@ class Utterance:
     mel: Tensor  # (n_mels, T)
     alignment: Tensor  # (T, L)
     truncated: bool  # the decoder did not stop by itself
-    stats: dict[str, float]  # latencies in seconds, items/s and rtf, under the reference's log keys
+    stats: dict[str, float]  # latencies (s) and items/s under the reference's log keys, audio_seconds, rtf and inverse
     num_pieces: int = 1  # number of pieces that a long text was cut into
 
     @classmethod
@@ -123,7 +123,7 @@ class Synthesizer:
         """Synthesize one text; `options` are the fields of SpeechOptions."""
         utterance = next(self.batches([text], **options))[0]
         if utterance is None:
-            raise UserError(f"nothing is left of {text[:60]!r} after {self.cleaners}")
+            raise UserError(f"nothing is left of {text[:60]!r} after {self.cleaners}; use the symbols of the model")
         return utterance
 
     def batches(self, texts: Sequence[str], batch_size: int = 1, **options: Any) -> Iterator[list[Utterance | None]]:
@@ -150,7 +150,7 @@ class Synthesizer:
         return encode(text, self.cleaners, self.symbols).ids
 
     def dropped(self, text: str) -> list[str]:
-        """The characters of `text` that the model has no symbol for."""
+        """The parts of `text` that the model has no symbol for; see `Encoded`."""
         return encode(text, self.cleaners, self.symbols).dropped
 
     def _batch(self, ids: list[list[int]], options: SpeechOptions, generator: Generator) -> Iterator[Utterance]:

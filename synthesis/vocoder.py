@@ -69,8 +69,8 @@ class Vocoder:
         checkpoint = load_checkpoint(path, "waveglow")
         if differences := audio_differences(audio, checkpoint.audio, "the WaveGlow's"):
             raise UserError(
-                f"waveglow={path} and its mels cannot be chained: {'; '.join(differences)}; use a Tacotron 2 and a "
-                "WaveGlow with the same audio config"
+                f"waveglow={path} and its input mels cannot be chained: {'; '.join(differences)}; use a WaveGlow with "
+                "the audio config of the mels"
             )
         waveglow = formats.build(checkpoint, path, MODELS.values()).to(device)
         assert isinstance(waveglow, WaveGlow)

@@ -35,7 +35,8 @@ class TextMelDataset:
         self.ids = [text_to_ids(clip.text, data.cleaners, symbols) for clip in self.clips]
         raise_problems(
             [
-                f"{clip.where}: nothing is left of {clip.text[:40]!r} after {data.cleaners}; correct or remove the row"
+                f"{clip.where}: nothing is left of {clip.text[:40]!r} after {data.cleaners}; correct or remove the "
+                "row, or add its letters to data.characters"
                 for clip, ids in zip(self.clips, self.ids, strict=True)
                 if not ids
             ]

@@ -1,7 +1,7 @@
 """The fast inference decoder, with as little memory traffic per step as possible.
 
 At batch 1 a step takes as long as reading the weights, so each LSTM has one matrix for all its inputs, and the
-projection and the gate share one. The inputs of all products are slices of one buffer: prenet | attention hidden |
+projection and the gate share one. The inputs of these products are slices of one buffer: prenet | attention hidden |
 context | decoder hidden. Utterances that have stopped are removed from the batch. On GPUs several steps form one CUDA
 graph (common/ops/graphs.py). The results are those of the step-by-step decoder (tests/test_free_running.py).
 
@@ -72,7 +72,7 @@ class StepWeights:
 
 
 def step_weights(decoder: Decoder, rows: int, dtype: torch.dtype, int8: bool) -> StepWeights:
-    """Return StepWeights for a batch of `rows`, packed again only when the weights have changed."""
+    """Return StepWeights for a batch of `rows`, packed again only after the weights or an argument have changed."""
     rows = rows if decoder.attention_rnn.weight_hh.device.type == "cpu" else 1  # only the CPU's layout depends on it
     return packed_once(decoder, (rows, dtype, int8), lambda: StepWeights.of(decoder, rows, dtype, int8))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from common.ops.padding import lengths_to_mask
 from tacotron2.model import Tacotron2Output
 
-GUIDE_WIDTH = 0.2  # g, in units of the text's length
+GUIDE_WIDTH = 0.2  # g; positions are fractions of the lengths of text and mel
 
 
 def gate_target(mel_lengths: Tensor, num_frames: int, frames_per_step: int) -> Tensor:
@@ -19,9 +19,9 @@ def gate_target(mel_lengths: Tensor, num_frames: int, frames_per_step: int) -> T
 
 
 def guided_attention_loss(alignment: Tensor, text_lengths: Tensor, mel_lengths: Tensor) -> Tensor:
-    """Return the distance of the attention from the diagonal, a scalar: the mean over frames without padding.
+    """Return the attention's penalty for distance from the diagonal, a scalar: the mean over frames without padding.
 
-    It makes the attention align sooner on little data (Tachibana et al., 2017, section 3.4, with g = 0.2).
+    It makes the attention align sooner on little data (Tachibana et al., 2017, section 4.1, with g = 0.2).
     alignment (B, T, L), text_lengths and mel_lengths (B)
     """
     frame = torch.arange(alignment.shape[1], device=alignment.device) / mel_lengths.unsqueeze(1)  # (B, T)

@@ -3,7 +3,7 @@
 Shapes: B batch, L characters, T mel frames, r frames per decoder step, S = T / r decoder steps, E
 encoder_embedding_dim. Module names follow the reference implementation, so that its weights load by name.
 
-Random numbers come from the `generator` argument of a method, or from PyTorch's global generator.
+Random numbers come from the `generator` argument of a method, or if it is None from PyTorch's global generator.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ Gain = Literal["linear", "relu", "sigmoid", "tanh"]  # the nonlinearity that fol
 
 @dataclass(frozen=True)
 class Tacotron2Config(Options):
-    """The reference's constructor arguments under their own names, and rates that are constants in the reference."""
+    """The reference's constructor arguments under their own names, dropout rates that are constants there, and, from
+    p_frame_dropout on, four options that the reference does not have."""
 
     section: ClassVar[str] = "model"
 
@@ -66,7 +67,7 @@ class Tacotron2Config(Options):
     p_attention_dropout: Probability = 0.1
     p_decoder_dropout: Probability = 0.1
     p_postnet_dropout: Probability = 0.5
-    p_frame_dropout: Probability = 0.0  # in training: probability that a step sees only the text, no previous frame
+    p_frame_dropout: Probability = 0.0  # in training: probability that a step does not see the previous frame
     p_own_frames: Probability = 0.0  # in training: probability that a step sees the model's frame (scheduled sampling)
     mel_mean: float = 0.0  # decoder and postnet compute with (mel - mel_mean) / mel_std
     mel_std: Positive = 1.0
@@ -77,7 +78,10 @@ class Tacotron2Config(Options):
             if getattr(self, name) % 2 == 0:
                 raise UserError(f"model.{name}={getattr(self, name)} must be odd, to keep the length")
         if self.encoder_embedding_dim % 2:
-            raise UserError(f"model.encoder_embedding_dim={self.encoder_embedding_dim} must be even: two directions")
+            raise UserError(
+                f"model.encoder_embedding_dim={self.encoder_embedding_dim} must be even: half for each direction "
+                "of the encoder's LSTM"
+            )
 
 
 class Tacotron2Output(NamedTuple):
@@ -131,7 +135,8 @@ def conv_batch_norm(in_dim: int, out_dim: int, kernel_size: int, gain: Gain) -> 
 class Encoder(nn.Module):
     """Convolutions and a bidirectional LSTM over the characters (section 2.2).
 
-    The convolutions see zeros beyond the end of a text, as if the text were alone: padding does not change the result.
+    The convolutions see zeros beyond the end of a text, as if the text were alone: in eval mode, padding does not
+    change the result.
     """
 
     def __init__(self, config: Tacotron2Config) -> None:

@@ -21,7 +21,7 @@ from common.ops.triton import runs_kernels
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
-MAX_TILE = 64 * 256  # elements of the location kernel that fit in a GPU's multiprocessor with everything else
+MAX_TILE = 64 * 256  # elements of the largest location kernel that fits in a GPU's shared memory with everything else
 
 
 def ops_for(x: Tensor, w_location: Tensor | None = None) -> ModuleType:
@@ -64,8 +64,9 @@ def lstm_cell_backward(
     gates: Tensor, before: Tensor, after: Tensor, d_hidden: Tensor, d_recurrent: Tensor, d_query_hidden: Tensor | None,
     d_cell: Tensor, kept: Tensor | None, scale: float,
 ) -> None:  # fmt: skip
-    """Turn the activations in `gates` into gradients of the gates before activation, and d_cell (B, H) into that of the
-    cell state before the step. The gradient of the hidden state is the sum of the three that are given."""
+    """Turn the activations in `gates` into gradients of the gates before activation, and d_cell (B, H), the gradient of
+    the new cell state, into that of the previous one. The hidden state's gradient is d_hidden + d_recurrent +
+    d_query_hidden."""
     size = before.shape[1]
     d_hidden = d_hidden + d_recurrent
     if d_query_hidden is not None:
@@ -117,7 +118,7 @@ class AttentionStep:
     The remaining constant does not change the softmax.
 
     The location features are one convolution: the reference's filters and the layer after them, folded into one kernel.
-    It is computed as a product with patches (B L, 2 K), in which the last weights and their sum alternate.
+    It is computed as a product with patches (B L, 2 K), in which `last` and `total` (see Attended) alternate.
     """
 
     def __init__(self, kernel: Tensor, keys: Tensor, v: Tensor, memory: Tensor, padding: Tensor | None) -> None:
@@ -136,7 +137,7 @@ class AttentionStep:
     def forward(
         self, query: Tensor, last: Tensor, total: Tensor, weights: Tensor, new_total: Tensor, context: Tensor
     ) -> None:
-        """Take query (B, A), the last weights and their sum `total` (B, L). Write the new weights, the new sum to
+        """Take query (B, A), and last and total (B, L), as in Attended. Write the new weights, the new total to
         `new_total` (which may be `total`), and the context (B, E)."""
         energies = (self._sigmoid(query, last, total) @ self.v).to(weights.dtype)
         if self.padding is not None:
@@ -158,7 +159,7 @@ class AttentionStep:
 
 def initial_carry(keys: Tensor, taps: int) -> tuple[Tensor, Tensor]:
     """Return the initial carry of AttentionStepBackward, zeros. It holds the gradient of a step's weights through the
-    location features of the next step, and that of their sum through the location features of all later steps."""
+    location features of the next step, and that of the new total through the location features of all later steps."""
     zeros = keys.new_zeros(2, *keys.shape[:2], dtype=at_least_float32(keys.dtype))
     return zeros[0], zeros[1]
 

@@ -3,8 +3,8 @@
 It has the functions of tacotron2/step_torch.py, with the same results (tests/test_triton.py). Triton comes with PyTorch
 for GPUs; TRITON_INTERPRET=1 runs the kernels on a CPU.
 
-Shapes: B batch, L characters, H cells, E memory, A attention, K taps of the location kernel. Tensors may have gaps
-between their rows, but not within a row.
+Shapes: B batch, L characters, H cells, E memory, A attention, K taps of the location kernel. Tensors whose row stride
+a kernel takes (`..._row`) may have gaps between their rows; all others are contiguous.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def lstm_cell_backward(
 
 @triton.jit
 def _columns(last, total, b, rows, length, taps: tl.constexpr, width: tl.constexpr):
-    """Patches (rows, width) of the last weights and of their sum, alternating; 0 beyond the text."""
+    """Patches (rows, width) of `last` and `total`, alternating; 0 beyond the ends."""
     column = tl.arange(0, width)
     place = rows[:, None] + (column // 2)[None, :] - taps // 2
     mask = (place >= 0) & (place < length) & (column < 2 * taps)[None, :]
@@ -238,7 +238,7 @@ def _features_backward(
     b = tl.program_id(0)
     a = tl.arange(0, dim_block)
     column = tl.arange(0, width)
-    dots = tl.zeros((rows_block,), tl.float32)  # of the softmax
+    dots = tl.zeros((rows_block,), tl.float32)  # sum of weights * d_weight, for the softmax's gradient
     for first in range(0, length, rows_block):
         rows = first + tl.arange(0, rows_block)
         at = b * length + rows
@@ -258,7 +258,7 @@ def _features_backward(
             query, kernel, keys, last, total, b, rows, length, query_row, dim, taps, width, dim_block, precision
         )
         sum_v += tl.sum(2 * d_energy[:, None] * sigmoid, 0)
-        d_x = d_energy[:, None] * (2 * weight_v)[None, :] * sigmoid * (1 - sigmoid)  # v is doubled
+        d_x = d_energy[:, None] * (2 * weight_v)[None, :] * sigmoid * (1 - sigmoid)  # weight_v is 2 v
         sum_query += tl.sum(d_x, 0)
         mask = (rows < length)[:, None]
         tl.store(d_features + at[:, None] * dim + a[None, :], d_x, mask & (a < dim)[None, :])
@@ -299,8 +299,8 @@ class AttentionStep:
 
 
 class AttentionStepBackward(AttentionStep):
-    """See step_torch.AttentionStepBackward. The gradients of keys and kernel are computed in `finish`, as one large
-    product for all steps."""
+    """See step_torch.AttentionStepBackward. `finish` computes the gradients of keys and kernel for all steps at once,
+    the latter as one large product."""
 
     def __init__(
         self, kernel: Tensor, keys: Tensor, v: Tensor, memory: Tensor, carry: tuple[Tensor, Tensor],

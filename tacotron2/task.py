@@ -83,9 +83,10 @@ class Tacotron2Objective:
         return (
             f"the attention does not follow the text at step {step}: its diagonality is {parts['diagonality']:.2f} "
             f"and should be {ALIGNED} by step {by_step} (task.align_by_step). Look at the alignments in "
-            "run_dir/samples. This helps: task.guided_attention_weight=5; transcripts that match, and no silence at "
-            "the ends of clips (scripts/check_dataset.py, scripts/trim_silence.py); model.n_frames_per_step=2 or 3; "
-            "larger batches; more clips; init_from=CHECKPOINT of another voice with warm_start=true"
+            "run_dir/samples. This helps, in a new run_dir: task.guided_attention_weight=5; transcripts that match, "
+            "and no silence at the ends of clips (scripts/check_dataset.py, scripts/trim_silence.py); "
+            "model.n_frames_per_step=2 or 3; larger batches; more clips; "
+            "init_from=CHECKPOINT of another voice with warm_start=true"
         )
 
 

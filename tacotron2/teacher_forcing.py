@@ -2,11 +2,12 @@
 
 When the frames are given, attention_rnn and the attention need nothing from decoder_rnn, so each recurrence has its own
 loop. Products that do not depend on the previous step are computed all at once: those of the inputs before a loop, and
-those for the weight gradients after it. The attention's energies, the largest intermediate result, are recomputed in
-the backward pass instead of being stored. The results are those of the step-by-step decoder
+those for the weight gradients after it. The attention's tanh (B, L, A) in each step, the largest intermediate result,
+is recomputed in the backward pass instead of being stored. The results are those of the step-by-step decoder
 (tests/test_teacher_forcing.py).
 
-On GPUs a loop runs in chunks of CHUNK steps, each a CUDA graph (common/ops/graphs.py) of Triton kernels.
+On GPUs a loop runs in chunks of CHUNK steps, each a CUDA graph (common/ops/graphs.py) of matrix products and, where
+they can run, Triton kernels.
 
 Shapes: S steps, B batch, L characters, H cells, E memory, A attention, K taps of the location kernel, P inputs.
 The gates of an LSTM are stored as input, forget, output, candidate, so that the three sigmoids are one block.
@@ -214,14 +215,14 @@ def bidirectional(lstm: nn.LSTM, x: Tensor, lengths: Tensor) -> Tensor:
 
 
 class AttentionWeights(NamedTuple):
-    """The tensors that the attention reads at every step."""
+    """The tensors that the loop reads."""
 
     w_hc: Tensor  # (4 H, H + E) for the hidden state and the context
     memory: Tensor  # (B, L, E)
     keys: Tensor  # (B, L, A)
     padding: Tensor | None  # (B, L) True beyond a text
     w_query: Tensor  # (A, H)
-    w_location: Tensor  # (A, 2, K) for the last weights and their sum
+    w_location: Tensor  # (A, 2, K) for the last weights and the totals so far
     v: Tensor  # (A)
     kept: Each | None  # (S, B, H) bool, dropout mask
 

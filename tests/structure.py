@@ -9,9 +9,10 @@ from pathlib import Path
 
 from tests.helpers import REPOSITORY
 
-# The layers, from the bottom up. A file may import from its own package and from the layers below.
+# The layers, from the bottom up. A file may import from the layers below, and within its own layer from packages under
+# the same top-level package.
 LAYERS = [
-    ["common", "common.ops"],  # one layer: precision is both an option and an operation
+    ["common", "common.ops"],  # one layer: config imports ops.precision, which imports errors
     ["common.distributed", "common.tracking"],
     ["common.data"],
     ["common.checkpoint"],

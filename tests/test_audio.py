@@ -39,7 +39,7 @@ def test_loudness_shifts_the_log_mel() -> None:
     torch.testing.assert_close(louder[heard] - mel[heard], torch.full_like(mel[heard], np.log(2)), atol=1e-3, rtol=0)
 
 
-def test_griffin_lim_gives_the_mel_back() -> None:
+def test_griffin_lim_reproduces_the_mel() -> None:
     audio = torch.from_numpy(load_audio(GOLDEN / "LJ001-0002.flac", CONFIG))
     mel = LogMel(CONFIG)(audio.unsqueeze(0))[0]
     again = GriffinLim(CONFIG)(mel, seed=1)

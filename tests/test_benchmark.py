@@ -18,7 +18,7 @@ from benchmarks import cases as benchmark_cases
 
 
 def test_tacotron2s_operations_are_counted() -> None:
-    """The count matches PyTorch's own for the step-by-step decoder, which leaves out the encoder's LSTM."""
+    """The count equals PyTorch's for the step-by-step decoder, plus the encoder's LSTM, which PyTorch leaves out."""
     config = Tacotron2Config(**NO_DROPOUT, attention_location_n_filters=1)
     model = Tacotron2(config)
     model.decoder.fused = False

@@ -1,4 +1,4 @@
-"""Every layout of the reference's checkpoints loads as the same model, converts back exactly, and runs no code."""
+"""Every layout of the reference's checkpoints loads as the same model and runs no code; conversions are exact."""
 
 import dataclasses
 import importlib
@@ -248,7 +248,7 @@ class WaveGlow(nn.Module):
 
 @pytest.fixture
 def foreign_glow(tmp_path: Path) -> Iterator[types.ModuleType]:
-    """A module `glow` that exists while files are written, and is removed before they are read."""
+    """An importable module `glow`, whose classes a test pickles; it is removed after the test."""
     (tmp_path / "code").mkdir()
     (tmp_path / "code/glow.py").write_text(GLOW)
     sys.path.insert(0, str(tmp_path / "code"))
@@ -344,7 +344,7 @@ def test_no_name_outside_the_list_is_called(name: str, arguments: bytes) -> None
     ],
 )
 @pytest.mark.fault(4)
-def test_no_other_opcode_calls_it(pickled: bytes) -> None:
+def test_no_other_opcode_calls_a_name_outside_the_list(pickled: bytes) -> None:
     with pytest.raises(Exception, match=r"would call os\.system"):
         unpickle._load_pickle(io.BytesIO(pickled))
 
@@ -489,7 +489,7 @@ def test_symbols_and_audio_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "symbols.json").write_text('["_", "ä", "b", "c", "d"]')
     options = ("--symbols", tmp_path / "symbols.json", "--cleaners", "basic_cleaners", "--audio", "fmax=7600")
     result = convert(tmp_path / "x.pt", tmp_path / "y.pt", *options, expect=1)
-    fails_with(result, "5 different symbols; the model has 4")
+    fails_with(result, "5 symbols, 5 of them different; the model needs 4")
     (tmp_path / "symbols.json").write_text('["_", "ä", "b", "c"]')
     convert(tmp_path / "x.pt", tmp_path / "y.pt", *options)
     voice = Synthesizer.load(tmp_path / "y.pt", device="cpu")
@@ -568,7 +568,7 @@ def test_files_of_a_later_version_are_refused(waveglow_run: Path, tmp_path: Path
         load_model(tmp_path / "y.safetensors")
 
 
-def test_other_cleaners_are_said() -> None:
+def test_other_cleaners_are_reported() -> None:
     assert (
         "data.cleaners=english_arpabet, the checkpoint was trained with english_cleaners"
         in start("data.cleaners=english_arpabet")[1]

@@ -120,12 +120,12 @@ def test_bad_values_are_named(cls: type, values: dict[str, Any], message: str) -
     [
         ("tacotron2", "model.n_mel_channels=40", r"model.n_mel_channels=40 must be 80"),
         ("tacotron2", "+model.n_symbols=20", r"model.n_symbols=20 must be 148"),
-        ("tacotron2", "data.characters=ab_a", r"data.characters='ab_a': _ a more than once"),
+        ("tacotron2", "data.characters=ab_a", r"data.characters='ab_a': repeated or reserved: _ a"),
         ("waveglow", "model.hop_length=128", r"model.hop_length=128 must be 256"),
         ("waveglow", "seed=-1", r"seed=-1"),
     ],
 )
-def test_sizes_that_do_not_fit_together(model: str, override: str, message: str) -> None:
+def test_settings_that_cannot_work_are_named(model: str, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_task(from_dict(TrainConfig, composed("train", f"model={model}", "data.root=x", "run_dir=x", override)))
 
@@ -144,7 +144,7 @@ def test_hydras_own_syntax_is_left_alone(argument: str) -> None:
     assert _quoted(argument) == argument
 
 
-def test_annealing_is_the_references() -> None:
+def test_annealing_matches_the_reference() -> None:
     config = from_dict(TrainerConfig, composed("train", "model=tacotron2", "data.root=x", "run_dir=x")["trainer"])
     rates = [learning_rate(config, epoch) for epoch in (0, 499, 500, 999, 1000, 1500)]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-6])

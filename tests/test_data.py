@@ -65,6 +65,10 @@ def test_an_edited_filelist_is_kept(tmp_path: Path) -> None:
     assert (root / "filelists/train.txt.old").read_text() == "wavs/clip0.wav|my own\n"
     assert train.read_text().count("\n") == 7
     assert "kept" not in run_here("scripts/prepare_filelists.py", root).stdout
+    train.write_text("wavs/clip1.wav|again\n")
+    assert "train.txt.old2" in run_here("scripts/prepare_filelists.py", root).stdout
+    assert (root / "filelists/train.txt.old").read_text() == "wavs/clip0.wav|my own\n"
+    assert (root / "filelists/train.txt.old2").read_text() == "wavs/clip1.wav|again\n"
 
 
 @pytest.mark.parametrize(
@@ -98,11 +102,12 @@ def test_a_filelist_names_its_bad_lines(corpus: Path, tmp_path: Path) -> None:
         b"../../etc/passwd|text\n"
         b"/etc/passwd|text\n"
         b"wavs/clip0.wav|again\n"
+        b" |text\n"
     )
     with pytest.raises(UserError) as error:
         read_filelist(filelist, corpus)
     messages = str(error.value).splitlines()
-    assert [int(message.split(":")[1]) for message in messages] == [3, 4, 5, 6, 7, 8, 9]
+    assert [int(message.split(":")[1]) for message in messages] == [3, 4, 5, 6, 7, 8, 9, 10]
     expected = [
         "1 column",
         "3 column",
@@ -111,6 +116,7 @@ def test_a_filelist_names_its_bad_lines(corpus: Path, tmp_path: Path) -> None:
         "not a path below",
         "not a path below",
         "already on line 1",
+        "names no clip",
     ]
     assert all(part in message for part, message in zip(expected, messages, strict=True)), messages
     filelist.write_bytes(b"wavs/clip0.wav|caf\xe9\n")
@@ -244,8 +250,8 @@ def test_text_that_cleans_to_nothing_is_an_error(corpus: Path, tmp_path: Path) -
         TextMelDataset(str(tmp_path / "list.txt"), data_config(corpus), AUDIO)
 
 
-def test_reference_mels_can_be_rows(corpus: Path, tmp_path: Path) -> None:
-    """Filelists of the reference refer to .pt mels, those of the original repository to .npy mels."""
+def test_rows_may_name_mels(corpus: Path, tmp_path: Path) -> None:
+    """Filelists of the reference refer to .pt mels, those of NVIDIA/tacotron2 to .npy mels."""
     mel = torch.randn(80, 33)
     torch.save(mel, tmp_path / "a.pt")
     np.save(tmp_path / "b.npy", mel.numpy())
@@ -293,7 +299,7 @@ def test_segments_match_their_mel(corpus: Path) -> None:
 
 
 @pytest.mark.fault(16)
-def test_a_short_clip_is_filled_with_silence(corpus: Path) -> None:
+def test_a_short_clip_is_padded_with_silence(corpus: Path) -> None:
     config = data_config(corpus, segment_length=51200)
     data = SegmentDataset(config.val_filelist, config, AUDIO, seed=0)
     mel, audio = data[(0, 0)]
@@ -330,7 +336,7 @@ def test_resuming_takes_the_remaining_clips() -> None:
     assert plan.batches(0, BatchSize(6), done) == left[2:]
 
 
-def test_batches_hold_clips_of_like_length() -> None:
+def test_batches_hold_clips_of_similar_length() -> None:
     lengths = np.random.default_rng(0).integers(50, 800, 512)
     batches = BatchPlan(lengths.tolist(), seed=0).batches(0, BatchSize(16), [])
     padded = sum(len(batch) * max(lengths[batch]) for batch in batches)
@@ -383,7 +389,7 @@ server.serve_forever()
     return process
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl fetches LJSpeech")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, which downloads LJSpeech")
 def test_prepare_dataset_downloads_resumes_and_verifies(tmp_path: Path) -> None:
     import hashlib
     import os
@@ -417,7 +423,7 @@ def test_prepare_dataset_downloads_resumes_and_verifies(tmp_path: Path) -> None:
         assert (tmp_path / "data/lj/filelists/train.txt").is_file()
         # an existing corpus is not touched
         assert "only its filelists" in prepare_dataset().stdout
-        # neither are other files of the user in that place
+        # neither are a user's other files in its place
         (tmp_path / "data/lj/metadata.csv").unlink()
         result = prepare_dataset()
         assert result.returncode == 1

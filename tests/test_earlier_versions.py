@@ -1,4 +1,5 @@
-"""Checkpoints and option names of earlier versions still work. The checkpoints are in tests/golden."""
+"""Checkpoints and option names of earlier versions work, or are refused with a cure. The checkpoints are in
+tests/golden."""
 
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def test_training_continues_from_format_3(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_older_ones_start_a_new_run(corpus: Path, tmp_path: Path, version: int) -> None:
+def test_formats_1_and_2_can_only_initialize_a_new_run(corpus: Path, tmp_path: Path, version: int) -> None:
     old = with_checkpoint(tmp_path / "old", version)
     recipe = ["model=tacotron2", *SIZES, "data.sentences=[]", "trainer.max_steps=1"]
     result = run_here(*train_command(corpus, tmp_path / "old", recipe), expect=1)
@@ -82,13 +83,13 @@ def test_a_renamed_option_works_with_a_note() -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
-def test_every_new_name_is_known_and_no_old_one(old: str, new: str) -> None:
+def test_new_names_are_known_and_old_ones_are_not(old: str, new: str) -> None:
     known = [key for name in ("train", "inference") for key in Command(name, []).known_keys()]
     assert new in known
     assert old not in known
 
 
-def test_a_renamed_option_in_a_file_of_the_users(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_renamed_option_in_a_users_yaml_file(capsys: pytest.CaptureFixture[str]) -> None:
     values = {"trainer": {"spectral_weight": 3.0, "epochs": 1}, "task": {"spectral_weight": 0.0}}
     assert Command("train", []).with_present_names(values) == {
         "trainer": {"epochs": 1},
@@ -114,13 +115,13 @@ def test_an_option_of_another_model_is_an_error(model: str, option: str, name: s
     fails_with(result, f"'{name}' (value {value}) is not an option of model={model}", owners)
 
 
-def test_an_option_of_another_model_in_a_file_of_the_users(corpus: Path, tmp_path: Path) -> None:
+def test_an_appended_option_of_another_model_is_an_error(corpus: Path, tmp_path: Path) -> None:
     command = train_command(corpus, tmp_path / "run", ["model=waveglow"], "+task.guided_attention_weight=5")
     fails_with(run_here(*command, expect=1), "task.guided_attention_weight=5: model waveglow has no such option")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_file_of_no_version_of_ours_is_named(tmp_path: Path) -> None:
+def test_an_unknown_format_is_named(tmp_path: Path) -> None:
     torch.save({"format": "tacotron2-waveglow/0", "model_name": "tacotron2"}, tmp_path / "x.pt")
     with pytest.raises(UserError, match=r"x.pt: its format is 'tacotron2-waveglow/0', this version reads"):
         load_model(tmp_path / "x.pt")

@@ -1,4 +1,4 @@
-"""The training engine apart from fault tolerance: batches that fit, averages, scores, early warnings."""
+"""The training engine apart from fault tolerance: batches that fit, averages, metrics, early warnings."""
 
 import math
 import multiprocessing
@@ -47,7 +47,7 @@ def test_no_rank_gets_more_frames_than_the_budget(ranks: int) -> None:
     assert max(padded) > 0.9 * 4000 * ranks  # the budget is used
 
 
-def test_the_largest_batch_of_a_fixed_number_of_clips_is_the_longest_clips() -> None:
+def test_the_largest_batch_of_a_fixed_number_of_clips_has_the_longest() -> None:
     plan = BatchPlan(LENGTHS, seed=0)
     assert sorted(LENGTHS[clip] for clip in plan.largest(BatchSize(8))) == sorted(LENGTHS)[-8:]
 
@@ -96,7 +96,7 @@ def test_the_dry_run_leaves_no_trace(corpus: Path, tmp_path: Path) -> None:
     assert_same_run(tmp_path / "true", tmp_path / "false")
 
 
-def test_memory_runs_out_before_the_first_step_with_the_cure(corpus: Path, tmp_path: Path) -> None:
+def test_out_of_memory_is_an_error_with_a_cure_before_the_first_step(corpus: Path, tmp_path: Path) -> None:
     command = train_command(corpus, tmp_path, TINY_WAVEGLOW, "data.segment_length=8000000")
     code = f"""
 import resource, runpy, sys, torch
@@ -137,7 +137,7 @@ def test_moving_average() -> None:
 
 
 @pytest.mark.fault(9)
-def test_an_averaged_run_validates_resumes_and_speaks_with_the_average(corpus: Path, tmp_path: Path) -> None:
+def test_an_averaged_run_validates_resumes_and_loads_with_the_average(corpus: Path, tmp_path: Path) -> None:
     options = ("trainer.ema_decay=0.5", "trainer.val_every_steps=2")
     trainer = make_trainer(corpus, tmp_path / "whole", "waveglow", *options, "trainer.max_steps=4")
     trainer.fit()
@@ -207,7 +207,7 @@ def test_band_differences_of_known_mels() -> None:
     assert mel_band_difference_loss(rippled, mel, lengths) == pytest.approx(4)
 
 
-def test_guided_attention_is_of_training_alone(corpus: Path, tmp_path: Path) -> None:
+def test_guided_attention_is_only_in_the_training_loss(corpus: Path, tmp_path: Path) -> None:
     plain, guided = (
         make_trainer(
             corpus,
@@ -235,7 +235,7 @@ def test_gate_accuracy_of_known_gates() -> None:
     assert gate_accuracy(gate, torch.full((6,), 40), frames_per_step=2) == pytest.approx(2 / 6)
 
 
-def test_attention_that_does_not_align_is_a_warning_in_time(corpus: Path, tmp_path: Path) -> None:
+def test_attention_that_does_not_align_gives_one_warning(corpus: Path, tmp_path: Path) -> None:
     options = ("task.align_by_step=2", "trainer.max_steps=4")
     trainer = make_trainer(corpus, tmp_path, "tacotron2", *options)
     trainer.fit()
@@ -283,7 +283,7 @@ def test_tanh_and_dropout_in_one() -> None:
     assert torch.autograd.gradcheck(lambda x: TanhDropout.apply(1 * x, kept, 1.7), (x,))
 
 
-def test_dropout_masks_have_the_right_share_and_follow_the_seed() -> None:
+def test_dropout_masks_have_the_right_mean_and_follow_the_seed() -> None:
     for p in (0.1, 0.5, 0.9):
         torch.manual_seed(0)
         kept = draw_kept((1000, 1001), p, torch.device("cpu"), None)

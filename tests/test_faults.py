@@ -123,7 +123,7 @@ def test_a_run_resumes_after_a_signal_as_if_uninterrupted(corpus: Path, tmp_path
 
 
 @pytest.mark.fault(13)
-def test_slurms_signal_does_the_same(corpus: Path, tmp_path: Path) -> None:
+def test_a_run_saves_and_stops_at_slurms_signal(corpus: Path, tmp_path: Path) -> None:
     interrupted(tmp_path / "run", corpus, "SIGUSR1")
 
 
@@ -280,7 +280,8 @@ def test_two_ranks_resume_exactly(corpus: Path, tmp_path: Path, model: list[str]
 @pytest.mark.slow
 @pytest.mark.fault(14)
 def test_nan_on_one_rank_is_skipped_by_all(corpus: Path, tmp_path: Path) -> None:
-    """With one NaN mel one rank's loss is NaN, and both ranks skip one step per epoch. Then all mels are NaN."""
+    """With one NaN mel one rank's loss is NaN, and both ranks skip one step per epoch. With only NaN mels the run ends
+    with an error."""
     root = tmp_path / "corpus"
     shutil.copytree(corpus, root)
     options = ("trainer.batch_size=1", "trainer.val_every_steps=1000", "trainer.log_every_steps=4", "trainer.epochs=2")
@@ -359,7 +360,7 @@ def test_one_of_two_nodes_is_killed(corpus: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.fault(13)
 def test_slurm_queues_again_after_a_signal(corpus: Path, tmp_path: Path) -> None:
-    """Run the batch script with real processes; stubs replace srun and scontrol, which need a cluster."""
+    """Run the batch script with real processes; stubs replace srun and scontrol, which need a cluster, and torchrun."""
     tools = tmp_path / "bin"
     tools.mkdir()
     for name, content in (

@@ -60,7 +60,7 @@ def test_equal_to_the_step_by_step_decoder(frames_per_step: int, threshold: floa
         torch.testing.assert_close(getattr(packed, name), getattr(plain, name), atol=1e-10, rtol=0)
 
 
-def test_the_reference_at_full_length() -> None:
+def test_equal_for_a_checkpoint_of_the_reference() -> None:
     _, inputs = golden_inputs()
     model = golden_model(gate_threshold=2.0).eval()
     plain, packed = both(model, inputs[0], inputs[1], 37)
@@ -89,7 +89,7 @@ def test_prenet_dropout_follows_the_seed() -> None:
     assert mels[0].shape != mels[2].shape or not torch.equal(mels[0], mels[2])
 
 
-def test_int8_is_near() -> None:
+def test_int8_is_close_to_float32() -> None:
     _, inputs = golden_inputs()
     model = golden_model(gate_threshold=2.0).eval()
     exact = model.infer(inputs[0], inputs[1], 37).mel_postnet

@@ -83,7 +83,7 @@ def test_seed_fixes_the_audio(tacotron2_run: Path, waveglow_run: Path, phrases: 
 
 
 def test_postprocessing_can_be_turned_off(tacotron2_run: Path, waveglow_run: Path) -> None:
-    """The postfilter and the mel match: each changes the output, and 0 turns it off."""
+    """The postfilter and the mel match each change the output. This WaveGlow does not match mels by default."""
     options = {"sigma": 0.5, "max_decoder_steps": 20}
     spoken = [
         Synthesizer.load(
@@ -122,7 +122,7 @@ def test_truncated_and_silent_lines_are_named(tacotron2_run: Path, waveglow_run:
     torch.save(state, tmp_path / "endless.pt")
     result = speak(tmp_path / "endless.pt", waveglow_run, tmp_path / "phrases.txt", tmp_path / "out")
     assert "phrases.txt:1: the decoder did not stop" in result.stdout
-    assert "phrases.txt:3: no symbol in the model, so left out: #" in result.stdout
+    assert "phrases.txt:3: left out, because the model has no symbol for them: #" in result.stdout
     assert "phrases.txt:3: nothing to say" in result.stdout
     assert "UserWarning" not in result.stderr
     assert sorted(p.name for p in (tmp_path / "out").glob("*.wav")) == ["0000.wav", "0002.wav"]
@@ -215,7 +215,7 @@ def test_a_long_line_is_synthesized_in_pieces(tacotron2_run: Path, waveglow_run:
     assert re.search(r"phrases.txt:2: a long line, synthesized in \d+ pieces into 0001.wav", result.stdout)
 
 
-def test_int8_speaks_nearly_the_same(tacotron2_run: Path) -> None:
+def test_int8_gives_nearly_the_same_mel(tacotron2_run: Path) -> None:
     """Without dropout, the int8 mel differs from the fp32 mel only slightly."""
     voices = [
         Synthesizer.load(tacotron2_run, precision=precision, device="cpu", prenet_dropout=0.0)
@@ -249,10 +249,10 @@ def shipped() -> Synthesizer:
     return Synthesizer.load(voice / "tacotron2.safetensors", voice / "waveglow.safetensors", device="cpu")
 
 
-def test_two_threads_get_what_each_gets_alone(shipped: Synthesizer) -> None:
-    """The results are equal bit for bit, dropout and noise included, for 2 x 20 phrases of about a second.
+def test_two_threads_do_not_affect_each_other(shipped: Synthesizer) -> None:
+    """Their results equal those of one thread bit for bit, dropout and noise included, for 2 x 20 short phrases.
 
-    It takes 10 seconds: only 80 phrases make it likely that both threads run the same operation at the same time.
+    It takes 10 seconds: with fewer phrases, both threads would rarely run the same operation at the same time.
     """
 
     def speak(seed: int) -> list[torch.Tensor]:
@@ -279,7 +279,7 @@ def test_loading_leaves_the_process_alone(tacotron2_run: Path, waveglow_run: Pat
     assert process_state() == before
 
 
-def test_a_vocoder_alone_depends_on_the_generator_alone(shipped: Synthesizer) -> None:
+def test_a_vocoder_alone_depends_only_on_the_generator(shipped: Synthesizer) -> None:
     mel = shipped.speak("Hello.", max_decoder_steps=30).mel
     first, again, other = (shipped.vocoder(mel, torch.Generator().manual_seed(seed))[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)

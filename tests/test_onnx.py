@@ -69,7 +69,7 @@ def test_waveglow_equals_pytorch(exported: Path) -> None:
     np.testing.assert_allclose(theirs, ours.numpy(), atol=1e-3, rtol=0)
 
 
-def test_the_postnet_gives_mels_of_a_normalized_model(tmp_path: Path) -> None:
+def test_the_postnet_graph_denormalizes_and_postfilters(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Tacotron2(Tacotron2Config(postnet_embedding_dim=8, mel_mean=-5.0, mel_std=2.0)).eval()
     model.postfilter.gain.uniform_(1, 2)

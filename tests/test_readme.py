@@ -93,6 +93,7 @@ def test_files_and_options_it_names_exist() -> None:
             assert (REPOSITORY / "conf" / group / f"{choice}.yaml").exists(), (group, choice)
 
 
+@pytest.mark.slow
 def test_own_recordings_as_written(tmp_path: Path) -> None:
     """Run the recipe on a corpus of 44.1 kHz clips, with tiny models and few steps."""
     import soundfile

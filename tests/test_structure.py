@@ -84,7 +84,7 @@ def fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(cls)
 
 
-def test_speaking_imports_nothing_of_training() -> None:
+def test_synthesis_imports_nothing_of_training() -> None:
     """Run in a new process, since this one has imported everything."""
     code = (
         "import sys, torch, librosa, soundfile\n"  # on Linux PyTorch imports fcntl

@@ -106,13 +106,13 @@ def test_normalized_mels() -> None:
     torch.testing.assert_close(found.mel_postnet, (2 * expected.mel_postnet - 5) * inside)
 
 
-def test_postfilter_gives_back_the_variance() -> None:
+def test_postfilter_restores_the_variance() -> None:
     """Gains measured on smoothed mels restore the variance of other smoothed mels; unmeasured, it is the identity."""
     torch.manual_seed(0)
     postfilter, basis = Postfilter(16), cosines(16)
     torch.testing.assert_close(basis @ basis.T, torch.eye(16))
     recorded, others = 2 * torch.randn(16, 4000) - 5, 2 * torch.randn(16, 4000) - 5
-    share = torch.linspace(1, 0.4, 16).unsqueeze(1)  # of each coefficient's deviation that the predicted mels keep
+    share = torch.linspace(1, 0.4, 16).unsqueeze(1)  # fraction of each coefficient's deviation that smoothing keeps
 
     def smoothed(mel: Tensor) -> Tensor:
         return basis.T @ (share * (basis @ (mel + 5))) - 5
@@ -174,7 +174,7 @@ def test_loss_ignores_padding() -> None:
 
 @pytest.mark.parametrize("frames_per_step", [1, 2, 3])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_trains_and_speaks(frames_per_step: int, batch: int) -> None:
+def test_trains_and_synthesizes(frames_per_step: int, batch: int) -> None:
     """Every parameter gets a gradient with any number of frames per step, also in a batch of one."""
     model = model_of(dataclasses.replace(TINY, n_frames_per_step=frames_per_step)).train()
     text, text_lengths, mel, mel_lengths = (x[:batch] for x in ragged_batch())
@@ -194,7 +194,7 @@ def test_gate_target_marks_the_last_step() -> None:
     assert gate_target(torch.tensor([4, 6]), 7, 3).tolist() == [[0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1]]
 
 
-def test_stop_frame_is_kept_and_rows_stop_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_frame_is_kept_and_rows_stop_independently(monkeypatch: pytest.MonkeyPatch) -> None:
     """The frame at which the gate opens is kept; only a row that reaches the limit is `truncated`."""
     model = model_of(TINY).eval()
     text, text_lengths, _, _ = ragged_batch()
@@ -202,7 +202,7 @@ def test_stop_frame_is_kept_and_rows_stop_alone(monkeypatch: pytest.MonkeyPatch)
     calls = iter(range(100))
 
     def gate(output: Tensor) -> Tensor:
-        step = next(calls)  # the gate of row 0 opens at step 3, of row 1 at step 5, of row 2 never
+        step = next(calls)  # the gate of row 0 opens in the third step, of row 1 in the fifth, of row 2 never
         return torch.tensor([[step - 1.5], [step - 3.5], [-1.0]])
 
     monkeypatch.setattr(model.decoder.gate_layer, "forward", gate)

@@ -419,7 +419,7 @@ def test_english_arpabet() -> None:
 
 @pytest.mark.filterwarnings("ignore:dropped the character")
 @pytest.mark.parametrize("cleaners", ["english_cleaners", "english_arpabet"])
-def test_transliterated_braces_are_no_arpabet(cleaners: str) -> None:
+def test_transliterated_braces_are_not_arpabet(cleaners: str) -> None:
     assert "AH0" in clean_text("hello \uff5b{DH AH0} world", cleaners)
     names = [SYMBOLS[i] for i in text_to_ids("a \uff5bcat", cleaners)]
     assert names[-1] in ("t", "@T")

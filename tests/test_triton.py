@@ -1,6 +1,6 @@
 """The Triton kernels, chunks and CUDA graphs compute what plain PyTorch does.
 
-Without a GPU the kernels run in Triton's interpreter, and are only compiled for GPUs. With a GPU everything runs on it.
+Without a GPU the kernels run in Triton's interpreter, and one test compiles them for GPUs. With a GPU they run on it.
 """
 
 import dataclasses

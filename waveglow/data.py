@@ -57,7 +57,7 @@ class SegmentDataset:
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
         index, epoch = draw
         rng = np.random.default_rng((self.seed, epoch, index))
-        # The center of a clip's last frame is at or after its last sample, so a segment must end before that frame.
+        # A clip ends less than one hop after the center of its last frame, so a segment must not include that frame.
         first = int(rng.integers(max(self.frames[index] - self.segment_frames, 1)))
         mel = np.array(self.mels.load(self.clips[index])[:, first : first + self.segment_frames])
         num_samples = self.segment_length

@@ -1,5 +1,7 @@
-"""WaveGlow's gate, tanh(a) * sigmoid(b) (Prenger et al., 2018, section 2.2), in one pass over memory forward
-and one backward."""
+"""WaveGlow's gate, tanh(a) * sigmoid(b) (Prenger et al., 2018), with a backward pass written by hand.
+
+On GPUs, waveglow/gate_triton.py computes both, each in one pass over memory.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from common.ops.triton import runs_kernels
 
 
 def activate(x: Tensor, condition: Tensor, out: Tensor) -> None:
-    """Replace x (R, 2 C) by tanh and sigmoid of x + condition, and write their product to out (R, C)."""
+    """Replace the halves of x (R, 2 C) by tanh and sigmoid of x + condition; write their product to out (R, C)."""
     x += condition
     tanh, sigmoid = x.chunk(2, 1)
     tanh.mul_(2)  # tanh(x) = 2 sigmoid(2 x) - 1, and CPUs compute a sigmoid several times faster

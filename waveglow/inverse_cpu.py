@@ -5,7 +5,7 @@ product, so a layer costs one product, the gate, and a second product. In a sepa
 first, and a row then holds one column per channel. Weight norm is applied once, and the weights are stored once in the
 layout that the kernels read. The results are those of the inverse by convolutions (tests/test_waveglow.py).
 
-Shapes: B batch, G groups of samples, C channels, M channels of the mel that conditions the flows.
+Shapes: B batch, G groups of samples, C channels, c channels of a flow, M channels of the mel that conditions the flows.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class CouplingWeights(NamedTuple):
     """The weights of one WN."""
 
     start: PackedLinear
-    joint: list[PackedLinear]  # per layer (2 C, K * C + M): the convolution, K = kernel_size or 1, then the mel
-    taps: list[Tensor]  # (kernel_size, C) of each layer, if they are separable
+    joint: list[PackedLinear]  # per layer (2 C, K * C + M): the convolution (K = 1 if separable), then the mel
+    taps: list[Tensor]  # (kernel_size, C) of each layer; empty unless they are separable
     res_skip: list[PackedLinear]
     end: PackedLinear
 

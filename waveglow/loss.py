@@ -1,4 +1,4 @@
-"""WaveGlow's training losses: the negative log-likelihood of the audio (Prenger et al., 2018, eq. 3) and, for little
+"""WaveGlow's training losses: the negative log-likelihood of the audio (Prenger et al., 2018) and, for little
 data and time, a spectral distance between synthesized and recorded audio."""
 
 from __future__ import annotations

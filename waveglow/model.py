@@ -116,7 +116,7 @@ class WeightNormConv(nn.Module):
 
 
 def depthwise(x: Tensor, taps: Tensor, dilation: int) -> Tensor:
-    """Apply one filter per channel: x (B, G, C), taps (kernel, C) -> (B, G, C)"""
+    """Apply one filter per channel: x (B, G, n_channels), taps (kernel, n_channels) -> (B, G, n_channels)"""
     reach, groups, taps = dilation * (len(taps) // 2), x.shape[1], taps.to(x.dtype)
     padded = F.pad(x, (0, 0, reach, reach))
     y = padded[:, :groups] * taps[0]
@@ -129,7 +129,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) 
     """x (B, G, in_dim), weight (out_dim, in_dim, kernel) -> (B, G, out_dim)"""
     if weight.shape[2] == 1:
         return F.linear(x, weight.squeeze(2), bias)
-    # An image of one row with channels last; without an explicit format, one channel would get another layout.
+    # An image of one row, channels last. The format is explicit: PyTorch would choose another for a single channel.
     image = x.transpose(1, 2).unsqueeze(2).contiguous(memory_format=torch.channels_last)
     padding = dilation * (weight.shape[2] // 2)
     y = F.conv2d(image, weight.unsqueeze(2), bias, padding=(0, padding), dilation=(1, dilation))
@@ -137,13 +137,13 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) 
 
 
 class WN(nn.Module):
-    """The coupling's network: dilated, gated convolutions conditioned on the mel (section 2.2 of the paper)."""
+    """The coupling's network: dilated, gated convolutions conditioned on the mel (the paper's WN)."""
 
     def __init__(self, config: WaveGlowConfig, in_dim: int) -> None:
         super().__init__()
         channels, mel_dim = config.n_channels, config.encoder_dim or config.n_mel_channels * config.n_group
         kernel_size = 1 if config.separable else config.kernel_size
-        # The reference's order, by which an optimizer's state numbers the parameters.
+        # The reference's order: an optimizer's state refers to parameters by their number.
         self.in_layers = nn.ModuleList(
             WeightNormConv(channels, 2 * channels, kernel_size) for _ in range(config.n_layers)
         )
@@ -198,8 +198,8 @@ class WN(nn.Module):
 
     @staticmethod
     def _conditions(mel: Tensor, weights: WNWeights) -> Iterator[Tensor]:
-        """Yield the mel's part of each layer's gates (B G, 2 C): from one product in training, one by one in synthesis,
-        where all of them would need much memory for a long text."""
+        """Yield the mel's part of each layer's gates (B * G, 2 * n_channels): from one product in training, one by one
+        in synthesis, where all of them would need much memory for a long text."""
         layers = len(weights.in_layers)
         if torch.is_grad_enabled():
             yield from convolve(mel, *weights.conditions).flatten(0, 1).chunk(layers, 1)
@@ -213,24 +213,24 @@ class MelEncoder(nn.Module):
 
     def __init__(self, config: WaveGlowConfig) -> None:
         super().__init__()
-        self.groups_a_frame = config.hop_length // config.n_group
+        self.groups_per_frame = config.hop_length // config.n_group
         width = ENCODER_WIDTH
         self.start = nn.Conv1d(config.n_mel_channels, width, 5, padding=2)
         self.layers = nn.ModuleList(nn.Conv1d(width, width, 3, padding=1) for _ in range(config.encoder_layers - 1))
-        self.end = nn.Conv1d(width, config.encoder_dim * self.groups_a_frame, 1)
+        self.end = nn.Conv1d(width, config.encoder_dim * self.groups_per_frame, 1)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """mel (B, n_mels, T) -> (B, T * groups_a_frame, encoder_dim)"""
+        """mel (B, n_mels, T) -> (B, T * groups_per_frame, encoder_dim)"""
         x: Tensor = self.start((mel - MEL_MEAN) / MEL_STD)
         for layer in self.layers:
             x = x + layer(F.gelu(x))
         x = self.end(F.gelu(x))
-        x = x.unflatten(1, (-1, self.groups_a_frame))
+        x = x.unflatten(1, (-1, self.groups_per_frame))
         return x.permute(0, 3, 2, 1).flatten(1, 2)
 
 
 class InvertibleConv(nn.Module):
-    """The invertible 1x1 convolution (section 2.3) that mixes the channels before each coupling."""
+    """The invertible 1x1 convolution of the paper, which mixes the channels before each coupling."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -264,7 +264,7 @@ class InvertibleConv(nn.Module):
 class WaveGlow(nn.Module):
     """The whole model: forward for training (audio to z), infer for synthesis (z to audio)."""
 
-    packed = True  # infer with weight norm applied once, on a CPU by inverse_cpu.py; False: as in forward
+    packed = True  # infer applies weight norm once and uses inverse_cpu.py on a CPU; False: computes as forward does
     checkpoint_activations = False  # in training: recompute activations in the backward pass instead of storing them
 
     def __init__(self, config: WaveGlowConfig) -> None:
@@ -286,7 +286,7 @@ class WaveGlow(nn.Module):
         return cast(list[tuple[InvertibleConv, WN]], list(zip(self.convinv, self.WN, strict=True)))
 
     def leaves_early(self, flow: int) -> bool:
-        """True if n_early_size channels go to z right before this flow (section 2.4)."""
+        """True if n_early_size channels go to z right before this flow (the paper's early outputs)."""
         return flow > 0 and flow % self.config.n_early_every == 0
 
     def _condition(self, mel: Tensor, num_samples: int) -> Tensor:
@@ -323,7 +323,7 @@ class WaveGlow(nn.Module):
             x, log_det_w = convinv(x)
             x_a, x_b = x.chunk(2, dim=2)
             flow_log_s, b = self._coupling(wn, x_a, mel)
-            x = torch.cat((x_a, torch.addcmul(b, x_b, flow_log_s.exp()).to(x.dtype)), dim=2)  # eq. 4 to 7
+            x = torch.cat((x_a, torch.addcmul(b, x_b, flow_log_s.exp()).to(x.dtype)), dim=2)  # the affine coupling
             log_s.append(flow_log_s.transpose(1, 2))
             log_det.append(batch * x.shape[1] * log_det_w)
         synthesized = None if noise is None else self._invert(mel, noise.transpose(1, 2))

@@ -22,7 +22,7 @@ from common.schema import from_dict
 from waveglow.model import WaveGlowConfig
 
 _NORMED = re.compile(r"(WN\.\d+\.(?:start|cond_layer|(?:in|cond|res_skip)_layers\.\d+))\.(.+)")
-FIXED = ("hop_length", "win_length", "separable", "encoder_dim", "mdct")  # constants in its code, or not in it
+FIXED = ("hop_length", "win_length", "separable", "encoder_dim", "mdct")  # constants in its code, or unknown to it
 _PARAMETRIZED = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 
 
@@ -31,7 +31,10 @@ def recognizes(state_dict: Mapping[str, Tensor]) -> bool:
 
 
 def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -> Checkpoint:
-    """Convert to our checkpoint. The sizes come from the tensors. Raises KeyError if one is missing."""
+    """Convert to our checkpoint. The sizes come from the tensors, or from `settings` if no tensor shows them.
+
+    Raises KeyError if a tensor is missing.
+    """
     weights = _with_weight_norm({key: value.float() for key, value in state_dict.items()})
     num_flows = _count(weights, "convinv.{}.conv.weight")
     channels = [weights[f"convinv.{k}.conv.weight"].shape[0] for k in range(num_flows)]
@@ -67,7 +70,7 @@ def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -
 def to_reference(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return (constructor arguments, state_dict) for DeepLearningExamples' WaveGlow, which loads strictly.
 
-    Raises UserError if the model has a setting that the reference does not have.
+    Raises UserError if a setting in FIXED differs from the reference's.
     """
     config = dataclasses.asdict(from_dict(WaveGlowConfig, checkpoint.model_config))
     default = dataclasses.asdict(WaveGlowConfig())
@@ -83,7 +86,7 @@ def to_reference(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tens
 
 
 def added_weights(config: WaveGlowConfig) -> dict[str, Tensor]:
-    """Return no weights: ours are the reference's."""
+    """Return the weights that only our model has: none."""
     return {}
 
 

@@ -30,7 +30,7 @@ class WaveGlowOptions(Options):
     section: ClassVar[str] = "task"
 
     spectral_weight: NonNegative = 0.0  # weight of spectral_loss, in addition to the likelihood
-    spectral_from_step: Index = 0  # before it, train only the likelihood: faster, and it comes close
+    spectral_from_step: Index = 0  # before this step, only the likelihood: faster, and a good start
     checkpoint_activations: bool = False  # recompute activations instead of storing them: less memory
 
 

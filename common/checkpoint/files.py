@@ -57,7 +57,9 @@ def verify(path: Path) -> None:
                 if damaged := archive.testzip():
                     raise UserError(f"checkpoint {path}: damaged ({damaged} fails its checksum); use another one")
     except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"checkpoint {path}: not a readable checkpoint ({first_line(error)})") from error
+        raise UserError(
+            f"checkpoint {path}: not a readable checkpoint ({first_line(error)}); use another one"
+        ) from error
 
 
 def is_ours(path: Path) -> bool:
@@ -69,15 +71,19 @@ def is_ours(path: Path) -> bool:
 
 
 def load(path: str | Path, resumable: bool = False) -> Checkpoint:
-    """Read and verify a checkpoint of this project on the CPU. With `resumable`, training must be able to continue."""
+    """Read and verify a checkpoint of this project on the CPU. With `resumable`, refuse one that cannot be resumed."""
     path = Path(path)
     verify(path)
     if not zipfile.is_zipfile(path):
-        raise UserError(f"checkpoint {path}: not a readable checkpoint (it is damaged, or not one of this project)")
+        raise UserError(
+            f"checkpoint {path}: not a readable checkpoint (it is damaged, or not one of this project); use another one"
+        )
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"checkpoint {path}: not a readable checkpoint ({first_line(error)})") from error
+        raise UserError(
+            f"checkpoint {path}: not a readable checkpoint ({first_line(error)}); use another one"
+        ) from error
     except Exception as error:  # weights_only raises pickle.UnpicklingError with a page of text
         raise UserError(f"checkpoint {path}: refused, it holds more than tensors ({first_line(error)})") from error
     check_format(path, contents.get("format") if isinstance(contents, dict) else None)
@@ -97,7 +103,10 @@ def load(path: str | Path, resumable: bool = False) -> Checkpoint:
 def check_format(path: Path, found: object) -> None:
     """Raise a UserError unless `found` is a format that this version reads."""
     if found not in READABLE:
-        raise UserError(f"checkpoint {path}: its format is {found!r}, this version reads {FORMAT!r} and older ones")
+        raise UserError(
+            f"checkpoint {path}: its format is {found!r}, this version reads {FORMAT!r} and older ones; "
+            "use a newer version of this project"
+        )
 
 
 def all_steps(directory: Path) -> list[Path]:
@@ -109,7 +118,7 @@ def all_steps(directory: Path) -> list[Path]:
 def newest(directory: Path) -> Path | None:
     """The newest step checkpoint in `directory` that can be read; None if there are no step checkpoints.
 
-    Damaged ones are skipped with a warning. If all are damaged, a UserError is raised: a run must not silently start
+    The others are skipped with a warning. If none can be read, a UserError is raised: a run must not silently start
     from the beginning.
     """
     problems = []
@@ -128,7 +137,7 @@ def newest(directory: Path) -> Path | None:
 
 
 def find(path: str | Path) -> Path:
-    """Return `path`, or the newest checkpoint if `path` is a run directory."""
+    """Return `path`, or the newest step checkpoint in it if it is a run directory or a directory of checkpoints."""
     path = Path(path)
     if not path.is_dir():
         return path
@@ -162,7 +171,7 @@ def load_state(
 
 
 def prune(directory: Path, keep_last: int) -> None:
-    """Remove all but the `keep_last` newest step checkpoints, and the temporary files of killed saves.
+    """Keep the `keep_last` newest step checkpoints; remove the older ones, and the temporary files of killed saves.
 
     Only warn if a file cannot be removed: it takes up space, but the run can go on.
     """

@@ -1,4 +1,4 @@
-"""Reads checkpoints of any layout as ours, and writes ours in the reference's layout or as safetensors.
+"""Reads checkpoints of any layout, and writes ours in the reference's layout or as safetensors.
 
 Layouts: ours; safetensors; NVIDIA DeepLearningExamples' {state_dict, config, ...}; the original repositories'
 {state_dict, ...} and {model: a pickled module, ...}; a bare state_dict. The reference.py of each model knows its keys.
@@ -65,7 +65,8 @@ def build(checkpoint: Checkpoint, path: str | Path, specs: Iterable[ModelSpec], 
     config = from_dict(spec.config_class, checkpoint.model_config | overrides)
     with torch.device("meta"):  # initializing weights would cost time and random numbers
         model = spec.model_class(config)
-    files.load_state(model, checkpoint.state_dict, path, "the file is of another kind, or incomplete", assign=True)
+    cure = "use a complete checkpoint of this model, and no overrides that change sizes"
+    files.load_state(model, checkpoint.state_dict, path, cure, assign=True)
     return model.eval()
 
 

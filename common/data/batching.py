@@ -1,4 +1,4 @@
-"""Divides the clips of an epoch into batches: a pure function of seed and epoch."""
+"""Divides the clips of an epoch into batches: a pure function of lengths, seed, epoch and batch sizes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 Draw = tuple[int, int]  # (index of a clip, epoch); randomness in a data set depends only on these and the run's seed
-POOL_BATCHES = 16  # clips are sorted by length within this many batches: little padding, but still a random order
+POOL_BATCHES = 16  # clips are sorted by length in pools of this many full batches: little padding, still random
 
 
 class BatchSize(NamedTuple):
-    """The limits of a batch over all ranks together."""
+    """The limits of a batch, which is divided between the ranks."""
 
     clips: int  # limit over all ranks
     frames: int = 0  # limit on each rank, including padding; 0: no limit
@@ -45,7 +45,7 @@ class BatchPlan:
     def batches(self, epoch: int, size: BatchSize, done: Done) -> list[list[int]]:
         """Clip indices of each batch of `epoch` that remains after the batches in `done`.
 
-        If the last entry of `done` has another size, an entry with 0 batches is appended; the caller increments it.
+        If `done` does not end with an entry of this size, one with 0 batches is appended; the caller increments it.
         """
         if not done or done[-1][:-1] != [*size]:
             done.append([*size, 0])

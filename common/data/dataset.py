@@ -58,7 +58,7 @@ class RunData:
         return [self.config.seed, len(self.train), zlib.crc32(names.encode())]
 
     def start_epoch(self, epoch: int, done: Done) -> list[list[int]]:
-        """Let `loader` yield the remaining batches of an epoch. Return their clips over all ranks.
+        """Let `loader` yield the remaining batches of an epoch. Return the clips of each, over all ranks.
 
         See BatchPlan.batches.
         """
@@ -80,13 +80,13 @@ class RunData:
         return make_loader(data, sampler, self.collate, self.config.data.num_workers, on_gpu, minutes)
 
     def _check_lengths(self) -> None:
-        """Raise a UserError if a clip does not fit into a batch."""
+        """Raise a UserError if a training item does not fit into a batch."""
         longest = max(range(len(self.train)), key=lambda i: self.train.lengths[i])
         length = self.train.lengths[longest]
         if not self.batch_size.fitting(length):
             raise UserError(
                 f"trainer.batch_frames={self.config.trainer.batch_frames} is less than the {length} mel frames of "
-                f"{self.train.clips[longest].where}; raise it, or cut or remove the clip"
+                f"{self.train.clips[longest].where}; raise it, or shorten the clips (data.segment_length for a vocoder)"
             )
 
     def _val_batches(self) -> tuple[list[list[int]], int]:

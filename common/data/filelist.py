@@ -1,6 +1,6 @@
 """Filelists: text files with a row `path|transcript` for each clip. Paths are relative to the data root.
 
-Rows with more columns, such as LJSpeech's `id|raw|normalized`, are refused; prepare_filelists.py writes this format.
+Rows with more columns, such as LJSpeech's `id|raw|normalized`, are refused; scripts/prepare_filelists.py converts them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
             text = line.decode("utf-8").strip()
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{path}:{number}: byte 0x{line[error.start]:02x} is not UTF-8; save the file as UTF-8 "
+                f"{what} {path}:{number}: byte 0x{line[error.start]:02x} is not UTF-8; save the file as UTF-8 "
                 f"(iconv -f latin1 -t utf-8)"
             ) from error
         if text:
@@ -47,7 +47,7 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
 
 
 def read_filelist(path: str | Path, root: str | Path, follow_links: bool = False) -> list[Clip]:
-    """The clips of a filelist. Raise a UserError with the line of each row that `scan_filelist` rejects."""
+    """The clips of a filelist. Raise a UserError that lists the first ten rows that `scan_filelist` rejects, if any."""
     clips, problems = scan_filelist(path, root, follow_links)
     raise_problems(problems)
     return clips
@@ -56,8 +56,8 @@ def read_filelist(path: str | Path, root: str | Path, follow_links: bool = False
 def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False) -> tuple[list[Clip], list[str]]:
     """The valid rows of a filelist, and a message for each other row.
 
-    A row is invalid if it does not have two columns, its transcript is empty, its path is absolute, leaves `root` (a
-    link may, with `follow_links`) or is repeated, or its file is missing.
+    A row is invalid if it does not have two columns, its transcript is empty, its path is absolute, contains `..`,
+    leaves `root` through a link (unless `follow_links`) or is repeated, or its file is missing.
     """
     problems, clips, seen = [], [], dict[str, int]()
     root = Path(root)
@@ -72,10 +72,14 @@ def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False
             continue
         name, text = columns[0].strip(), columns[1].strip()
         file = root / name
-        if not text:
+        if not name:
+            problems.append(f"{where}: the row names no clip; a row is path|transcript")
+        elif not text:
             problems.append(f"{where}: the transcript of {name} is empty; write what is said, or remove the row")
         elif Path(name).is_absolute() or ".." in Path(name).parts:
-            problems.append(f"{where}: {name} is not a path below data.root={root}; write it relative to that")
+            problems.append(
+                f"{where}: {name} is not a path below data.root={root}; write it relative to that, without '..'"
+            )
         elif not follow_links and not file.resolve().is_relative_to(resolved_root):
             problems.append(
                 f"{where}: {name} is a link out of data.root={root}; set data.follow_links=true to allow it"

@@ -25,9 +25,8 @@ LOST = r"Connection (closed|reset)|Broken pipe|Timed out|NCCL"  # in PyTorch's e
 class Heartbeat:
     """A context manager that, with several ranks, runs a thread that writes a heartbeat to the rendezvous store.
 
-    `at` records what this rank is doing. If that stays the same for `timeout_minutes`, the thread prints which ranks
-    this one must be waiting for and ends the process, wherever the main thread hangs, so that torchrun can restart the
-    run.
+    `at` records what this rank is doing. If it is not called for `timeout_minutes`, the thread prints which ranks this
+    one must be waiting for and ends the process, wherever the main thread hangs, so that torchrun can restart the run.
     """
 
     def __init__(self, ranks: Ranks, timeout_minutes: float) -> None:
@@ -62,7 +61,8 @@ class Heartbeat:
                 lines = str(error).strip().splitlines()
                 excerpt = " ... ".join(dict.fromkeys((lines[0][:200], lines[-1][:200])))
                 raise UserError(
-                    f"the run has lost a process: {self.missing()}; see its own message. The error here: {excerpt}"
+                    f"the run has lost a process: {self.missing()}; the first error above says why. "
+                    f"The error of this rank: {excerpt}"
                 ) from error
         finally:
             self.ended.set()

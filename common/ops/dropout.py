@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-LEVELS = 2**16  # probabilities are multiples of 1 / LEVELS
+LEVELS = 2**16  # on CPUs, probabilities are multiples of 1 / LEVELS
 
 
 def draw_kept(shape: Sequence[int], p: float, device: torch.device, generator: torch.Generator | None) -> Tensor:

@@ -14,7 +14,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def set_tf32(enabled: bool) -> None:
-    """On GPUs, let matrix products, convolutions and LSTMs round float32 inputs to TensorFloat-32."""
+    """Set whether matrix products, convolutions and LSTMs on GPUs round float32 inputs to TensorFloat-32."""
     precision = "tf32" if enabled else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined] # PyTorch has no annotation

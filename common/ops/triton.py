@@ -12,7 +12,7 @@ from torch import Tensor
 def runs_kernels(x: Tensor) -> bool:
     """True if a Triton kernel can process x.
 
-    x must not be float64, and must be on a GPU with enough shared memory, of the Ampere generation or later.
+    x must not be float64, and must be on a GPU of the Ampere generation or later, which has enough shared memory.
     """
     return x.is_cuda and x.dtype != torch.float64 and torch.cuda.get_device_capability(x.device) >= (8, 0) and _works()
 

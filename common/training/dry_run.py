@@ -30,8 +30,8 @@ def dry_run(objective: Objective, data: RunData, state: TrainingState, options: 
     for buffer, before in zip(model.buffers(), buffers, strict=True):
         buffer.copy_(before)
     frames = max(data.train.lengths[clip] for clip in clips)
-    text = f"largest batch: {len(clips)} x {frames:,} frames on each rank, fits"
+    text = f"the largest batch fits: {len(clips)} clips of up to {frames:,} frames on each rank"
     if device.type == "cuda":
         peak, total = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
-        text += f": {peak / 2**30:.1f} of {total / 2**30:.1f} GiB"
+        text += f", {peak / 2**30:.1f} of {total / 2**30:.1f} GiB"
     return text

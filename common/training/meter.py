@@ -21,7 +21,7 @@ class Summary(NamedTuple):
     parts: dict[str, float]  # means of the loss's parts over the items
     items: float
     padding_share: float  # fraction of all computed positions
-    seconds: float
+    seconds: float  # on this rank
 
 
 class Meter:

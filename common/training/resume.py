@@ -29,7 +29,10 @@ def open_run_dir(config: TrainConfig, ranks: Ranks) -> Path:
 
 
 def resume_or_initialize(state: TrainingState, task: Task, config: TrainConfig, ranks: Ranks) -> str:
-    """Restore the newest checkpoint of the run directory, or else load init_from if it is set; return a note on it."""
+    """Restore the newest checkpoint of the run directory, or else load init_from if it is set.
+
+    Return a note on what was loaded.
+    """
     directory = Path(config.run_dir) / "checkpoints"
     path = from_main(files.newest(directory) if ranks.is_main else None)
     if path is not None:

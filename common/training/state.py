@@ -80,7 +80,7 @@ class TrainingState:
 
 
 def _check(checkpoint: Checkpoint, task: Task, config: TrainConfig) -> None:
-    """Raise a UserError if the checkpoint's model is not that of the task."""
+    """Raise a UserError if the checkpoint differs from the task in model, audio config, text config or `meanings`."""
     run_dir = f"run_dir={config.run_dir}"
     if checkpoint.model_name != task.spec.name:
         raise UserError(f"{run_dir} holds a {checkpoint.model_name}; choose another run_dir")

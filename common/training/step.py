@@ -71,7 +71,7 @@ def _parallel(model: nn.Module, ranks: Ranks) -> nn.Module:
     if ranks.world_size == 1:
         return model
     devices = [ranks.local_rank] if ranks.device.type == "cuda" else None
-    # Each rank has its own BatchNorm statistics, as in the reference, and validation uses the averages of rank 0. With
-    # tens of clips on each rank they cover thousands of positions. SyncBatchNorm would gain nothing, and it waits for
-    # all ranks in every layer, forward and backward.
+    # Each rank has its own BatchNorm statistics, as in the reference, and validation uses those of rank 0. With tens of
+    # clips on each rank, the statistics of a batch cover thousands of positions. SyncBatchNorm would gain nothing, and
+    # it waits for all ranks in every layer, forward and backward.
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)

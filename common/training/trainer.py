@@ -104,7 +104,8 @@ class Trainer:
                 self.validate()
             self.save()
         else:
-            self.tracker.message("nothing to do: raise trainer.epochs or max_steps, or choose another run_dir")
+            limits = "trainer.max_minutes" if self.stop_reason == TIME_IS_UP else "trainer.epochs or max_steps"
+            self.tracker.message(f"nothing to do: raise {limits}, or choose another run_dir")
         run_time = time.monotonic() - self.started
         self.tracker.scalars(progress.step, progress.epoch, {"run_time": run_time})
 
@@ -177,10 +178,12 @@ class Trainer:
     def _stop_early(self, first_step: int) -> None:
         """Do only what must be done before the machine is taken away."""
         step = self.state.progress.step
+        saved = ""
         if step > first_step:
             self.save()
+            saved = ", saved"
         name = signal.Signals(self.stop_reason).name
-        self.tracker.message(f"stopped by {name} at step {step}, saved; run the same command to continue")
+        self.tracker.message(f"stopped by {name} at step {step}{saved}; run the same command to continue")
         if self.ranks.is_main:
             write_marker(self.run_dir, self.stop_reason, step)
 

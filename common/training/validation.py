@@ -1,4 +1,4 @@
-"""Validation: the loss of the validation set, then pictures and sounds.
+"""Validation: the loss on the validation set, then the task's calibration, pictures and audio.
 
 It uses the averaged weights if the run keeps them.
 """
@@ -32,7 +32,7 @@ class Validation:
         self.ranks, self.heartbeat, self.device = ranks, heartbeat, ranks.device
 
     def run(self, meter: Meter, tracker: Tracker, interrupted: Callable[[], bool]) -> Summary | None:
-        """Means over the validation set, or None once `interrupted` returns True. All ranks call it equally often."""
+        """Means over the validation set, or None once `interrupted` returns True; all ranks call that equally often."""
         model = self.state.model
         broadcast_buffers(model)  # all ranks validate the model that rank 0 saves
         generator = torch.Generator(self.device).manual_seed(self.config.seed)

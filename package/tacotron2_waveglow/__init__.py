@@ -25,7 +25,7 @@ class _Loader(SourceFileLoader):
     """Compiles `from common.x import y` as `from tacotron2_waveglow.common.x import y`."""
 
     def get_code(self, fullname: str) -> CodeType:
-        """Compile without a cache file, which would be the same as that of the short name."""
+        """Compile without a .pyc file: the module under its short name would use the same one."""
         path = self.get_filename(fullname)
         tree = ast.parse(self.get_data(path), path)
         for node in ast.walk(tree):

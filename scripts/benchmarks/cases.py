@@ -90,7 +90,8 @@ def tacotron2_flops(config: Tacotron2Config, batch: int, characters: int, frames
 
 
 def waveglow_flops(model: WaveGlow, samples: int) -> float:
-    """Multiplications and additions of a pass in either direction, which uses each weight once per group of samples."""
+    """Multiplications and additions of a pass in either direction: it uses each weight of WN once per group of samples,
+    and each weight of the upsampling once per frame."""
     groups = samples / model.config.n_group
     flops = 2.0 * groups * sum(p.numel() for name, p in model.WN.named_parameters() if p.dim() == 3 and p.shape[1] > 1)
     return flops + 2.0 * samples / HOP * model.upsample.weight.numel()
@@ -100,8 +101,8 @@ def waveglow_flops(model: WaveGlow, samples: int) -> float:
 
 
 def build_tacotron2(case: dict[str, Any]) -> Any:
-    """Build our Tacotron 2 or another project's: modules with an `infer` method but without a common class. None of
-    them stops by itself, so that all runs have the same length."""
+    """Build our Tacotron 2 or another project's. They share the method `infer` but no class. None stops by itself, so
+    that all runs have the same length."""
     torch.manual_seed(0)
     if case["implementation"] in PEERS:
         return PEERS[case["implementation"]](case["frames"]).to(case["device"])
@@ -156,7 +157,7 @@ def measure_waveglow_training(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_free_running(case: dict[str, Any]) -> dict[str, Any]:
-    """Measure Tacotron 2 alone, for `frames` frames. The limit is to read the decoder's weights once per frame."""
+    """Measure Tacotron 2 alone, for `frames` frames. Its limit is reading the decoder's weights once per frame."""
     model, device = build_tacotron2(case).eval(), case["device"]
     text, lengths = random_text(case["batch"], case["characters"], device)
     precision = "fp32" if case["precision"] == INT8 else case["precision"]

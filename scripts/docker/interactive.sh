@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Start a shell in the image, with this repository mounted and all GPUs visible.
+# Start a shell or COMMAND in the image of scripts/docker/build.sh, with this repository mounted and all GPUs visible.
 #
 #   bash scripts/docker/interactive.sh [COMMAND ...]
 #   DATA=/data/LJSpeech-1.1 bash scripts/docker/interactive.sh    also mounts a corpus, at LJSpeech-1.1

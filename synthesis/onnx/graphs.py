@@ -4,7 +4,7 @@ encoder       text (B, L) int64, text_lengths (B) int64 -> memory (B, L, E), key
 decoder_step  frames (B, n_mels * r), the last r frames; prenet_masks (2, B, prenet_dim), 0 where the prenet drops
               and 1 / (1 - p) elsewhere; memory, keys, text_lengths; the state, see STATE
               -> next_frames, gate (B) logits, and the state for the next step, each named next_...
-postnet       mel (B, n_mels, T), mel_lengths (B) int64 -> mel_postnet (B, n_mels, T)
+postnet       mel (B, n_mels, T), the frames of all steps, mel_lengths (B) int64 -> mel_postnet (B, n_mels, T) log-mel
 waveglow      mel (B, n_mels, T), z (B, n_group, T * hop_length / n_group), already multiplied by sigma
               -> audio (B, T * hop_length)
 """
@@ -105,7 +105,7 @@ class DecoderStepGraph(nn.Module):
 
 
 class PostnetGraph(nn.Module):
-    """The postnet and the postfilter."""
+    """The postnet, the conversion of normalized mels to log-mels, and the postfilter."""
 
     def __init__(self, model: Tacotron2) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class WaveGlowGraph(nn.Module):
 
 
 def _fix(module: nn.Module, method: str) -> None:
-    """Replace a method of this instance that takes no arguments by its present value."""
+    """Replace a method without arguments, on this instance only, by the value that it returns now."""
     module.register_buffer(f"fixed_{method}", getattr(module, method)().detach())
     object.__setattr__(module, method, lambda: getattr(module, f"fixed_{method}"))
 

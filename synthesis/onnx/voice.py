@@ -29,7 +29,8 @@ class Voice:
                 for name in ("encoder", "decoder_step", "postnet", "waveglow")
             )
         except Exception as error:  # onnxruntime's errors have no common type
-            raise UserError(f"{directory}: not an export of scripts/export_onnx.py ({str(error)[:200]})") from error
+            reason = str(error)[:200]
+            raise UserError(f"{directory}: not an export ({reason}); run scripts/export_onnx.py first") from error
         self.sample_rate = self.config["audio"]["sample_rate"]
 
     def ids(self, text: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Cleaners convert written text to the input that models are trained on: lowercase ASCII, or ARPAbet in braces. Each is
+"""Cleaners convert written text to the input that models are trained on: lowercase text, or ARPAbet in braces. Each is
 a function `str -> str`."""
 
 import re
@@ -82,7 +82,7 @@ def expand_signs(text: str) -> str:
 
 
 def basic_cleaners(text: str) -> str:
-    """Convert to lowercase and single spaces. For languages whose symbol table has their own letters."""
+    """Convert to lowercase and single spaces. For languages whose letters are in the symbol table."""
     return collapse_whitespace(text.lower())
 
 

@@ -1,4 +1,4 @@
-"""Read clock times, decades, years and house numbers: two to four digits, read in pairs."""
+"""Read clock times, decades, years, house numbers, and other numbers of three or four digits."""
 
 import re
 
@@ -24,7 +24,10 @@ CLAUSE_START = (
 
 
 def read_time(match: Match) -> str:
-    """Read a clock time: "12:05" -> "twelve oh five"; "10:00" -> "ten o'clock", or "ten" before "a.m."."""
+    """Read a clock time: "12:05" -> "twelve oh five"; "10:00" -> "ten o'clock", or "ten" before "a.m.".
+
+    Numbers too large for a time are a ratio: "30:70" -> "thirty to seventy".
+    """
     hour, minute, second = match["hour"], match["minute"], match["second"]
     if int(hour) > 24 or int(minute) > 59:
         return f"{cardinal(hour)} to {cardinal(minute)}"
@@ -54,7 +57,7 @@ def counts_things(match: Match) -> bool:
 
 
 def read_four_digits(match: Match) -> str:
-    """Read 1000 to 2099 as years unless they count something, and higher numbers in pairs only before an era, an
+    """Read 1000 to 2099 as years unless they count something, and other numbers in pairs only before an era, an
     address or a name."""
     after = text_after(match)
     if re.match(f"{ADDRESS}|{ERA}|{NAME}", after):
@@ -74,7 +77,7 @@ def read_three_digits(match: Match) -> str:
     return cardinal(match[0])
 
 
-NOT_GROUPED = r"(?![0-9]|,[0-9]{3}(?![0-9]))"  # lookahead: the number does not continue, also not after a comma
+NOT_GROUPED = r"(?![0-9]|,[0-9]{3}(?![0-9]))"  # lookahead: no digit follows, and no comma with a group of three digits
 
 CLOCK_RULES = (
     rule(r"(?<=[0-9]) ?([ap])\.?m\b(?!\.)", lambda match: f" {match[1]}.m.", re.I),  # "10am"

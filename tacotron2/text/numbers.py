@@ -1,7 +1,7 @@
 """Replace numbers in English text by words, with an ordered list of rules.
 
-Each rule replaces the numbers that it recognizes, so later rules see only the remaining digits. The last rule reads
-every remaining integer as a cardinal.
+Each rule replaces the numbers that it recognizes, or the signs and units beside them; later rules see only what
+remains. The last rule reads every remaining integer as a cardinal.
 """
 
 import re
@@ -27,7 +27,7 @@ DENOMINATORS = frozenset((2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 32, 64, 100, 1
 
 
 def expand_numbers(text: str) -> str:
-    """Replace every number in `text` by words. `text` must be ASCII except for currency signs."""
+    """Replace every number in `text` by words. `text` must be ASCII except for currency and degree signs."""
     for pattern, read in RULES:
         text = pattern.sub(read, text)
     return text

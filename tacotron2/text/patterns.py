@@ -1,8 +1,9 @@
 """Parts that all number rules use: the type of a rule, patterns for amounts, and the words around a match.
 
 A rule is a pattern and a reader, which turns each match into words. The time is linear in the length of the text, for
-any text: every pattern starts with a lookbehind or a fixed prefix and uses possessive quantifiers (`++`), and readers
-look at no more than `CONTEXT` characters on each side of a match.
+any text: every unbounded quantifier is possessive (`++`), a lookbehind or a prefix keeps patterns that can fail from
+being tried at each digit of a long number, and readers look at no more than `CONTEXT` characters on each side of a
+match.
 """
 
 import re

@@ -1,4 +1,5 @@
-"""Read Roman numerals: ordinals after a name ("Charles II." -> "Charles the second"), cardinals after a heading."""
+"""Read Roman numerals: ordinals after a name ("Charles II." -> "Charles the second") and before "century", cardinals
+after a heading."""
 
 import re
 from itertools import pairwise
@@ -10,7 +11,8 @@ HEADINGS = re.compile(
     "|phase|plate|psalm|scene|schedule|section|series|stage|step|table|title|type|vatican|vol|volume|war",
     re.IGNORECASE,
 )
-# A single I, V or X is a numeral only after these names or a title; elsewhere it is the pronoun or an initial.
+# Except after a heading, a single I, V or X is a numeral only after one of these names, or a name with a title;
+# elsewhere it is the pronoun or an initial.
 RULERS = re.compile(
     "alexander|antiochus|artaxerxes|cambyses|catherine|charles|constantine|cyrus|darius|edward|elizabeth|ferdinand"
     "|francis|frederick|george|gregory|gustavus|henry|james|leo|leopold|louis|napoleon|nebuchadnezzar|nicholas|otto"

@@ -1,6 +1,6 @@
 """Convert digits to English words without context: each function is one way to read a number aloud.
 
-All functions take strings of ASCII digits, because nobody reads "007" or a number of 400 digits as an integer.
+Numbers are given as strings of ASCII digits, because nobody reads "007" or a number of 400 digits as an integer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ def cardinal(digits: str) -> str:
 
 
 def count(digits: str) -> str:
-    """As `cardinal`, but count four-digit multiples of 100 in hundreds: "1400" -> "fourteen hundred"."""
+    """As `cardinal`, but count four-digit multiples of 100 in hundreds: "1400" -> "fourteen hundred".
+
+    Multiples of 1000 remain cardinals: "2000" -> "two thousand".
+    """
     return in_pairs(digits) if len(digits) == 4 and digits.endswith("00") else cardinal(digits)
 
 

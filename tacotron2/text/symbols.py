@@ -27,7 +27,7 @@ def symbol_table(characters: str | None = None) -> tuple[str, ...]:
         characters = PUNCTUATION + LETTERS
     if twice := sorted({character for character in characters if (PAD + characters).count(character) > 1}):
         raise UserError(
-            f"data.characters={characters!r}: {' '.join(twice)} more than once; list each character once, and "
+            f"data.characters={characters!r}: repeated or reserved: {' '.join(twice)}; list each character once, and "
             f"leave out {PAD}, the padding"
         )
     return (PAD, *characters, *(ARPABET_PREFIX + name for name in ARPABET))

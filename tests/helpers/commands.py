@@ -37,9 +37,9 @@ def run_process(*command: object, expect: int | None = 0, **environment: str) ->
 
 
 def run_here(*command: object, expect: int | None = 0) -> Result:
-    """Run it like `run_process` in this process: 0.01 s instead of seconds, since everything is already imported.
+    """Like `run_process`, but in this process: 0.01 s instead of seconds, since everything is already imported.
 
-    Restore the process state that a command may change.
+    The process state that a command may change is restored afterwards.
     """
     script, *arguments = map(str, command)
     output, errors, status = io.StringIO(), io.StringIO(), 0
