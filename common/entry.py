@@ -72,6 +72,10 @@ def _run(command: Command, function: Job) -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command.config_name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
         fail(command.explain(str(error)))
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):  # Hydra's error for model=1
+            raise
+        fail(command.explain(str(error)))
     if mistakes:
         fail(mistakes[0])
 
@@ -113,11 +117,11 @@ class Command:
         group, _, name = key.partition(".")
         files = sorted((CONF / group).glob("*.yaml"))
         owners = [file.stem for file in files if name in _group_keys(group, file.stem)]
-        if owners:
+        if owners and group in self.known_keys():
             chosen = [a for a in self.arguments if a.split("=")[0] in ("model", group)]
             return (
-                f"config key '{key}' (value {value}) is not an option of {' '.join(chosen) or 'this choice'}; "
-                f"others, such as {group}={', '.join(owners)}, have it"
+                f"config key '{key}' (value {value}) is not an option of {' '.join(chosen) or f'this {group}'}; "
+                f"only these have it: {', '.join(f'{group}={owner}' for owner in owners)}"
             )
         return f"unknown config key '{key}' (value {value}){did_you_mean(key, self.known_keys())}"
 

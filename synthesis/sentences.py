@@ -9,7 +9,7 @@ BREAKS = (".!?", ";:", ",", " ")  # where a text is cut, the best places first
 
 
 def split_long(ids: list[int], symbols: Sequence[str], limit: int = MAX_SYMBOLS) -> list[list[int]]:
-    """Cut ids into pieces of at most `limit`, each after the last sentence that fits, or else a clause or word."""
+    """Cut ids into pieces of at most `limit`, each ending with the last sentence that fits, or else clause or word."""
     pieces = []
     while len(ids) > limit:
         head = [symbols[i] for i in ids[:limit]]

@@ -1,5 +1,6 @@
-"""One step of the decoder in plain PyTorch, forward and backward: the operations between two matrix products.
+"""The LSTM cell and the attention of one decoder step in plain PyTorch, forward and backward.
 
+The callers compute the products around them: the gates, the query, the prenet and the output layer.
 tacotron2/step_triton.py has the same functions for GPUs, with the same results; `ops_for` chooses between the two.
 
 Shapes: B batch, L characters, H cells, E memory, A attention, K taps of the location kernel.
@@ -158,8 +159,11 @@ class AttentionStep:
 
 
 def initial_carry(keys: Tensor, taps: int) -> tuple[Tensor, Tensor]:
-    """Return the initial carry of AttentionStepBackward, zeros. It holds the gradient of a step's weights through the
-    location features of the next step, and that of the new total through the location features of all later steps."""
+    """Return the initial carry of AttentionStepBackward: two tensors of zeros (B, L).
+
+    As the backward pass goes on, the first holds the gradient of a step's weights through the location features of the
+    next step, and the second that of the new total through the location features of all later steps.
+    """
     zeros = keys.new_zeros(2, *keys.shape[:2], dtype=at_least_float32(keys.dtype))
     return zeros[0], zeros[1]
 
@@ -186,7 +190,8 @@ class AttentionStepBackward(AttentionStep):
         d_energies = torch.ops.aten._softmax_backward_data(d_weight, step.weights, 1, step.weights.dtype)
         sigmoid = self._sigmoid(step.query, step.last, step.total)
         d_energies = d_energies.to(sigmoid.dtype)
-        self.sums.v.addmv_(self.features.t(), d_energies.flatten(), alpha=2)  # d_energies sum to 0 in each row
+        # tanh is 2 sigmoid - 1; the -1 adds nothing, because each row of d_energies sums to 0.
+        self.sums.v.addmv_(self.features.t(), d_energies.flatten(), alpha=2)
         d_features = _sigmoid_backward(d_energies.unsqueeze(2) * (2 * self.v), sigmoid, grad_input=sigmoid)  # (B, L, A)
         torch.sum(d_features, 1, out=d_query)
         self.sums.keys.add_(d_features)

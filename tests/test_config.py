@@ -190,3 +190,11 @@ def test_the_kubernetes_recipe_runs_a_valid_command() -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
     assert mounts.keys() == {volume["name"] for volume in pod["volumes"]}
     assert values["run_dir"].startswith(mounts["shared"] + "/")
+
+
+def test_a_number_as_the_choice_of_a_group_is_an_error() -> None:
+    fails_with(run_here("train.py", "model=1", "run_dir=x", expect=1), "config: ", "must be a string", "--cfg job")
+
+
+def test_a_key_of_a_group_that_the_command_does_not_have_is_unknown() -> None:
+    fails_with(run_here("inference.py", "data.root=x", expect=1), "unknown config key 'data.root' (value x)", "output")

@@ -70,7 +70,7 @@ def model_of(config: Tacotron2Config) -> Tacotron2:
 def outputs_and_gradients(
     model: Tacotron2, batch: tuple[Tensor, ...], fused: bool, frames_per_step: int = 1
 ) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
-    """Return the outputs and gradients of one training pass by name, dropout included."""
+    """Return the outputs, loss and gradients of one pass, by name. Each call draws the same dropout masks."""
     model.decoder.fused = fused
     model.zero_grad()
     torch.manual_seed(3)
