@@ -85,11 +85,11 @@ def main(values: dict[str, Any]) -> None:
     try:
         lock = run_lock(config.run_dir) if ranks.is_main else nullcontext()
         with lock, Heartbeat(ranks, minutes) as heartbeat:
-            stopped_by = build_trainer(task, config, ranks, heartbeat).fit()
+            status = build_trainer(task, config, ranks, heartbeat).fit()
     finally:
         stop_ranks()
-    if stopped_by:  # a status that tells a scheduler to restart the run
-        sys.exit(128 + stopped_by)
+    if status:  # it tells a scheduler to restart the run
+        sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -97,6 +97,7 @@ class TrainerConfig(Options):
     val_every_steps: Count = 500
     val_batches: Count | None = None  # validate on at most this many batches of each rank
     checkpoint_every_steps: Count = 500
+    checkpoint_every_minutes: Positive | None = 10.0  # also save when this long has passed since the last checkpoint
     keep_last: Count = 2  # checkpoints to keep beside the best one
     dry_run: bool = True  # run the largest batch first, so that a lack of memory shows at the start
     timeout_minutes: Positive = 10.0  # a rank or loader process without progress for this long is considered lost

@@ -110,6 +110,10 @@ class Command:
 
     def explain(self, message: str) -> str:
         """Rewrite Hydra's message. For an unknown key, Hydra suggests appending it, which would be refused later."""
+        if missing := re.search(r"Could not find '([^/']+)/([^']+)'", message):
+            group, choice = missing.groups()
+            choices = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+            return f"config: {group}={choice} is unknown{did_you_mean(choice, choices)}"
         if not (unknown := re.match(r"Could not override '([^']+)'", message)):
             return f"config: {message.strip()}\n{self.help}"
         key = unknown[1]

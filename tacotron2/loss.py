@@ -33,10 +33,10 @@ def guided_attention_loss(alignment: Tensor, text_lengths: Tensor, mel_lengths: 
 
 
 def mel_band_difference_loss(output: Tacotron2Output, mel: Tensor, mel_lengths: Tensor) -> Tensor:
-    """Return the MSE of differences between adjacent mel bands, before plus after the postnet, a scalar: the mean over
-    frames without padding.
+    """Return the MSE of differences between adjacent mel bands, a scalar: that before the postnet plus that after it.
 
-    It emphasizes the harmonics of the voice, which training with the MSE of the bands learns last.
+    Each is the mean over frames without padding. The loss emphasizes the harmonics of the voice, which a model trained
+    with the MSE of the bands alone learns last.
     mel (B, n_mels, T), mel_lengths (B)
     """
     mask, target = lengths_to_mask(mel_lengths, mel.shape[2]), mel.diff(dim=1)

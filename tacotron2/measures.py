@@ -14,13 +14,11 @@ from common.ops.padding import lengths_to_mask
 
 HALF_WIDTH = 0.1  # half-width of the diagonal, as a fraction of the text
 GATE_TOLERANCE = 5  # decoder steps
-REPEAT_FRAMES = (
-    8  # consecutive frames on earlier words that make a repeat, about 0.1 s; fewer are jitter between two words
-)
-READ_FRAMES = 1.0  # total frames of attention from which a symbol counts as read; a vowel has about ten
-FOCUS_SYMBOLS = (
-    3  # symbols on each side of the peak; a frame is focused if more than half of its attention is within them
-)
+# A jump back counts as a repeat if it stays on earlier words for this many frames, about 0.1 s; less is jitter.
+REPEAT_FRAMES = 8
+READ_FRAMES = 1.0  # a symbol counts as read if its attention sums to this many frames; a vowel has about ten
+# A frame is focused if more than half of its attention is within this many symbols on each side of the peak.
+FOCUS_SYMBOLS = 3
 
 
 def diagonality(alignment: Tensor, text_lengths: Tensor, mel_lengths: Tensor) -> Tensor:

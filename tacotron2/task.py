@@ -22,6 +22,11 @@ from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.spec import TACOTRON2
 from tacotron2.text import symbol_table, text_to_ids
 
+THEN = (
+    "listen with: python inference.py tacotron2={run_dir} vocoder=griffin_lim input=filelists/demo_phrases.txt "
+    "output={run_dir}/speech (or waveglow=CKPT instead of vocoder=griffin_lim); "
+    "look at: python scripts/report.py {run_dir}"
+)
 ALIGNED = 0.6  # diagonality of a model whose attention follows the text
 CALIBRATION_CLIPS, CALIBRATION_BATCH = 32, 16  # from the validation set: a few minutes of speech
 MAX_FRAMES_PER_SYMBOL = 12  # about twice what speech needs
@@ -156,5 +161,6 @@ def tacotron2_task(config: TrainConfig) -> Task:
         collate=collate,
         objective=Tacotron2Objective(task_options(Tacotron2Options, config), model_config),
         report=Tacotron2Report(config, symbols),
+        then=THEN,
         calibrate=calibrate,
     )

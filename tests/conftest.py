@@ -18,7 +18,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, which then runs on the CPU
 
-from tests.helpers.commands import run_process
+from tests.helpers.commands import run_here
 from tests.helpers.corpus import prepare, write_corpus
 from tests.helpers.runs import REFERENCE_WAVEGLOW, TINY_TACOTRON2, train_command
 
@@ -33,7 +33,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tacotron2_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of a tiny Tacotron 2 after 4 steps."""
     run_dir = tmp_path_factory.mktemp("runs") / "tacotron2"
-    run_process(*train_command(corpus, run_dir, TINY_TACOTRON2, "trainer.max_steps=4"))
+    run_here(*train_command(corpus, run_dir, TINY_TACOTRON2, "trainer.max_steps=4"))
     return run_dir
 
 
@@ -41,5 +41,5 @@ def tacotron2_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def waveglow_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of a tiny WaveGlow after 4 steps."""
     run_dir = tmp_path_factory.mktemp("runs") / "waveglow"
-    run_process(*train_command(corpus, run_dir, REFERENCE_WAVEGLOW, "trainer.max_steps=4"))
+    run_here(*train_command(corpus, run_dir, REFERENCE_WAVEGLOW, "trainer.max_steps=4"))
     return run_dir

@@ -163,7 +163,7 @@ def test_annealing_matches_the_reference() -> None:
         (["train.py", "-m", "Tacotron2", "-o", "DIR"], ["unknown option -m", "KEY=VALUE", "Coming from the reference"]),
         (["inference.py", "--tacotron2", "x.pt"], ["unknown option --tacotron2", "KEY=VALUE"]),
         (["scripts/export_onnx.py", "vocoder=x"], ["unknown config key 'vocoder'", "tacotron2, waveglow, output"]),
-        (["train.py", "model=tacotron3"], ["tacotron3", "tacotron2_small"]),
+        (["train.py", "model=tacotron2_smal"], ["model=tacotron2_smal is unknown", "did you mean 'tacotron2_small'"]),
         (["train.py", "model=tacotron2"], ["data.root=VALUE", "run_dir=VALUE"]),
         (["train.py", "model=tacotron2", "trainer.btach_size=3"], ["trainer.btach_size", "3", "trainer.batch_size"]),
         (["train.py", "model=tacotron2", "data=demo", "run_dir=/x", "+trainer.x=3"], ["'trainer.x' (value 3)"]),

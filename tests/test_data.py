@@ -251,7 +251,7 @@ def test_text_that_cleans_to_nothing_is_an_error(corpus: Path, tmp_path: Path) -
 
 
 def test_rows_may_name_mels(corpus: Path, tmp_path: Path) -> None:
-    """Filelists of the reference refer to .pt mels, those of NVIDIA/tacotron2 to .npy mels."""
+    """NVIDIA DeepLearningExamples has filelists of .pt mels; NVIDIA/tacotron2 can read .npy mels."""
     mel = torch.randn(80, 33)
     torch.save(mel, tmp_path / "a.pt")
     np.save(tmp_path / "b.npy", mel.numpy())

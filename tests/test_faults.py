@@ -17,6 +17,7 @@ import pytest
 from torch import nn
 
 from common.checkpoint import files as checkpoints
+from common.distributed.preemption import StopFlag
 from common.distributed.run_lock import run_lock
 from common.training.task import Loss
 from tests.helpers import REPOSITORY
@@ -36,6 +37,7 @@ from tests.helpers.runs import (
 ENDLESS = ("trainer.max_steps=100000", "trainer.epochs=100000")
 # TORCH_DISABLE_SHARE_RDZV_TCP_STORE: without it a restarted worker finds the agent's rendezvous store closed about
 # every other time.
+CATCHING = ("env", "--default-signal=INT,HUP")  # a shell's background jobs, and so these tests, may ignore them
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
@@ -129,8 +131,9 @@ def test_a_run_saves_and_stops_at_slurms_signal(corpus: Path, tmp_path: Path) ->
 
 @pytest.mark.fault(13)
 def test_a_signal_to_one_rank_stops_all_at_the_same_step(corpus: Path, tmp_path: Path) -> None:
-    """The same holds for a signal during validation, and for a second signal."""
-    command = train_command(corpus, tmp_path / "run", TINY_TACOTRON2, "trainer.val_every_steps=2", *ENDLESS)
+    """The same holds for a signal during validation, for a second signal, and for a checkpoint by the clock."""
+    options = ("trainer.val_every_steps=2", "trainer.checkpoint_every_minutes=0.001", *ENDLESS)
+    command = train_command(corpus, tmp_path / "run", TINY_TACOTRON2, *options)
     agent = start(*command, ranks=2)
     wait_for_step(tmp_path / "run", 4, agent)
     worker = workers_of(agent)[1]
@@ -141,6 +144,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(corpus: Path, tmp_path:
     newest = checkpoints.load(checkpoints.find(tmp_path / "run"))
     assert newest.progress.step == step >= 4
     assert len(newest.rng) == 2
+    assert len(list((tmp_path / "run/checkpoints").glob("step_*.pt"))) == 2  # checkpoint_every_steps is 500
     assert "stopped by SIGTERM" in output
     assert "Traceback" not in output.split("stopped by SIGTERM")[0]
 
@@ -179,7 +183,7 @@ def test_a_signal_in_validation_cuts_it_short(corpus: Path, tmp_path: Path) -> N
 
     with_objective(trainer, Signalling())
     trainer.data.num_val_batches = 5  # more rounds than batches, so that the signal is seen before validation ends
-    assert trainer.fit() == signal.SIGTERM
+    assert trainer.fit() == 128 + signal.SIGTERM
     assert len(calls) == 1
     assert not any("val_loss" in row for row in read_log(tmp_path / "run"))
     assert checkpoints.load(checkpoints.find(tmp_path / "run")).progress.step == 1
@@ -231,19 +235,57 @@ runpy.run_path("train.py", run_name="__main__")
 
 
 @pytest.mark.fault(13)
-def test_a_signal_to_the_whole_process_group_saves(corpus: Path, tmp_path: Path) -> None:
-    """torchrun signals the loader processes as well: they must keep running until the trainer has saved."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_process_group_saves(corpus: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """torchrun and Ctrl-C signal the loader processes as well: they must keep running until the trainer has saved."""
     command = train_command(corpus, tmp_path, TINY_WAVEGLOW, *ENDLESS, "data.num_workers=2")
     process = subprocess.Popen(
-        [sys.executable, *command], cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE,
+        [*CATCHING, sys.executable, *command], cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     wait_for_step(tmp_path, 3, process)
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, number)
     output = end(process)
-    assert process.returncode == 128 + signal.SIGTERM, output
+    assert process.returncode == 128 + number, output
+    assert "Traceback" not in output
     step = json.loads((tmp_path / "stopped.json").read_text())["step"]
     assert checkpoints.load(checkpoints.find(tmp_path)).progress.step == step
+
+
+@pytest.mark.fault(13)
+@pytest.mark.skipif(shutil.which("setsid") is None, reason="needs setsid of util-linux")
+def test_a_closed_terminal_saves(corpus: Path, tmp_path: Path) -> None:
+    """Closing it sends SIGHUP, and every print fails from then on."""
+    master, slave = os.openpty()
+    command = ["setsid", "--ctty", *CATCHING, sys.executable, *train_command(corpus, tmp_path, TINY_WAVEGLOW, *ENDLESS)]
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=ENVIRONMENT, stdin=slave, stdout=slave, stderr=slave, text=True
+    )
+    os.close(slave)
+    wait_for_step(tmp_path, 3, process)
+    os.close(master)
+    process.wait(timeout=90)
+    assert process.returncode == 128 + signal.SIGHUP
+    marker = json.loads((tmp_path / "stopped.json").read_text())
+    assert marker["signal"] == "SIGHUP"
+    assert checkpoints.load(checkpoints.find(tmp_path)).progress.step == marker["step"]
+
+
+@pytest.mark.fault(13)
+def test_a_second_ctrl_c_ends_at_once_and_nohup_is_respected() -> None:
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with StopFlag() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.agreed() == 0
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.agreed() == 128 + signal.SIGINT
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGHUP, hangup)
+        signal.signal(signal.SIGINT, interrupt)
 
 
 @pytest.mark.fault(18)

@@ -35,7 +35,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state.model_config["prenet_dropout"] = 0.0
     checkpoints.save(directory / "tacotron2.pt", state)
     torch.manual_seed(0)
-    waveglow = WaveGlow(WaveGlowConfig(n_flows=6, n_early_every=2, n_layers=2, n_channels=8))
+    waveglow = WaveGlow(WaveGlowConfig(n_flows=4, n_early_every=2, n_layers=2, n_channels=8))
     randomize_couplings(waveglow)
     torch.save(waveglow.state_dict(), directory / "waveglow.pt")
     result = run_here(

@@ -362,6 +362,20 @@ def test_two_ranks_equal_one_and_resume_as_one(corpus: Path, tmp_path: Path) -> 
         assert progress.epoch == 1
 
 
+def test_checkpoints_by_the_clock(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Short runs save too, and the end of a run says how to listen to it."""
+    options = ("trainer.max_steps=3", "trainer.checkpoint_every_steps=1000", "trainer.keep_last=9")
+    make_trainer(corpus, tmp_path / "a", "waveglow", *options, "trainer.checkpoint_every_minutes=1e-6").fit()
+    make_trainer(corpus, tmp_path / "b", "waveglow", *options, "trainer.checkpoint_every_minutes=null").fit()
+    steps = [checkpoints.all_steps(tmp_path / name / "checkpoints") for name in "ab"]
+    assert [[path.name[-6:] for path in paths] for paths in steps] == [["001.pt", "002.pt", "003.pt"], ["003.pt"]]
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert (
+        f"finished at step 3; listen with: python inference.py tacotron2=CKPT waveglow={tmp_path}"
+        in capsys.readouterr().out
+    )
+
+
 # ---- bad input, before any step ----
 
 

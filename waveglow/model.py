@@ -27,7 +27,7 @@ from waveglow.mdct import inverse_mdct, mdct
 
 @dataclass(frozen=True)
 class WaveGlowConfig(Options):
-    """The defaults are the paper's model with 512 channels."""
+    """The defaults are the reference's model with 512 channels."""
 
     section: ClassVar[str] = "model"
 

@@ -21,6 +21,10 @@ from waveglow.model import WaveGlow, WaveGlowConfig
 from waveglow.spec import WAVEGLOW
 
 REPORT_SECONDS = 3.0
+THEN = (
+    "listen with: python inference.py tacotron2=CKPT waveglow={run_dir} input=filelists/demo_phrases.txt "
+    "output={run_dir}/speech; look at: python scripts/report.py {run_dir}"
+)
 
 
 @dataclass
@@ -105,5 +109,6 @@ def waveglow_task(config: TrainConfig) -> Task:
         collate=collate,
         objective=WaveGlowObjective(options, model_config),
         report=report,
+        then=THEN,
         memory_option=" or task.checkpoint_activations=true",
     )

@@ -46,7 +46,7 @@ class Heartbeat:
             # A separate connection: the process group's may be blocked when this one is needed.
             timeout = timedelta(seconds=10)
             self.store = dist.TCPStore(host, port, wait_for_workers=False, timeout=timeout)  # type: ignore[attr-defined] # public, but not listed as an export
-            self.prefix = from_main(uuid.uuid4().hex)  # torchrun's store survives restarts
+            self.prefix = from_main(uuid.uuid4().hex)  # a store that torchrun hosts keeps its keys after restarts
             self._beat()
             self.thread = threading.Thread(target=self._watch, daemon=True)
             self.thread.start()
@@ -61,7 +61,8 @@ class Heartbeat:
                 lines = str(error).strip().splitlines()
                 excerpt = " ... ".join(dict.fromkeys((lines[0][:200], lines[-1][:200])))
                 raise UserError(
-                    f"the run has lost a process: {self.missing()}; the first error above says why. "
+                    f"the run has lost a process: {self.missing()}. Unless it was killed, the first error above or in "
+                    "the log of its machine says why. "
                     f"The error of this rank: {excerpt}"
                 ) from error
         finally:
@@ -75,7 +76,7 @@ class Heartbeat:
             time.sleep(LOOK_SECONDS)
             after = self._others()
         except (RuntimeError, dist.DistError):
-            return "rank 0, which all others depend on, has ended or cannot be reached"
+            return "their store cannot be reached: rank 0 or its torchrun has ended, or the network is down"
         lost = [f"rank {rank} on {after[rank][1]} ({after[rank][2]})" for rank in after if after[rank] == before[rank]]
         if lost:
             return f"no heartbeat from {', '.join(lost)}"
@@ -101,7 +102,7 @@ class Heartbeat:
             try:
                 self._beat()
             except (RuntimeError, dist.DistError):
-                return  # the store ended with rank 0: the main thread gets its own error
+                return  # the store is gone, and the main thread gets its own error
             if time.monotonic() - self.since > 60 * self.timeout_minutes:
                 print(
                     f"error: rank {self.ranks.rank} has been at {self.activity} for {self.timeout_minutes:g} minutes "

@@ -1,4 +1,4 @@
-"""Stopping early, by a signal or because the time is up. All ranks stop at the same step."""
+"""Stopping early, by a signal or because the time is up, and saving by the clock: all ranks at the same step."""
 
 from __future__ import annotations
 
@@ -13,21 +13,26 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# Kubernetes and torchrun send SIGTERM; Slurm sends the signal that --signal in the job script names.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-TIME_IS_UP = 1  # a reason that is not a signal: its number is SIGHUP's, which is not among SIGNALS
+# Kubernetes and torchrun send SIGTERM; Slurm sends the signal that --signal in the job script names; Ctrl-C sends
+# SIGINT, and a terminal that is closed SIGHUP.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+TIME_IS_UP = 1  # a reason to stop
+SIGNALED = 128  # plus the number of a signal: a reason to stop, and the exit status that shells use for it
 MARKER = "stopped.json"
 
 
 class StopFlag:
-    """Whether and why to stop: 0 (do not stop), TIME_IS_UP, or the number of a signal. `agreed` is equal on all ranks.
+    """Whether and why to stop: 0 (do not stop), TIME_IS_UP, or SIGNALED + the number of a signal.
 
-    As a context manager it catches SIGNALS. They only set the flag, so that no step or save is interrupted, not even by
-    a second signal.
+    As a context manager it catches SIGNALS, except those that the parent process set to be ignored (nohup). They only
+    set the flag, so that no step or save is interrupted, not even by a second signal. Only a second Ctrl-C ends the
+    process at once.
     """
 
     def __init__(self) -> None:
-        self.reason = 0  # of this rank
+        self.reason = 0  # of this rank; the result of `agreed` is equal on all ranks
+        self.save_wanted = False  # by this rank
+        self.save_agreed = False  # by all ranks: save after this step
         self._before: dict[int, Any] = {}
         self._group: dist.ProcessGroup | None = None
         self._pending: tuple[dist.Work, torch.Tensor] | None = None
@@ -36,7 +41,8 @@ class StopFlag:
         if dist.is_initialized():
             self._group = dist.new_group(backend="gloo")  # on the CPU, so that no GPU waits for it
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._catch) for number in SIGNALS}
+            caught = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._catch) for number in caught}
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -47,7 +53,9 @@ class StopFlag:
             signal.signal(number, handler)
 
     def _catch(self, number: int, _: FrameType | None) -> None:
-        self.reason = number
+        if number == signal.SIGINT and self.reason == SIGNALED + number:
+            raise KeyboardInterrupt
+        self.reason = SIGNALED + number
 
     def set(self, reason: int) -> None:
         """Request a stop, unless there already is a reason for one."""
@@ -56,23 +64,25 @@ class StopFlag:
     def agreed(self) -> int:
         """The largest reason over all ranks; all ranks must call it the same number of times.
 
-        With several ranks it returns the result of the previous call, so that no rank has to wait for the others.
+        It also sets `save_agreed` if any rank wanted to save. With several ranks it returns the result of the previous
+        call, so that no rank has to wait for the others.
         """
-        if self._group is None:
-            return self.reason
-        answer = 0
-        if self._pending is not None:
-            work, tensor = self._pending
-            work.wait()
-            answer = int(tensor)
-        tensor = torch.tensor(self.reason)
-        work = dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group, async_op=True)
-        assert work is not None
-        self._pending = (work, tensor)
-        return answer
+        answers = [self.reason, int(self.save_wanted)]
+        if self._group is not None:
+            tensor = torch.tensor(answers)
+            answers = [0, 0]
+            if self._pending is not None:
+                self._pending[0].wait()
+                answers = self._pending[1].tolist()
+            work = dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group, async_op=True)
+            assert work is not None
+            self._pending = (work, tensor)
+        self.save_wanted = False
+        self.save_agreed = self.save_agreed or bool(answers[1])
+        return answers[0]
 
 
 def write_marker(run_dir: Path, reason: int, step: int) -> None:
     """Record in the run directory that a signal ended the run early."""
-    content = {"signal": signal.Signals(reason).name, "step": step, "time": round(time.time(), 3)}
+    content = {"signal": signal.Signals(reason - SIGNALED).name, "step": step, "time": round(time.time(), 3)}
     (run_dir / MARKER).write_text(json.dumps(content) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,10 +50,13 @@ class Tracker:
 
     def message(self, text: str) -> None:
         if self.active:
-            if self.bar:
-                self.bar.write(text)
-            else:
-                print(text, flush=True)
+            try:
+                if self.bar:
+                    self.bar.write(text)
+                else:
+                    print(text, flush=True)
+            except OSError:  # the terminal or the pipe was closed; the run continues without it
+                sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
     def warning(self, text: str, step: int) -> None:
         self.message(f"warning: {text}")
@@ -73,7 +77,7 @@ class Tracker:
         if line and self.bar:
             self.bar.set_postfix_str(line)
         elif line:
-            print(f"step {step:>7,} epoch {epoch:>4} {line}", flush=True)
+            self.message(f"step {step:>7,} epoch {epoch:>4} {line}")
 
     def figure(self, name: str, figure: Figure, step: int) -> None:
         if self.active:

@@ -38,7 +38,8 @@ def resume_or_initialize(state: TrainingState, task: Task, config: TrainConfig, 
     if path is not None:
         state.restore(path, task, config, ranks)
         note = f"resumed from {path} at step {state.progress.step}"
-        return f"{note}\ninit_from={config.init_from} was for the first start only" if config.init_from else note
+        ignored = f"\ninit_from={config.init_from} is ignored: it applies only to a run_dir without checkpoints"
+        return note + ignored if config.init_from else note
     if config.init_from is None:
         return ""
     target = Target(state.model, task.spec, task.model_config, config.audio, task.text)

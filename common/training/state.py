@@ -1,4 +1,7 @@
-"""Everything that changes during a run, so that a checkpoint of it lets the run continue as if it had never stopped."""
+"""The state of a run: everything that changes during training.
+
+A run that resumes from a checkpoint of this state continues as if it had never stopped.
+"""
 
 from __future__ import annotations
 
@@ -80,14 +83,14 @@ class TrainingState:
 
 
 def _check(checkpoint: Checkpoint, task: Task, config: TrainConfig) -> None:
-    """Raise a UserError if the checkpoint differs from the task in model, audio config, text config or `meanings`."""
+    """Raise a UserError if the checkpoint's model, audio, text or a setting in ModelSpec.meanings is not the task's."""
     run_dir = f"run_dir={config.run_dir}"
     if checkpoint.model_name != task.spec.name:
         raise UserError(f"{run_dir} holds a {checkpoint.model_name}; choose another run_dir")
     if differences := audio_differences(config.audio, checkpoint.audio):
         raise UserError(f"{run_dir}: {'; '.join(differences)}; choose another run_dir")
     if checkpoint.text != task.text:
-        raise UserError(f"{run_dir}: trained with other symbols or cleaners than those of data; choose another run_dir")
+        raise UserError(f"{run_dir}: trained with other symbols or cleaners (data.*); choose another run_dir")
     ours = dataclasses.asdict(task.model_config)
     theirs = ours | checkpoint.with_present_names(task.spec).model_config
     if other := [f"model.{key}={theirs[key]}" for key in task.spec.meanings if theirs[key] != ours[key]]:

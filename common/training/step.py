@@ -45,7 +45,7 @@ class OptimizerStep:
         limit = self.options.grad_clip_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
         finite = torch.isfinite(norm)
-        if not scaler.is_enabled():  # an enabled scaler tells the optimizer itself, and lowers its scale
+        if not scaler.is_enabled():  # an enabled scaler sets found_inf itself, and lowers its scale
             optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined] # read by fused Adam
         scaler.step(optimizer)
         scaler.update()
@@ -58,7 +58,7 @@ class OptimizerStep:
             meter.add_step(norm, finite)
 
     def _no_sync(self) -> AbstractContextManager[None]:
-        """Keep the gradients of all but the last accumulated batch on their rank."""
+        """A context in which a backward pass adds to this rank's gradients and does not average them over ranks."""
         return self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else nullcontext()
 
 
@@ -71,7 +71,8 @@ def _parallel(model: nn.Module, ranks: Ranks) -> nn.Module:
     if ranks.world_size == 1:
         return model
     devices = [ranks.local_rank] if ranks.device.type == "cuda" else None
-    # Each rank has its own BatchNorm statistics, as in the reference, and validation uses those of rank 0. With tens of
-    # clips on each rank, the statistics of a batch cover thousands of positions. SyncBatchNorm would gain nothing, and
-    # it waits for all ranks in every layer, forward and backward.
+    # Each rank normalizes with the BatchNorm statistics of its own batch, as in the reference; the running averages,
+    # which validation uses, are those of rank 0. With tens of clips on each rank, the statistics of a batch cover
+    # thousands of positions. SyncBatchNorm would gain nothing, and it waits for all ranks in every layer, forward and
+    # backward.
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)

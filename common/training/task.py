@@ -56,6 +56,7 @@ class Task:
     objective: Objective
     # Writes the pictures and sounds of a validation; `model` is in eval mode, `data` is the validation set.
     report: Callable[[nn.Module, Any, Tracker, int, Generator], None]
+    then: str  # what to do after training; {run_dir} stands for the run directory
     # Called before the report: measures what synthesis corrects, and stores it in the model.
     calibrate: Callable[[nn.Module, Any, Generator], None] | None = None
     memory_option: str = ""  # what else to try when memory runs out: " or KEY=VALUE"

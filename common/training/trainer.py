@@ -16,7 +16,7 @@ from common.config import TrainConfig
 from common.data.dataset import RunData
 from common.data.loading import grouped, loader_errors
 from common.distributed.heartbeat import Heartbeat
-from common.distributed.preemption import MARKER, SIGNALS, TIME_IS_UP, StopFlag, write_marker
+from common.distributed.preemption import MARKER, SIGNALED, TIME_IS_UP, StopFlag, write_marker
 from common.distributed.ranks import Ranks, barrier, gather
 from common.errors import UserError
 from common.tracking.tracker import Tracker
@@ -55,7 +55,7 @@ class Trainer:
         self.ranks, self.heartbeat, self.device = ranks, heartbeat, ranks.device
         self.run_dir = Path(config.run_dir)
         self.validation = Validation(task, config, data, state, ranks, heartbeat)
-        self.started = time.monotonic()
+        self.started = self.saved = time.monotonic()
         self.stop = StopFlag()
         self.stop_reason = 0  # what the ranks agreed on
         self.best_step: int | None = None  # the step that this process saved as the best
@@ -70,10 +70,10 @@ class Trainer:
     def fit(self) -> int:
         """Train until the epochs, steps or minutes of the config are used up, then validate and save.
 
-        SIGTERM and SIGUSR1 end it earlier, with a checkpoint. Returns the number of that signal, or 0.
+        A signal (preemption.SIGNALS) ends it earlier, with a checkpoint. Returns the exit status for that signal, or 0.
         """
         first_step = self.state.progress.step
-        self.tracker.message(self._headline())
+        self.tracker.message(_headline(self))
         self.tracker.record(step=first_step, config=dataclasses.asdict(self.config))
         if self.ranks.is_main:
             (self.run_dir / MARKER).unlink(missing_ok=True)
@@ -83,7 +83,7 @@ class Trainer:
         finally:
             self.data.close()
             self.tracker.close()
-        return self.stop_reason if self.stop_reason in SIGNALS else 0
+        return self.stop_reason if self.stop_reason > SIGNALED else 0
 
     def _run(self, first_step: int) -> None:
         progress, options = self.state.progress, self.options
@@ -97,12 +97,13 @@ class Trainer:
                 self._train_epoch()
         if self.meter.steps:
             self._log()
-        if self.stop_reason in SIGNALS:
+        if self.stop_reason > SIGNALED:
             return self._stop_early(first_step)
         if progress.step > first_step:
             if progress.step % options.val_every_steps:
                 self.validate()
             self.save()
+            self.tracker.message(f"finished at step {progress.step}; {self.task.then.format(run_dir=self.run_dir)}")
         else:
             limits = "trainer.max_minutes" if self.stop_reason == TIME_IS_UP else "trainer.epochs or max_steps"
             self.tracker.message(f"nothing to do: raise {limits}, or choose another run_dir")
@@ -150,7 +151,7 @@ class Trainer:
             self.validate(self.meter, epoch_meter)
         if self._is_over():
             return True
-        if step % options.checkpoint_every_steps == 0:
+        if step % options.checkpoint_every_steps == 0 or self.stop.save_agreed:
             self.save()
         return False
 
@@ -164,16 +165,21 @@ class Trainer:
     def _is_over(self) -> bool:
         if self._is_done():
             return True
-        # Clocks differ, but all ranks must stop at the same step: the clock of rank 0 decides.
-        minutes = (time.monotonic() - self.started) / 60
-        if self.options.max_minutes is not None and self.ranks.is_main and minutes > self.options.max_minutes:
-            self.stop.set(TIME_IS_UP)
+        if self.ranks.is_main:  # clocks differ, but all ranks must stop and save at the same step
+            self._check_clock()
         return self._signaled() or self.stop_reason == TIME_IS_UP
+
+    def _check_clock(self) -> None:
+        options, now = self.options, time.monotonic()
+        if options.max_minutes is not None and now - self.started > 60 * options.max_minutes:
+            self.stop.set(TIME_IS_UP)
+        if options.checkpoint_every_minutes is not None and now - self.saved > 60 * options.checkpoint_every_minutes:
+            self.stop.save_wanted, self.saved = True, now
 
     def _signaled(self) -> bool:
         """True if a signal asks the run to end; all ranks must call it the same number of times."""
         self.stop_reason = max(self.stop_reason, self.stop.agreed())
-        return self.stop_reason in SIGNALS
+        return self.stop_reason > SIGNALED
 
     def _stop_early(self, first_step: int) -> None:
         """Do only what must be done before the machine is taken away."""
@@ -182,7 +188,7 @@ class Trainer:
         if step > first_step:
             self.save()
             saved = ", saved"
-        name = signal.Signals(self.stop_reason).name
+        name = signal.Signals(self.stop_reason - SIGNALED).name
         self.tracker.message(f"stopped by {name} at step {step}{saved}; run the same command to continue")
         if self.ranks.is_main:
             write_marker(self.run_dir, self.stop_reason, step)
@@ -199,14 +205,6 @@ class Trainer:
             raise UserError(diagnose_bad_steps(progress, clips, self.run_dir / "checkpoints"))
 
     # ---- log, validation, checkpoints ----
-
-    def _headline(self) -> str:
-        parameters = sum(p.numel() for p in self.state.model.parameters())
-        return (
-            f"{self.task.spec.name}: {parameters:,} parameters, {len(self.data.train):,} training clips, "
-            f"{len(self.data.val):,} validation clips, {self.ranks.world_size} x {self.device}, "
-            f"{self.options.precision}, in {self.run_dir}"
-        )
 
     def _total_steps(self) -> int | None:
         batches = len(self.data.plan.batches(0, self.data.batch_size, []))  # about the same in every epoch
@@ -264,6 +262,7 @@ class Trainer:
             files.link(directory / files.BEST, directory / name)
         if self.ranks.is_main:
             files.prune(directory, self.options.keep_last)
+        self.saved, self.stop.save_agreed = time.monotonic(), False
 
     def _write(self, name: str) -> None:
         self.heartbeat.at("saving")
@@ -284,3 +283,12 @@ class Trainer:
         if self.ranks.is_main:
             self.tracker.message(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=20))
             profile.export_chrome_trace(str(self.run_dir / "profile.json"))
+
+
+def _headline(trainer: Trainer) -> str:
+    parameters = sum(p.numel() for p in trainer.state.model.parameters())
+    return (
+        f"{trainer.task.spec.name}: {parameters:,} parameters, {len(trainer.data.train):,} training clips, "
+        f"{len(trainer.data.val):,} validation clips, {trainer.ranks.world_size} x {trainer.device}, "
+        f"{trainer.options.precision}, in {trainer.run_dir}"
+    )

@@ -50,8 +50,10 @@ def seconds_of(function: Callable[[], object], runs: int, device: str, warm_up: 
 
 
 def measure_peaks(case: dict[str, Any]) -> dict[str, Any]:
-    """Measure the GEMM peak of each precision, on CPUs with the faster of BLAS and oneDNN, and the bandwidth of reading
-    512 MiB."""
+    """Measure the GEMM peak of each precision and the bandwidth of reading 512 MiB.
+
+    On CPUs the peak is the better of those of BLAS and oneDNN.
+    """
     device = case["device"]
     size, calls = (2048, 1) if device == "cpu" else (8192, 20)  # enough to fill a GPU and hide launch overhead
 
@@ -101,8 +103,7 @@ def waveglow_flops(model: WaveGlow, samples: int) -> float:
 
 
 def build_tacotron2(case: dict[str, Any]) -> Any:
-    """Build our Tacotron 2 or another project's. They share the method `infer` but no class. None stops by itself, so
-    that all runs have the same length."""
+    """Build our Tacotron 2 or another project's. Their gates never open, so that all runs have the same length."""
     torch.manual_seed(0)
     if case["implementation"] in PEERS:
         return PEERS[case["implementation"]](case["frames"]).to(case["device"])
@@ -189,8 +190,8 @@ def measure_synthesis(case: dict[str, Any]) -> dict[str, Any]:
     """Measure text to audio, with a Tacotron 2 that outputs 6 frames per character and does not stop by itself.
 
     Implementations: "ours"; "plain", with the step-by-step decoder and WaveGlow's convolutions as in training, where
-    each call applies weight norm; "compiled", which is plain with torch.compile; "offloaded", which is ours with the
-    weights of one model on disk while the other computes.
+    each call applies weight norm; "compiled", which is plain with torch.compile for the convolutional parts;
+    "offloaded", which is ours with the weights of one model on disk while the other computes.
     """
     torch.manual_seed(0)
     device, implementation = case["device"], case["implementation"]
@@ -251,7 +252,7 @@ def measure_mels(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def measured(function: Callable[[], object], case: dict[str, Any]) -> dict[str, Any]:
-    """Run `function`, and return the seconds of each run, the peak memory during the runs and its growth, in MB."""
+    """Run `function`, and return the seconds of each run and the peak memory in MB, in total and above that before."""
     device = case["device"]
     if device == "cuda":
         before = torch.cuda.memory_allocated()

@@ -23,7 +23,8 @@ def read_money(match: Match) -> str:
     one, many, one_part, many_parts = CURRENCIES[match["sign"]]
     whole, _, parts = match["amount"].partition(".")
     whole = whole.replace(",", "") or "0"
-    # "a $10 bill", "a £2 million loan": the amount is an adjective, and the unit stays singular
+    # Before a word of four letters or more ("a $10 bill", "a £2 million loan", but not "a $10 and"), the amount is an
+    # adjective, and the unit stays singular.
     adjective = word_before(match) in ("a", "an") and re.match(r"[ -][a-z]{4}", text_after(match)) is not None
     scale = match["scale"] or SCALES.get((match["letter"] or "").lower(), "")
     if scale or len(parts) not in (0, 2):
