@@ -29,7 +29,7 @@ class System:
 
     name: str
     utterances: list[Utterance]
-    copies: bool = False  # of the recordings, aligned with them in time
+    copies: bool = False  # its utterances are copies of the recordings, aligned with them in time
     made: bool = False  # synthesized here: its wavs are written
 
 
@@ -55,7 +55,7 @@ class Measure:
     """A row of the table."""
 
     title: str
-    keys: tuple[str, ...]  # of Utterance.found, the arguments of `statistic`
+    keys: tuple[str, ...]  # keys of Utterance.found, whose values are the arguments of `statistic`
     statistic: Callable[..., np.ndarray] = _mean
     digits: int = 2
 

@@ -126,6 +126,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(chunked_gradients[name], gradient, atol=1e-10, rtol=1e-10, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("by_kernels")
 def test_training_by_kernels() -> None:
     """Outputs and gradients of the whole model equal those of the step-by-step decoder, dropout included."""

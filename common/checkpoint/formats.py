@@ -91,7 +91,10 @@ def _from_reference(raw: Any, path: Path, specs: Sequence[ModelSpec]) -> Checkpo
 
 
 def _weights(raw: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the state_dict without wrapper prefixes, and settings: constructor arguments or attributes of a module."""
+    """Return two dicts: the weights, by their names without wrapper prefixes, and the settings.
+
+    Settings are the model's constructor arguments, or the attributes of a pickled module.
+    """
     settings: Any = {}
     for key in ("state_dict", "model"):
         if isinstance(raw, dict) and isinstance(raw.get(key), dict):

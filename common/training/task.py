@@ -38,7 +38,7 @@ class Objective(Protocol):
         ...
 
     def advice(self, step: int, parts: Mapping[str, float]) -> str:
-        """What goes wrong at `step`, judged by the means of the parts, and what to try; empty if all is well."""
+        """What goes wrong at `step`, and what to try; empty if all is well. `parts` holds averages of Loss.parts."""
         ...
 
 
@@ -57,9 +57,10 @@ class Task:
     # Writes the pictures and sounds of a validation; `model` is in eval mode, `data` is the validation set.
     report: Callable[[nn.Module, Any, Tracker, int, Generator], None]
     then: str  # what to do after training; {run_dir} stands for the run directory
-    # Called before the report: measures what synthesis corrects, and stores it in the model.
+    # Called before the report: measures a systematic error of the model's output, and stores in the model what
+    # synthesis needs to correct it.
     calibrate: Callable[[nn.Module, Any, Generator], None] | None = None
-    memory_option: str = ""  # what else to try when memory runs out: " or KEY=VALUE"
+    memory_option: str = ""  # ends the message when memory runs out, for example " or KEY=VALUE"
 
 
 def task_options(cls: type[T], config: TrainConfig) -> T:

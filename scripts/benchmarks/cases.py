@@ -52,7 +52,7 @@ def seconds_of(function: Callable[[], object], runs: int, device: str, warm_up: 
 def measure_peaks(case: dict[str, Any]) -> dict[str, Any]:
     """Measure the GEMM peak of each precision and the bandwidth of reading 512 MiB.
 
-    On CPUs the peak is the better of those of BLAS and oneDNN.
+    On CPUs, BLAS and oneDNN are both measured, and the faster one gives the peak.
     """
     device = case["device"]
     size, calls = (2048, 1) if device == "cpu" else (8192, 20)  # enough to fill a GPU and hide launch overhead
@@ -103,7 +103,7 @@ def waveglow_flops(model: WaveGlow, samples: int) -> float:
 
 
 def build_tacotron2(case: dict[str, Any]) -> Any:
-    """Build our Tacotron 2 or another project's. Their gates never open, so that all runs have the same length."""
+    """Build our Tacotron 2 or another project's. Its gate never stops the decoder: all runs have the same length."""
     torch.manual_seed(0)
     if case["implementation"] in PEERS:
         return PEERS[case["implementation"]](case["frames"]).to(case["device"])
@@ -158,7 +158,10 @@ def measure_waveglow_training(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_free_running(case: dict[str, Any]) -> dict[str, Any]:
-    """Measure Tacotron 2 alone, for `frames` frames. Its limit is reading the decoder's weights once per frame."""
+    """Measure Tacotron 2 alone, for `frames` frames.
+
+    Memory bandwidth bounds its speed: each frame reads all weights of the decoder once.
+    """
     model, device = build_tacotron2(case).eval(), case["device"]
     text, lengths = random_text(case["batch"], case["characters"], device)
     precision = "fp32" if case["precision"] == INT8 else case["precision"]
@@ -252,7 +255,7 @@ def measure_mels(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def measured(function: Callable[[], object], case: dict[str, Any]) -> dict[str, Any]:
-    """Run `function`, and return the seconds of each run and the peak memory in MB, in total and above that before."""
+    """Run `function`, and return the seconds of each run and the peak memory in MB, in total and as growth."""
     device = case["device"]
     if device == "cuda":
         before = torch.cuda.memory_allocated()

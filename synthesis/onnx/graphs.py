@@ -47,7 +47,8 @@ TOLERANCE = 1e-3
 class EncoderGraph(nn.Module):
     """The encoder and the attention's keys.
 
-    ONNX has no packed sequences, so the backward LSTM reads each text from the text's own end.
+    ONNX has no packed sequences. Instead, each text is mirrored within its own length, so that the backward LSTM starts
+    at the text's last symbol and not in the padding.
     """
 
     def __init__(self, model: Tacotron2) -> None:
@@ -69,7 +70,8 @@ class EncoderGraph(nn.Module):
         position = torch.arange(text.shape[1]).unsqueeze(0)
         mirrored = torch.where(mask, text_lengths.unsqueeze(1) - 1 - position, position)
         forward, backward = self.directions
-        there = _rows(forward(x)[0], position.expand_as(mirrored))  # without this, the exporter fixes the LSTM's length
+        # The order stays the same; without this gather the exporter makes the LSTM's length a constant.
+        there = _rows(forward(x)[0], position.expand_as(mirrored))
         back = _rows(backward(_rows(x, mirrored))[0], mirrored)
         memory = torch.cat((there, back), 2) * mask.unsqueeze(2)
         return memory, self.model.decoder.attention_layer.memory_layer(memory)
