@@ -37,7 +37,7 @@ def split(ids: list[str]) -> dict[str, str]:
 
 
 def write_list(path: Path, text: str) -> None:
-    """Write a filelist. One that differs may be edited by hand, so it is kept as PATH.old, PATH.old2, ..."""
+    """Write a filelist. An existing one that differs may contain edits made by hand, so it is kept as PATH.old, ..."""
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         names = (Path(f"{path}.old{number}") for number in itertools.chain([""], itertools.count(2)))
         kept = next(name for name in names if not name.exists())

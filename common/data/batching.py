@@ -16,7 +16,7 @@ class BatchSize(NamedTuple):
 
     clips: int  # limit over all ranks
     frames: int = 0  # limit on each rank, including padding; 0: no limit
-    ranks: int = 1  # number of ranks that `frames` applies to; 1 if frames is 0
+    ranks: int = 1  # number of ranks; it matters only with a limit on frames, so 1 without one
 
     @classmethod
     def of(cls, clips: int, frames: int | None, ranks: int) -> BatchSize:

@@ -47,8 +47,8 @@ def make_loader(
 def _ignore_signals(_: int) -> None:
     """Ignore SIGNALS in a loader process.
 
-    torchrun sends its signals to loader processes too, but the trainer needs their batches until it has saved. At exit
-    Python would then wait for them instead of ending them with SIGTERM, hence `close_loader`.
+    torchrun sends its signals to loader processes too, but the trainer needs their batches until it has saved. Because
+    they ignore SIGTERM, Python cannot end them at exit and would wait for them, hence `close_loader`.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

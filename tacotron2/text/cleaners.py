@@ -107,7 +107,8 @@ def english_arpabet(text: str) -> str:
     return to_arpabet(english_cleaners(text).translate(NO_BRACES))
 
 
-NO_BRACES = str.maketrans("", "", "{}")  # transliteration makes "{" of "\uff5b"; it must not start ARPAbet
+# Transliteration turns "\uff5b" into "{"; a brace from the input must not start ARPAbet.
+NO_BRACES = str.maketrans("", "", "{}")
 CLEANERS: dict[str, Callable[[str], str]] = {
     "basic_cleaners": basic_cleaners,
     "transliteration_cleaners": transliteration_cleaners,
