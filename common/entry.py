@@ -161,8 +161,8 @@ def _yaml(name: str) -> dict[str, Any]:
 def _group_keys(group: str, choice: str) -> set[str]:
     """The keys of conf/GROUP/CHOICE.yaml, with those of the files in its defaults list."""
     values = _yaml(f"{group}/{choice}.yaml")
-    inherited = [_group_keys(group, base) for base in values.pop("defaults", []) if base != "_self_"]
-    return set(values).union(*inherited)
+    bases = [base for base in values.pop("defaults", []) if isinstance(base, str) and base != "_self_"]
+    return set(values).union(*(_group_keys(group, base) for base in bases))
 
 
 def _find(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:

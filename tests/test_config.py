@@ -197,4 +197,8 @@ def test_a_number_as_the_choice_of_a_group_is_an_error() -> None:
 
 
 def test_a_key_of_a_group_that_the_command_does_not_have_is_unknown() -> None:
+    result = run_here(
+        "train.py", "model=tacotron2", "experiment.foo=1", expect=1
+    )  # a group whose files override others
+    fails_with(result, "unknown config key 'experiment.foo' (value 1)")
     fails_with(run_here("inference.py", "data.root=x", expect=1), "unknown config key 'data.root' (value x)", "output")

@@ -56,7 +56,7 @@ class Tracker:
                 else:
                     print(text, flush=True)
             except OSError:  # the terminal or the pipe was closed; the run continues without it
-                sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+                sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open for the whole run)
 
     def warning(self, text: str, step: int) -> None:
         self.message(f"warning: {text}")
