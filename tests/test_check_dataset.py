@@ -122,7 +122,7 @@ def checked(root: Path, *options: str) -> str:
     return (output / "report.txt").read_text()
 
 
-GERMAN = ["Er sagt 12 Sätze", "für 5 €", "ein Satz", "mit “Zeichen” – und …", "Über alles", "sechs", "sieben", "acht"]
+GERMAN = ["Er sagt 12 Sätze", "für 5 €", "ein Satz", "mit “Zeichen” – und …", "Über alles", "sechs", "sieben", "acht"]  # noqa: RUF001
 
 
 def test_what_the_model_would_not_read_is_a_bad_row(tmp_path: Path) -> None:

@@ -131,12 +131,8 @@ def test_metadata_of_another_format_is_refused(
     fails_with(result, *parts)
     # The command that the message ends with cures it.
     if command := re.search(r"(?:To convert it|To remove them|to UTF-8): (.*)", result.stderr):
-        subprocess.run(
-            command[1],
-            shell=True,
-            check=True,
-            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"},
-        )
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # python is this one
+        subprocess.run(command[1], shell=True, check=True, cwd=tmp_path, env={**os.environ, "PATH": path})
         metadata.write_text(metadata.read_text().removeprefix("id|text\n"))
         assert len(run_here("scripts/prepare_filelists.py", tmp_path).stdout.splitlines()) == 3
         for name in ("train", "val"):
