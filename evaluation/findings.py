@@ -32,12 +32,13 @@ class Findings:
         """The findings under their headlines."""
         whole = [f"\n{counted(len(self.whole), 'problem')} of the whole corpus:"] if self.whole else []
         rows, notes = counted(len(self.rows), "bad row"), counted(len(self.notes), "unusual row")
+        harmless = "which is not an error" if len(self.notes) == 1 else "which are not errors"
         return [
             *whole,
             *self.whole,
             f"\n{rows}" + (":" if self.rows else ""),
             *self.rows,
-            f"\n{notes}" + (", which are not errors:" if self.notes else ""),
+            f"\n{notes}" + (f", {harmless}:" if self.notes else ""),
             *self.notes,
         ]
 

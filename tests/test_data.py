@@ -117,7 +117,7 @@ def table(row: str, rows: list[tuple[str, str]] = ROWS) -> str:
         (table(TEXT).encode("utf-16"), ["UTF-16", "iconv -f utf-16 -t utf-8"]),
         (table(TEXT).encode("utf-16-le"), ["UTF-16", "iconv -f utf-16le"]),
         (table(TEXT).encode("utf-16-be"), ["UTF-16", "iconv -f utf-16be"]),
-        (b"PK\x03\x04" + bytes(range(256)), ["a spreadsheet", "save it as CSV"]),
+        (b"PK\x03\x04" + bytes(range(256)), ["a spreadsheet", "save it as CSV in UTF-8"]),
     ],
 )
 @pytest.mark.fault(17)

@@ -52,8 +52,8 @@ def _refuse_other_files(raw: bytes, what: str, path: Path) -> None:
     """Raise a UserError that names the cure for a spreadsheet, and for text in UTF-16, as Excel writes it."""
     if raw.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise UserError(
-            f"{what} {path}: a spreadsheet (Excel or LibreOffice), not a text file; open it there and save it as "
-            "CSV in UTF-8, with | between the columns"
+            f"{what} {path}: a spreadsheet (Excel or LibreOffice), not a text file; open it there, save it as CSV "
+            "in UTF-8 and run this again, which then says how to convert its columns"
         )
     endian = "le" if raw[1:2] == b"\0" else "be"
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or raw[:200].count(b"\0") > 20:
