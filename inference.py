@@ -9,6 +9,11 @@ log.jsonl has the speed of every phrase.
 
 from __future__ import annotations
 
+from common.threads import before_torch
+
+if __name__ == "__main__":
+    before_torch()
+
 from typing import Any
 
 from common.data.filelist import read_lines

@@ -9,6 +9,11 @@ All options: python train.py model=tacotron2 --cfg job
 
 from __future__ import annotations
 
+from common.threads import before_torch
+
+if __name__ == "__main__":
+    before_torch()
+
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from common.errors import UserError, did_you_mean
 from common.schema import REQUIRED, missing
+from common.threads import watch
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -38,6 +39,7 @@ def hydra_entry(config_name: str) -> Callable[[Job], Callable[[], None]]:
             warnings.filterwarnings("ignore", message="torch.quantize_per_")  # deprecated; precision=int8 uses it
             command = Command(config_name, sys.argv[1:])
             sys.argv[1:] = [*QUIET, *command.arguments]
+            watch()
             try:
                 _run(command, function)
             except KeyboardInterrupt:
@@ -228,6 +230,7 @@ def fail(message: str, status: int = 1) -> None:
 def run_command(main: Callable[[], None]) -> None:
     """Run the main function of a command without Hydra; a UserError ends the process with status 1 and its message."""
     warnings.showwarning = _show_warning
+    watch()
     try:
         main()
     except UserError as error:
