@@ -31,7 +31,10 @@ def picture(utterance: Utterance, title: str) -> Figure:
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    panels = ((utterance.alignment.T, "symbol of the text", "alignment"), (utterance.mel, "mel band", "mel spectrogram"))
+    panels = (
+        (utterance.alignment.T, "symbol of the text", "alignment"),
+        (utterance.mel, "mel band", "mel spectrogram"),
+    )
     for axes, (image, label, name) in zip(figure.subplots(1, 2), panels, strict=True):
         axes.imshow(image.numpy(), aspect="auto", origin="lower", interpolation="none")
         axes.set(xlabel="mel frame", ylabel=label, title=name)
