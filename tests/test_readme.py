@@ -134,12 +134,15 @@ def test_every_command_is_valid(command: str) -> None:
 
 def in_interactive_bash(lines: list[str]) -> str:
     """What bash complains about if `lines` are typed at a prompt as the arguments of a command that does nothing."""
-    typed = "".join(f": {line}\n" for line in ("set -H", *lines))
-    shell = ["bash", "--norc", "--noprofile", "-i", "-o", "history", "-o", "histexpand"]
-    environment = {"PATH": "/usr/bin:/bin", "PS1": "", "HISTFILE": "/dev/null", "LANG": "C.UTF-8"}
-    result = subprocess.run(shell, input=typed, env=environment, capture_output=True, text=True, start_new_session=True)
-    noise = ("no job control", "cannot set terminal process group", "exit")
-    return "\n".join(line for line in result.stderr.splitlines() if line and not any(n in line for n in noise))
+    typed = "".join(f": {line}\n" for line in lines)
+    shell = ["bash", "--norc", "--noprofile", "--noediting", "-i", "-o", "history", "-o", "histexpand"]
+    environment = {"PATH": "/usr/bin:/bin", "PS1": "", "PS2": "", "HISTFILE": "/dev/null", "LANG": "C.UTF-8"}
+    result = subprocess.run(
+        shell, input=typed.encode(), env=environment, capture_output=True, start_new_session=True, check=False
+    )
+    errors = result.stderr.decode(errors="replace").splitlines()
+    noise = ("no job control", "cannot set terminal process group", "exit")  # there is no terminal
+    return "\n".join(line for line in errors if line and not any(n in line for n in noise))
 
 
 def test_commands_survive_pasting_into_a_shell() -> None:
