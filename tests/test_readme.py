@@ -215,6 +215,7 @@ def test_the_changelog_ends_with_the_present_version() -> None:
     ids=lambda value: value[:9],
 )
 def test_python_code_as_written(page: str, code: str, tmp_path: Path) -> None:
+    """The first takes 5 seconds: it is the first to load a voice and the dictionary in this process."""
     (tmp_path / "demo").symlink_to(REPOSITORY / "demo")
     with contextlib.chdir(tmp_path):
         exec(compile(code, page, "exec"), {})
