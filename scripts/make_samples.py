@@ -41,10 +41,14 @@ def picture(utterance: Utterance, title: str) -> Figure:
     return figure
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", nargs="?", type=Path, default=REPOSITORY / "docs", metavar="OUT")
-    output = parser.parse_args().output
+    return parser
+
+
+def main() -> None:
+    output = parser().parse_args().output
     make_directory(output / "samples", "OUT")
     make_directory(output / "images", "OUT")
     sentences = (REPOSITORY / "filelists" / "unseen_sentences.txt").read_text(encoding="utf-8").splitlines()
