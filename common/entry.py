@@ -91,7 +91,7 @@ class Command:
         if unknown := [a for a in arguments if a.startswith("-") and a.split("=")[0] not in FLAGS]:
             fail(
                 f"unknown option {unknown[0]}: options are KEY=VALUE (python {script} ... --cfg job shows them all); "
-                'README.md, "Coming from the reference", lists the new names of its flags'
+                'docs/reference.md, "Flags", has the new names of old flags'
             )
         self.help = f"See all keys and their values with: python {script} ... --cfg job"
         known = self.known_keys()
