@@ -3,7 +3,7 @@
 #
 #   bash scripts/docker/interactive.sh [COMMAND ...]
 #   DATA=/data/LJSpeech-1.1 bash scripts/docker/interactive.sh    also mounts a corpus, at LJSpeech-1.1
-#   GPUS=device=1 bash scripts/docker/interactive.sh              one GPU; GPUS=none: no GPU
+#   GPUS=0,1 bash scripts/docker/interactive.sh                   only these GPUs; GPUS=none: no GPU
 #   PORT=6006 bash scripts/docker/interactive.sh                  also opens a port, to this machine only
 #   bash scripts/docker/interactive.sh tensorboard --logdir runs --bind_all    at http://localhost:6006
 set -euo pipefail
@@ -30,12 +30,12 @@ fi
 if [ -z "${GPUS:-}" ]; then
     if nvidia-smi --list-gpus 2>/dev/null | grep -q GPU; then GPUS=all; else GPUS=none; fi
 fi
-if [ "$GPUS" = none ]; then
-    echo "without GPUs (nvidia-smi lists none, or GPUS=none)" >&2
-else
-    echo "with GPUs: $GPUS (this needs the NVIDIA Container Toolkit; GPUS=none does without)" >&2
-    options+=(--gpus "$GPUS")
-fi
+case $GPUS in
+    all) options+=(--gpus all) ;;
+    none) ;;
+    *) options+=(--gpus "\"device=$GPUS\"") ;; # Docker splits what is not in quotes at commas
+esac
+echo "GPUs: $GPUS (GPUS=none: on the CPU; others need the NVIDIA Container Toolkit)" >&2
 
 if [ -n "$data" ]; then
     [ -f "$data/metadata.csv" ] || fail "DATA=$DATA: no corpus (metadata.csv, wavs/); to download LJSpeech, run without DATA: bash scripts/docker/interactive.sh bash scripts/prepare_dataset.sh LJSpeech-1.1"
