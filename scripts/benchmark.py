@@ -34,6 +34,7 @@ from common.ops.precision import set_tf32
 from synthesis.vocoder import INT8
 
 from benchmarks.cases import MEASURES, RATE, accelerated
+from benchmarks.gpu_parts import PARTS
 from benchmarks.peers import installed
 from benchmarks.process import run_json
 
@@ -215,7 +216,8 @@ def main() -> None:
     options = parser().parse_args()
     if options.case:
         set_tf32(True)
-        print(json.dumps(MEASURES[options.case["kind"]](options.case) | accelerated()))
+        result = (MEASURES | PARTS)[options.case["kind"]](options.case)
+        print("\n" + json.dumps(result | accelerated()))  # on a line of its own, whatever was printed before
         return
     if options.runs < 1:
         raise UserError(f"--runs {options.runs}: at least 1")

@@ -1,5 +1,6 @@
-"""The parts of the GPU report that are not cases of scripts/benchmark.py: the machine, the tests, the first audio, and
-the recipes. `python -m benchmarks.gpu_parts NAME OPTIONS` runs one, and prints its result as JSON.
+"""What the GPU report measures besides speeds and memory: the machine, tests, the first audio and recipes.
+
+Like the functions in cases.py, each takes a case's settings and runs in its own process.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -21,14 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.entry import run_command
 from common.errors import UserError
 from common.ops import graphs
-from common.ops.precision import set_tf32
 from common.ops.triton import runs_kernels
 from synthesis.synthesizer import Synthesizer
 
-from benchmarks.cases import accelerated, measure_peaks, seconds_of
+from benchmarks.cases import measure_peaks, seconds_of
 from benchmarks.process import REPOSITORY
 
 VOICE, CORPUS = REPOSITORY / "demo/voice", REPOSITORY / "demo/corpus"
@@ -41,7 +41,6 @@ SENTENCE = "{DH AH0} {K W IH1 K} {B R AW1 N} {F AA1 K S} {JH AH1 M P S} {OW1 V E
 def machine(options: dict[str, Any]) -> dict[str, Any]:
     """The device, the versions, whether Triton kernels and CUDA graphs work here, and the peaks."""
     device = options["device"]
-    set_tf32(True)  # for the peak
     result: dict[str, Any] = {
         "cpu": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
@@ -120,7 +119,6 @@ def tests(options: dict[str, Any]) -> dict[str, Any]:
 def first_audio(options: dict[str, Any]) -> dict[str, Any]:
     """Measure how long a new process needs for its first sentence, and for the same sentence later."""
     device = options["device"]
-    set_tf32(True)
     files = VOICE / "tacotron2.safetensors", VOICE / "waveglow.safetensors"
     voice = Synthesizer.load(*files, device=device)
     voice.cleaners = "english_cleaners"
@@ -140,15 +138,18 @@ def first_audio(options: dict[str, Any]) -> dict[str, Any]:
 
 def recipe(options: dict[str, Any]) -> dict[str, Any]:
     """Train with a small recipe on the bundled corpus, and compare the losses with those of a CPU."""
-    name, steps, run_dir = options["model"], options["steps"], Path(options["run_dir"])
+    name, folder = options["model"], Path(options["folder"])
+    corpus, run_dir = folder / "corpus", folder / name
+    if not corpus.exists():
+        shutil.copytree(CORPUS, corpus, ignore=shutil.ignore_patterns("mels", "filelists"))
     for script in ("prepare_dataset.sh", "prepare_mels.sh"):
-        _run("bash", str(REPOSITORY / "scripts" / script), str(CORPUS))
-    overrides = {
-        "experiment": "demo", "model": name, "run_dir": run_dir, "trainer.device": options["device"],
-        "trainer.max_steps": steps, "trainer.log_every_steps": 1, "trainer.val_batches": 1, "data.sentences": "[]",
-        "trainer.fresh": "true", "trainer.progress": "false",
-    }  # fmt: skip
-    _run(sys.executable, str(REPOSITORY / "train.py"), *(f"{key}={value}" for key, value in overrides.items()))
+        _run("bash", str(REPOSITORY / "scripts" / script), str(corpus))
+    overrides = [
+        "experiment=demo", f"data.root={corpus}", "data.sentences=[]", f"model={name}", f"run_dir={run_dir}",
+        f"trainer.device={options['device']}", f"trainer.max_steps={options['steps']}", "trainer.log_every_steps=1",
+        "trainer.val_batches=1", "trainer.fresh=true", "trainer.progress=false",
+    ]  # fmt: skip
+    _run(sys.executable, str(REPOSITORY / "train.py"), *overrides)
     lines = [json.loads(line) for line in (run_dir / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     log = [line for line in lines if "train_loss" in line]
     speeds = [line["train_items_per_sec"] for line in log]
@@ -194,12 +195,3 @@ PARTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "first_audio": first_audio,
     "recipe": recipe,
 }
-
-
-def main() -> None:
-    name, options = sys.argv[1], json.loads(sys.argv[2])
-    print("\n" + json.dumps(PARTS[name](options) | accelerated()))
-
-
-if __name__ == "__main__":
-    run_command(main)

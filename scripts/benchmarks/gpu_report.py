@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -34,19 +35,13 @@ LEAST = 10.0  # seconds; with less time left a part is not started
 
 @dataclass(frozen=True)
 class Part:
-    """One measurement. `kind` is a case of scripts/benchmark.py or a part of gpu_parts.py."""
+    """One measurement: a case of scripts/benchmark.py, of a kind in cases.py or gpu_parts.py."""
 
     name: str
     kind: str
     limit: float  # seconds
     options: dict[str, Any] = field(default_factory=dict)
     missing: str = ""  # why the part cannot run here
-
-    def command(self) -> list[str]:
-        if self.kind in MEASURES:
-            return benchmark.command(self.options)
-        options = {**self.options, "started": time.monotonic()}
-        return [sys.executable, "-m", "benchmarks.gpu_parts", self.kind, json.dumps(options)]
 
 
 def gpu_parts(output: Path) -> list[Part]:
@@ -104,26 +99,23 @@ def _training(name: str, implementation: str, precision: str, limit: float, size
 
 
 def _recipe(model: str, output: Path, steps: int) -> dict[str, Any]:
-    return {"model": model, "steps": steps, "run_dir": str(output / "runs" / model)}
+    return {"model": model, "steps": steps, "folder": str(output / "runs")}
 
 
 def run_part(part: Part, output: Path, left: float, device: str, peaks: dict[str, Any]) -> dict[str, Any]:
     """Run one part with at most `left` seconds, and return its entry in the report."""
-    log = output / f"{part.name}.log"
-    options = {"kind": part.kind, "device": device, **part.options}
-    part = Part(part.name, part.kind, part.limit, options, part.missing)
-    entry = {"name": part.name, **options, "status": "not run", "seconds": 0.0}
+    case, log, start = {"kind": part.kind, "device": device, **part.options}, f"{part.name}.log", time.monotonic()
+    entry = {"name": part.name, **case, "status": "not run", "seconds": 0.0}
     if part.missing:
         return {**entry, "error": part.missing}
     if left < LEAST:
         return {**entry, "error": "no time was left"}
-    start = time.monotonic()
     try:
-        result = run_json(part.command(), log, min(part.limit, left))
-        values = benchmark.figures(options, result, peaks) if part.kind in MEASURES else result
+        result = run_json(benchmark.command({**case, "started": start}), output / log, min(part.limit, left))
+        values = benchmark.figures(case, result, peaks) if part.kind in MEASURES else result
         entry |= {"status": "done", "values": values}
     except UserError as error:
-        entry |= {"status": "failed", "error": str(error), "log": log.name}
+        entry |= {"status": "failed", "error": str(error), "log": log}
     return {**entry, "seconds": time.monotonic() - start}
 
 
@@ -156,10 +148,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    options = parser().parse_args()
+    options = parser().parse_intermixed_args()
     if not options.cpu and not torch.cuda.is_available():
         why = "this torch has no CUDA" if torch.version.cuda is None else "see nvidia-smi"
         raise UserError(f"no GPU was found ({why}, torch {torch.__version__}); --cpu runs the CPU-size version")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a part that runs is then ended too
     output = options.output.absolute()
     make_directory(output, "OUT")
     known = {part.name: part for part in (cpu_parts if options.cpu else gpu_parts)(output)}
