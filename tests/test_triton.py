@@ -106,7 +106,8 @@ def test_attention_step(sizes: tuple[int, ...]) -> None:
         back.finish(weights[:-1], totals[:-1])
         results.append((weights, totals, context, d_context, d_query, *sums))
     for fast, plain in zip(results[1], results[0], strict=True):
-        torch.testing.assert_close(fast, plain, atol=10 * ROUNDING, rtol=1e-4)
+        largest = 1.0 if DEVICE == "cpu" else max(1.0, float(plain.abs().max()))  # sums of thousands of terms
+        torch.testing.assert_close(fast, plain, atol=10 * ROUNDING * largest, rtol=1e-4)
 
 
 def test_waveglow_gate() -> None:

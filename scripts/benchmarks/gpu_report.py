@@ -44,7 +44,7 @@ class Part:
     missing: str = ""  # why the part cannot run here
 
 
-def gpu_parts(output: Path) -> list[Part]:
+def gpu_parts() -> list[Part]:
     """The parts at full size, in the settings of the published figures where these are known."""
     tacotron2 = {"batch": 128, "characters": 100, "frames": 500, "runs": 5}
     waveglow = {"implementation": "ours", "channels": 512, "samples": 8000, "runs": 10}
@@ -57,8 +57,8 @@ def gpu_parts(output: Path) -> list[Part]:
         _training("tacotron2", "ours", "fp32", 60, tacotron2),
         Part("waveglow_fp16", "waveglow_training", 60, {**waveglow, "batch": 10, "precision": "fp16"}),
         Part("chain_1", "synthesis", 60, {**chain, "batch": 1}),
-        Part("recipe_tacotron2", "recipe", 120, _recipe("tacotron2_small", output, 100)),
-        Part("recipe_waveglow", "recipe", 90, _recipe("waveglow_small", output, 100)),
+        Part("recipe_tacotron2", "recipe", 120, {"model": "tacotron2_small", "steps": 100}),
+        Part("recipe_waveglow", "recipe", 90, {"model": "waveglow_small", "steps": 100}),
         Part("first_audio", "first_audio", 60, {"runs": 10}),
         _training("tacotron2_step_by_step", "step by step", "fp32", 60, {**tacotron2, "runs": 2}),
         Part("waveglow_fp32", "waveglow_training", 60, {**waveglow, "batch": 4, "precision": "fp32"}),
@@ -70,7 +70,7 @@ def gpu_parts(output: Path) -> list[Part]:
     ]
 
 
-def cpu_parts(output: Path) -> list[Part]:
+def cpu_parts() -> list[Part]:
     """The same kinds of parts at a size for a CPU."""
     tacotron2 = {"batch": 2, "characters": 9, "frames": 5, "runs": 1}
     waveglow = {"implementation": "ours", "channels": 8, "samples": 2048, "batch": 2, "runs": 1}
@@ -81,8 +81,8 @@ def cpu_parts(output: Path) -> list[Part]:
         _training("tacotron2", "ours", "fp32", 60, tacotron2),
         Part("waveglow_fp32", "waveglow_training", 60, {**waveglow, "precision": "fp32"}),
         Part("chain_1", "synthesis", 60, {**chain, "batch": 1}),
-        Part("recipe_tacotron2", "recipe", 120, _recipe("tacotron2_small", output, 2)),
-        Part("recipe_waveglow", "recipe", 60, _recipe("waveglow_small", output, 2)),
+        Part("recipe_tacotron2", "recipe", 120, {"model": "tacotron2_small", "steps": 2}),
+        Part("recipe_waveglow", "recipe", 60, {"model": "waveglow_small", "steps": 2}),
         Part("first_audio", "first_audio", 60, {"runs": 1}),
         _training("tacotron2_step_by_step", "step by step", "fp32", 60, tacotron2),
         Part("chain_8", "synthesis", 60, {**chain, "batch": 8}),
@@ -96,10 +96,6 @@ def _training(name: str, implementation: str, precision: str, limit: float, size
     is_missing = implementation == "torchaudio" and importlib.util.find_spec("torchaudio") is None
     cure = "torchaudio is not installed: python -m pip install torchaudio" if is_missing else ""
     return Part(name, "tacotron2_training", limit, options, cure)
-
-
-def _recipe(model: str, output: Path, steps: int) -> dict[str, Any]:
-    return {"model": model, "steps": steps, "folder": str(output / "runs")}
 
 
 def run_part(part: Part, output: Path, left: float, device: str, peaks: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +151,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a part that runs is then ended too
     output = options.output.absolute()
     make_directory(output, "OUT")
-    known = {part.name: part for part in (cpu_parts if options.cpu else gpu_parts)(output)}
+    known = {part.name: part for part in (cpu_parts if options.cpu else gpu_parts)()}
     for name in options.part:
         if name not in known:
             raise UserError(f"part {name!r} is unknown{did_you_mean(name, known)}")
