@@ -177,14 +177,19 @@ def _run(*command: str) -> None:
 
 
 def compared(losses: list[float], reference: list[float], tolerance: float) -> dict[str, Any]:
-    """Compare the mean losses of blocks of steps with those of a CPU, `reference`. Rounding differences grow from step
-    to step, and single steps differ more than their mean."""
+    """Compare the mean losses of blocks of steps with those of a CPU, `reference`, and the first loss, for which a tenth
+    of the tolerance is allowed.
+
+    Rounding errors grow from step to step. The tolerance is about twice the largest difference that bf16 makes on a CPU
+    (0.55 for Tacotron 2, 0.04 for WaveGlow); TF32 rounds less.
+    """
 
     def means(values: list[float]) -> list[float]:
         return [statistics.mean(values[i : i + BLOCK]) for i in range(0, len(values), BLOCK)]
 
     ours, theirs = means(losses), means(reference[: len(losses)])
     differences = [abs(a - b) for a, b in zip(ours, theirs, strict=True)]
+    agrees = all(difference <= tolerance for difference in differences)  # false for NaN
     return {
         "first_loss": losses[0],
         "last_loss": ours[-1],
@@ -192,7 +197,7 @@ def compared(losses: list[float], reference: list[float], tolerance: float) -> d
         "cpu_last_loss": theirs[-1],
         "largest_difference": max(differences),
         "tolerance": tolerance,
-        "agrees": all(difference <= tolerance for difference in differences),  # false for NaN
+        "agrees": agrees and abs(losses[0] - reference[0]) <= tolerance / 10,
     }
 
 

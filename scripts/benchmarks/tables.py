@@ -18,7 +18,9 @@ NOTE = (
     "NVIDIA's training figures: Tacotron 2 with batches of 128 clips of LJSpeech; WaveGlow with 512 channels, segments "
     "of 8,000 samples, batches of 10 (mixed precision) or 4 (TF32). Here: random batches without padding of the same "
     "sizes, without a data loader. NVIDIA's latency: batch 1, 128 characters, WaveGlow with 256 channels. Here: the "
-    "same sizes, random weights, from text to samples in the host's memory. fp32 on a GPU means TF32."
+    "same sizes, random weights, from text to samples in the host's memory. fp32 on a GPU means TF32. The recipes train "
+    "with the same weights and batches as on a CPU, without dropout, which no two devices draw alike; twice the "
+    "difference that bf16 makes on a CPU is allowed."
 )
 
 
