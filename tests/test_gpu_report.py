@@ -60,7 +60,7 @@ def test_parts_fail_alone(tmp_path: Path) -> None:
     parts = [
         Part("slow", "first_audio", 0.1, {"runs": 1}),
         Part("absent", "tests", 60, missing="it is not installed"),
-        Part("wrong", "waveglow_training", 60, {**sizes, "precision": "fp8"}),
+        Part("wrong", "waveglow_training", 300, {**sizes, "precision": "fp8"}),
     ]
     report = gpu_report.measure(parts, tmp_path, 9.0, "cpu")
     late = gpu_report.measure([Part("late", "machine", 60)], tmp_path / ".", 0.1, "cpu")

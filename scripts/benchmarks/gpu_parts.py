@@ -177,8 +177,8 @@ def _run(*command: str) -> None:
 
 
 def compared(losses: list[float], reference: list[float], tolerance: float) -> dict[str, Any]:
-    """Compare the mean losses of blocks of steps with those of a CPU, `reference`, and the first loss, for which a tenth
-    of the tolerance is allowed.
+    """Compare the mean losses of blocks of steps with those of a CPU, `reference`, and the first loss, which may differ
+    by a tenth of the tolerance.
 
     Rounding errors grow from step to step. The tolerance is about twice the largest difference that bf16 makes on a CPU
     (0.55 for Tacotron 2, 0.04 for WaveGlow); TF32 rounds less.

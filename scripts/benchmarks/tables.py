@@ -14,14 +14,14 @@ PUBLISHED = {
     "waveglow_fp32": "67,581 samples/s (NVIDIA, one A100, TF32)",
     "chain_1": "0.80 s for 7.0 s of audio (NVIDIA, one A100, FP16); 0.40 s for 6.7 s (TensorRT, one T4)",
 }
-NOTE = (
-    "NVIDIA's training figures: Tacotron 2 with batches of 128 clips of LJSpeech; WaveGlow with 512 channels, segments "
-    "of 8,000 samples, batches of 10 (mixed precision) or 4 (TF32). Here: random batches without padding of the same "
-    "sizes, without a data loader. NVIDIA's latency: batch 1, 128 characters, WaveGlow with 256 channels. Here: the "
-    "same sizes, random weights, from text to samples in the host's memory. fp32 on a GPU means TF32. The recipes train "
-    "with the same weights and batches as on a CPU, without dropout, which no two devices draw alike; twice the "
-    "difference that bf16 makes on a CPU is allowed."
-)
+NOTE = """\
+NVIDIA's training figures: Tacotron 2 with batches of 128 clips of LJSpeech; WaveGlow with 512 channels, segments of
+8,000 samples, batches of 10 (mixed precision) or 4 (TF32). Here: random batches without padding of the same sizes,
+without a data loader. NVIDIA's latency: batch 1, 128 characters, WaveGlow with 256 channels. Here: the same sizes,
+random weights, from text to samples in the host's memory. fp32 on a GPU means TF32. The recipes train with the same
+weights and batches as on a CPU, without dropout, which no two devices draw alike; twice the difference that bf16
+makes on a CPU is allowed.
+"""
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -41,7 +41,7 @@ def markdown(report: dict[str, Any]) -> str:
             here = f"**{entry['status']}**: {_cell(entry['error'])}"
             details = f"log: {entry['log']}" if "log" in entry else ""
         lines.append(f"| {name} | {here} | {published.get(name, '')} | {details} |")
-    lines += ["", NOTE, "", f"It took {report['seconds']:.0f} s of {60 * report['minutes']:.0f} s.", ""]
+    lines += ["", NOTE, f"It took {report['seconds']:.0f} s of {60 * report['minutes']:.0f} s.", ""]
     return "\n".join(lines)
 
 
