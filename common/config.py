@@ -67,7 +67,9 @@ class DataConfig(Options):
     follow_links: bool = False  # accept clips behind symbolic links that leave `root`
     convert_audio: bool = False  # resample and mix down clips of another format instead of refusing them
     segment_length: Count = 8000  # samples, for tasks that train on segments of clips
-    sentences: list[str] = field(default_factory=list)  # synthesized at each validation by a model that reads text
+    # Synthesized at each validation by a model that reads text. null: two English sentences for the English cleaners,
+    # for others the first two transcripts of val_filelist.
+    sentences: list[str] | None = None
     limit: Count | None = None  # use only the first N clips of each list
     num_workers: Index = 1  # loader processes per rank and data set; 0 loads in the training process
 

@@ -18,6 +18,7 @@ from common.device import Device, resolve_device
 from common.errors import UserError
 from common.ops.precision import set_tf32
 from common.schema import Count, NonNegative, Options, Seed
+from common.wording import counted
 from evaluation.judges import normalized, optional
 from evaluation.table import RECORDINGS, System, Utterance
 from synthesis.synthesizer import Synthesizer
@@ -129,8 +130,8 @@ def read_wavs(config: EvaluateConfig, by_text: Mapping[str | None, int]) -> Syst
         texts = read_sentences(config)
         if len(texts) != len(files):
             raise UserError(
-                f"wavs={config.wavs} has {len(files)} audio files and sentences={config.sentences} {len(texts)} "
-                "lines; there must be one line for each file, in the order of the files' names"
+                f"wavs={config.wavs} has {counted(len(files), 'audio file')} and sentences={config.sentences} "
+                f"{counted(len(texts), 'line')}; there must be one line for each file, in the order of the files' names"
             )
     files = files[: config.limit]
     audio = [load_audio(file, config.audio, convert=True) for file in files]

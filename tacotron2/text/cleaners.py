@@ -115,4 +115,5 @@ CLEANERS: dict[str, Callable[[str], str]] = {
     "english_cleaners": english_cleaners,
     "english_arpabet": english_arpabet,
 }
+ENGLISH_CLEANERS = frozenset({"english_cleaners", "english_arpabet"})
 ARPABET_CLEANERS = frozenset({"english_arpabet"})  # cleaners whose output has ARPAbet in braces
