@@ -290,7 +290,7 @@ class WaveGlow(nn.Module):
         """True if n_early_size channels go to z right before this flow (the paper's early outputs)."""
         return flow > 0 and flow % self.config.n_early_every == 0
 
-    def _condition(self, mel: Tensor, num_samples: int) -> Tensor:
+    def condition(self, mel: Tensor, num_samples: int) -> Tensor:
         """mel (B, n_mels, T) -> the conditioning of the flows for `num_samples`: (B, G, encoder_dim), or the mel
         upsampled and grouped, (B, G, n_mels * n_group)"""
         if self.config.encoder_dim:
@@ -312,7 +312,7 @@ class WaveGlow(nn.Module):
                 f"audio of {counted(num_samples, 'sample')} for {counted(mel.shape[2], 'mel frame')}: need a multiple "
                 f"of {config.n_group}, at most {mel.shape[2] * config.hop_length}"
             )
-        mel = self._condition(mel, num_samples)
+        mel = self.condition(mel, num_samples)
         x = audio.unflatten(1, (-1, config.n_group))  # (B, G, n_group)
         if config.mdct:
             x = mdct(x)
@@ -356,7 +356,7 @@ class WaveGlow(nn.Module):
         if z is None:
             shape = mel.shape[0], config.n_group, num_samples // config.n_group
             z = torch.randn(shape, device=mel.device, generator=generator)
-        mel = self._condition(mel, num_samples)
+        mel = self.condition(mel, num_samples)
         z = z.to(next(self.parameters()).dtype).transpose(1, 2) * sigma  # (B, G, n_group)
         if self.packed and mel.device.type == "cpu" and z.dtype == torch.float32:
             autocasts = torch.is_autocast_enabled("cpu")
