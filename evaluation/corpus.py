@@ -30,7 +30,7 @@ OUTLIER_DEVIATIONS = 5.0  # median absolute deviations, scaled to standard devia
 
 @dataclass
 class CheckConfig(Options):
-    """The keys of conf/check_dataset.yaml."""
+    """The keys of conf/check_dataset.yaml, which explains them."""
 
     audio: AudioConfig
     data: DataConfig

@@ -11,6 +11,11 @@ from __future__ import annotations
 
 import checkout  # noqa: F401
 
+if __name__ == "__main__":  # before the slow imports
+    from common.help import show_help
+
+    show_help("export_onnx", __doc__)
+
 import dataclasses
 import json
 import warnings
@@ -39,7 +44,7 @@ from synthesis.synthesizer import Synthesizer
 
 @dataclass
 class ExportConfig(Options):
-    """The keys of conf/export_onnx.yaml."""
+    """The keys of conf/export_onnx.yaml, which explains them."""
 
     tacotron2: str
     waveglow: str

@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("directory", type=Path, help="output of export_onnx.py")
     parser.add_argument("input", help="text file, one phrase on each line")
     parser.add_argument("output", type=Path, help="directory for 0000.wav, 0001.wav, ...")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the dropout and the noise; default: 0")
     parser.add_argument("--max-steps", type=int, help="limit of decoder steps, instead of the model's own")
     return parser
 
