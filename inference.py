@@ -9,9 +9,11 @@ log.jsonl has the speed of every phrase.
 
 from __future__ import annotations
 
-from common.threads import before_torch
+if __name__ == "__main__":  # before the slow imports
+    from common.help import show_help
+    from common.threads import before_torch
 
-if __name__ == "__main__":
+    show_help("inference", __doc__)
     before_torch()
 
 from typing import Any

@@ -202,8 +202,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "section", nargs="*", help="training, free_running, waveglow, synthesis, sweep, growth, mels; default: all"
     )
-    parser.add_argument("--runs", type=int, default=3, help="timed runs of each case, after one warm-up")
-    parser.add_argument("--precision", default="fp32", help="precision of cases that do not set one")
+    parser.add_argument("--runs", type=int, default=3, help="timed runs of each case, after one warm-up; default: 3")
+    parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16, for cases that do not set one")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     for name in SIZES:
         parser.add_argument(f"--{name}", type=int, help=f"value of {name}, instead of the default")

@@ -4,13 +4,19 @@
     python scripts/evaluate.py tacotron2=CKPT waveglow=CKPT sentences=FILE recordings=FILELIST root=DIR output=DIR
     python scripts/evaluate.py wavs=DIR sentences=FILE output=DIR
 
-Writes evaluation.json (means, 95 % intervals, and every utterance), evaluation.md (the table), and a folder of wavs for
-each system that synthesizes. The measures are listed in evaluation/table.py (MEASURES).
+Set at least one of: recordings, tacotron2 with sentences, wavs. Writes evaluation.json (means, 95 % intervals, and
+every utterance), evaluation.md (the table), and a folder of wavs for each system that synthesizes. The measures are
+listed in evaluation/table.py (MEASURES).
 """
 
 from __future__ import annotations
 
 import checkout  # noqa: F401
+
+if __name__ == "__main__":  # before the slow imports
+    from common.help import show_help
+
+    show_help("evaluate", __doc__)
 
 import dataclasses
 import json

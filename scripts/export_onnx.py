@@ -10,6 +10,11 @@ from __future__ import annotations
 
 import checkout  # noqa: F401
 
+if __name__ == "__main__":  # before the slow imports
+    from common.help import show_help
+
+    show_help("export_onnx", __doc__)
+
 import contextlib
 import dataclasses
 import json
@@ -36,7 +41,7 @@ from tacotron2.model import Tacotron2
 
 @dataclass
 class ExportConfig(Options):
-    """The keys of conf/export_onnx.yaml."""
+    """The keys of conf/export_onnx.yaml, which explains them."""
 
     tacotron2: str
     waveglow: str

@@ -48,7 +48,7 @@ def disagreements(rows: list[Row]) -> list[Row]:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("metadata", type=Path)
+    parser.add_argument("metadata", type=Path, help="metadata.csv of LJSpeech 1.1")
     parser.add_argument("--show", type=int, default=0, metavar="N", help="print the first N rows that disagree")
     return parser
 

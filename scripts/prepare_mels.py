@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import checkout  # noqa: F401
 
+if __name__ == "__main__":  # before the slow imports
+    from common.help import show_help
+
+    show_help("prepare_mels", __doc__)
+
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +33,7 @@ from common.wording import counted
 
 @dataclass
 class PrepareConfig(Options):
-    """The keys of conf/prepare_mels.yaml."""
+    """The keys of conf/prepare_mels.yaml, which explains them."""
 
     audio: AudioConfig
     data: DataConfig

@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("directory", type=Path, help="output of export_onnx.py")
     parser.add_argument("input", help="text file, one phrase on each line")
     parser.add_argument("output", type=Path, help="directory for 0000.wav, 0001.wav, ...")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the dropout and the noise; default: 0")
     parser.add_argument("--sigma", type=float, help="standard deviation of the noise, instead of the model's own")
     parser.add_argument("--denoiser-strength", type=float, default=0.01, help="0: no denoiser; default: 0.01")
     parser.add_argument("--match-mel", type=int, help="passes of the mel match, instead of the model's own number")

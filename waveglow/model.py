@@ -28,13 +28,13 @@ from waveglow.mdct import inverse_mdct, mdct
 
 @dataclass(frozen=True)
 class WaveGlowConfig(Options):
-    """The defaults are the reference's model with 512 channels."""
+    """The defaults are the reference's model with 512 channels. conf/model/waveglow.yaml explains the fields."""
 
     section: ClassVar[str] = "model"
 
     n_mel_channels: Count = 80
-    hop_length: Count = 256  # samples: the stride of the upsampling
-    win_length: Count = 1024  # samples: its kernel
+    hop_length: Count = 256
+    win_length: Count = 1024
     n_flows: Count = 12
     n_group: Count = 8
     n_early_every: Count = 4
@@ -42,12 +42,12 @@ class WaveGlowConfig(Options):
     n_layers: Count = 8
     n_channels: Count = 512
     kernel_size: Count = 3
-    sigma: NonNegative = 0.9  # standard deviation of the noise in synthesis, unless the caller gives another
-    separable: bool = False  # convolutions are one filter per channel, then a product (Zhai et al., 2020)
-    encoder_dim: Index = 0  # channels of a mel encoder that all flows share; 0: the reference's upsampled mel
+    sigma: NonNegative = 0.9
+    separable: bool = False
+    encoder_dim: Index = 0
     encoder_layers: Count = 3
-    mdct: bool = False  # the flows work on MDCT coefficients: no seams between groups (waveglow/mdct.py)
-    match_mel: Index = 0  # passes of the mel match (waveglow/mel_match.py), unless the caller gives another number
+    mdct: bool = False
+    match_mel: Index = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
