@@ -25,9 +25,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
-from common.audio import save_audio
+from common.audio import load_audio, save_audio
+from common.config import AudioConfig
 from common.entry import hydra_entry
 from common.files import make_directory, refuse_existing, write_text
 from common.schema import from_dict
@@ -48,19 +50,26 @@ def main(values: dict[str, Any]) -> None:
     waiting = systems(config)
     panel, judged = Panel(config.audio), list[System]()
     for system in waiting:
+        if system.made:
+            write_wavs(output, system, config.audio)
         for utterance in tqdm(system.utterances, desc=f"judging {system.name}", disable=None):
             panel.listen(utterance)
         judged.append(system)
         recordings = next((other.utterances for other in judged if other.name == RECORDINGS), [])
         for utterance in tqdm(system.utterances, desc=f"comparing {system.name}", disable=None):
             panel.compare(utterance, recordings, system.copies)
-        if system.made:
-            folder = output / folder_name(system.name)
-            make_directory(folder, "output")
-            for utterance in system.utterances:
-                save_audio(folder / f"{utterance.name}.wav", utterance.audio, config.audio.sample_rate)
         write(output, config, judged)
     print((output / "evaluation.md").read_text(encoding="utf-8"), end="")
+
+
+def write_wavs(output: Path, system: System, audio: AudioConfig) -> None:
+    """Write what the system made, and let the wavs be judged: to some judges their 16 bits make a difference."""
+    folder = output / folder_name(system.name)
+    make_directory(folder, "output")
+    for utterance in system.utterances:
+        file = folder / f"{utterance.name}.wav"
+        save_audio(file, np.nan_to_num(utterance.audio), audio.sample_rate)  # NaN: of a diverged model
+        utterance.audio = load_audio(file, audio)
 
 
 def write(output: Path, config: EvaluateConfig, judged: Sequence[System]) -> None:
