@@ -1,4 +1,4 @@
-"""The pages of documentation: their commands, code, headings and links, as GitHub renders them."""
+"""The pages of documentation: their commands, code, headings and links."""
 
 from __future__ import annotations
 
