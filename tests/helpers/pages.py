@@ -1,4 +1,4 @@
-"""The pages of documentation: their commands, code, headings and links, as GitHub renders them."""
+"""The pages of documentation: their commands, code, headings and links."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Page:
         return re.findall(rf"```{language}\n(.*?)```", self.text, re.DOTALL)
 
     def commands(self) -> list[str]:
-        """The lines of all bash blocks, without their comments."""
-        return [line.split(" #")[0].strip() for block in self.blocks("bash") for line in block.strip().splitlines()]
+        """The lines of all bash blocks."""
+        return [line for block in self.blocks("bash") for line in block.strip().splitlines()]
 
     @cached_property
     def anchors(self) -> set[str]:
