@@ -10,6 +10,7 @@ Shapes: N clips in the order of metadata.csv, K shifts.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -29,7 +30,7 @@ DEVIATION = 0.2  # of a logarithm of speech seconds per symbol, generously
 MAX_COST = 4.0  # of a clip: one odd clip does not decide
 SWITCH_COST = 10.0  # of a new shift between two clips; the texts of a dozen clips outweigh it
 GOOD_FIT, MIN_ROWS = 0.6, 8  # mean cost of the clips of a shift, and how many must have it
-RELATED = 0.5  # correlation of the lengths of texts and speech
+RELATED = 0.4  # correlation of the lengths of texts and speech
 MIN_RELATED_ROWS, MIN_SPREAD = 20, 0.2  # fewer texts, or texts of lengths so equal, need not show a correlation
 HIGH, LOW = 0.5, 0.3  # word error rates: of another text, of the right one
 
@@ -81,19 +82,20 @@ def mismatched_lengths(rows: Sequence[Row]) -> list[str]:
         return []
     speech = np.array([row.sound.speech_seconds for row in rows])
     symbols = np.array([float(row.text.num_symbols) for row in rows])
-    if shifts := find_shifts(speech, symbols):
-        return [_describe(rows, shift, speech, symbols) for shift in shifts]
-    spread = np.log(symbols).std()
-    if len(rows) < MIN_RELATED_ROWS or spread < MIN_SPREAD:
-        return []
-    related = _correlation(speech, symbols)
-    if related >= RELATED:
-        return []
-    return [
-        f"the lengths of transcripts and speech have a correlation of {related:.2f} in {len(rows):,} clips; with the "
-        "right transcripts it is 0.9 or more. Are the transcripts those of other clips? Listen to some; whisper=true "
-        "lists what is said"
-    ]
+    shifts = find_shifts(speech, symbols)
+    problems = [_describe(rows, shift, speech, symbols) for shift in shifts]
+    rest = np.ones(len(rows), bool)
+    for shift in shifts:
+        rest[shift.first : shift.last + 1] = False
+    if rest.sum() >= MIN_RELATED_ROWS and np.log(symbols[rest]).std() >= MIN_SPREAD:
+        related = _correlation(speech[rest], symbols[rest])
+        if related < RELATED:
+            problems.append(
+                f"the lengths of transcripts and speech have a correlation of {related:.2f} in {rest.sum():,} clips; "
+                "with the right transcripts it is 0.9 or more. Are the transcripts those of other clips? Listen to "
+                "some; whisper=true lists what is said"
+            )
+    return problems
 
 
 def _describe(rows: Sequence[Row], shift: Shift, speech: np.ndarray, symbols: np.ndarray) -> str:
@@ -124,8 +126,8 @@ def _cure(shift: int) -> str:
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's rank correlation, on which a few odd clips have little effect."""
-    ranks = [np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in (x, y)]
-    return float(np.corrcoef(*ranks)[0, 1]) if len(x) > 2 else 0.0
+    ranks = np.array([np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in (x, y)], float)
+    return float(np.corrcoef(ranks)[0, 1])
 
 
 def mismatched_words(rows: Sequence[Row], num_clips: int) -> tuple[list[str], list[str], list[str]]:
@@ -136,11 +138,11 @@ def mismatched_words(rows: Sequence[Row], num_clips: int) -> tuple[list[str], li
         clip = rows[place].clip
         heard = listener(load_audio(clip.file, AudioConfig(sample_rate=RATE), convert=True))
         rates = {shift: _error_rate(rows, place + shift, heard) for shift in SHIFTS}
-        if (own := rates[0]) is None or own < HIGH:
+        if not HIGH <= (own := rates[0]) < math.inf:
             continue
-        shift = min(SHIFTS, key=lambda shift: np.inf if rates[shift] is None else rates[shift])
+        shift = min(rates, key=rates.__getitem__)
         message = f"{clip.where}: {clip.path}: Whisper hears {heard[:60]!r}, the transcript is {clip.text[:60]!r}"
-        if rates[shift] is not None and rates[shift] < LOW:
+        if rates[shift] < LOW:
             found[shift] += 1
             bad.append(f"{message}; that is the text {_place(shift)}: {_cure(shift)}")
         else:
@@ -155,12 +157,12 @@ def mismatched_words(rows: Sequence[Row], num_clips: int) -> tuple[list[str], li
     return [whole], bad, notes
 
 
-def _error_rate(rows: Sequence[Row], place: int, heard: str) -> float | None:
-    """The word error rate of what was heard against the transcript at `place`; None without one that is comparable."""
+def _error_rate(rows: Sequence[Row], place: int, heard: str) -> float:
+    """The word error rate of what was heard against the transcript at `place`; infinite if they cannot be compared."""
     if not 0 <= place < len(rows):
-        return None
+        return math.inf
     try:
         found = errors(rows[place].clip.text, heard)
     except UserError:  # ARPAbet, or no word
-        return None
+        return math.inf
     return found.words_wrong / found.words

@@ -75,7 +75,7 @@ def read_log(run_dir: Path) -> list[dict[str, Any]]:
 def training_hours(rows: Sequence[dict[str, Any]]) -> float:
     """How long the run has trained. Each start logs the config, so the time before such a line is a pause."""
     gaps = (after["time"] - before["time"] for before, after in itertools.pairwise(rows) if "config" not in after)
-    return sum(min(max(gap, 0), LONGEST_GAP) for gap in gaps) / 3600
+    return float(sum(min(max(gap, 0), LONGEST_GAP) for gap in gaps)) / 3600
 
 
 def data_uri(kind: str, content: bytes) -> str:

@@ -31,8 +31,9 @@ THEN = (
 )
 ALIGNED = 0.6  # diagonality of a model whose attention follows the text
 CALIBRATION_CLIPS, CALIBRATION_BATCH = 32, 16  # from the validation set: a few minutes of speech
-# Mel frames of the validation set. With the bundled voice, a gain from 2,000 frames is within 6 % of that from 48,000 in
-# 95 % of draws, and the corrected mel is off by a sixth of the correction; from the 370 of one clip, 14 % and a third.
+# Mel frames of the validation set. With the bundled voice, gains from 2,000 frames are within 6 % of those from 48,000
+# in 95 % of draws, and corrected mels are off by a sixth of the correction; from the 370 frames of one clip, 14 % and a
+# third.
 MIN_CALIBRATION_FRAMES = 2000
 ENGLISH_SENTENCES = (
     "The north wind and the sun were disputing which was the stronger.",

@@ -21,7 +21,8 @@ from inference import load_model
 from tacotron2.loss import guided_attention_loss, mel_band_difference_loss
 from tacotron2.measures import GATE_TOLERANCE, diagonality, gate_accuracy
 from tacotron2.model import Tacotron2Output
-from tacotron2.task import Tacotron2Report
+from tacotron2.task import ENGLISH_SENTENCES, Tacotron2Report
+from tacotron2.text import text_to_ids
 from tests.helpers.commands import fails_with, run_here, run_process
 from tests.helpers.runs import TINY_WAVEGLOW, assert_same_run, losses, make_trainer, read_log, train_command
 from tests.helpers.waveglow import randomize_couplings
@@ -240,9 +241,12 @@ def test_attention_that_does_not_align_gives_one_warning(corpus: Path, tmp_path:
     trainer = make_trainer(corpus, tmp_path, "tacotron2", *options)
     trainer.fit()
     warnings = [row for row in read_log(tmp_path) if "warning" in row]
-    assert [row["step"] for row in warnings] == [2]
-    assert "the attention does not follow the text at step 2: its diagonality is 0." in warnings[0]["warning"]
-    assert "model.n_frames_per_step=2" in warnings[0]["warning"]
+    assert [row["step"] for row in warnings] == [0, 2]
+    frames = sum(trainer.data.val.lengths)
+    assert f"the validation set, 1 clip with {frames} frames (1 s), is too short" in warnings[0]["warning"]
+    assert "2,000 frames (23 s) are needed" in warnings[0]["warning"]
+    assert "the attention does not follow the text at step 2: its diagonality is 0." in warnings[1]["warning"]
+    assert "model.n_frames_per_step=2" in warnings[1]["warning"]
     assert trainer.task.objective.advice(10_000, {"diagonality": 0.8}) == ""
     assert trainer.task.objective.advice(1, {"diagonality": 0.1}) == ""
     rows = [row for row in read_log(tmp_path) if "val_loss" in row]
@@ -254,7 +258,26 @@ def test_sentences_that_cannot_be_read_are_left_out(corpus: Path, tmp_path: Path
         trainer = make_trainer(corpus, tmp_path, "tacotron2", "data.sentences=['Hello.', '###']")
     report = trainer.task.report
     assert isinstance(report, Tacotron2Report)
-    assert len(report.sentences) == 1
+    assert report.sentences == [("Hello.", text_to_ids("Hello."))]
+
+
+@pytest.mark.parametrize(
+    ("cleaners", "sentences", "expected"),
+    [
+        ("english_cleaners", "null", list(ENGLISH_SENTENCES)),
+        ("basic_cleaners", "null", ["The first line."]),  # the only clip of the validation set
+        ("basic_cleaners", "[Guten Morgen]", ["Guten Morgen"]),
+        ("english_cleaners", "[]", []),
+    ],
+)
+def test_the_sentences_of_validation(
+    corpus: Path, tmp_path: Path, cleaners: str, sentences: str, expected: list[str]
+) -> None:
+    options = (f"data.cleaners={cleaners}", f"data.sentences={sentences}", "trainer.val_every_steps=1")
+    trainer = make_trainer(corpus, tmp_path, "tacotron2", *options, "trainer.max_steps=2", "model.max_decoder_steps=9")
+    trainer.fit()
+    assert [row["sentences"] for row in read_log(tmp_path) if "sentences" in row] == [expected]
+    assert len(list((tmp_path / "samples").glob("sentence_*_00000002.wav"))) == len(expected)
 
 
 def test_a_line_of_the_console_fits_80_columns(

@@ -12,6 +12,7 @@ import torch
 from common.errors import UserError
 from evaluation.acoustics import analyze, copy_quality, distance
 from evaluation.judges import RATE, errors
+from evaluation.page import LONGEST_GAP, training_hours
 from evaluation.table import System, Utterance, interval, markdown, summarize, table
 from tacotron2.measures import reading
 from tacotron2.text import text_to_ids, word_spans
@@ -173,7 +174,16 @@ def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path
 
     run_here("scripts/report.py", tacotron2_run)
     page = (tacotron2_run / "report.html").read_text()
-    for part in ("Curves", "train_loss", "Evaluation", "heard by Whisper", "Sounds", "Pictures", "Config"):
+    for part in (
+        "Curves",
+        "train_loss",
+        "Please call again on Tuesday",
+        "Evaluation",
+        "heard by Whisper",
+        "Sounds",
+        "Pictures",
+        "Config",
+    ):
         assert part in page
     assert "data:audio/mpeg;base64," in page
     assert "data:image/png;base64," in page
@@ -200,6 +210,15 @@ def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path
 )
 def test_options_that_cannot_be_evaluated_are_errors(options: list[str], message: str, tmp_path: Path) -> None:
     fails_with(run_here("scripts/evaluate.py", f"output={tmp_path}", *options, expect=1), message)
+
+
+def test_the_time_between_two_starts_is_not_training() -> None:
+    start, line = {"config": {}}, {"step": 1}
+    times = [(start, 0), (line, 60), (line, 360), (start, 90_000), (line, 90_060), (start, 90_070), (line, 90_130)]
+    rows = [{**row, "time": float(time)} for row, time in times]
+    assert training_hours(rows) == pytest.approx((360 + 60 + 60) / 3600)
+    assert training_hours([*rows, {**line, "time": 180_000.0}]) == pytest.approx((480 + LONGEST_GAP) / 3600)
+    assert training_hours(rows[:1]) == 0
 
 
 def test_a_report_of_no_run(tmp_path: Path) -> None:
