@@ -3,9 +3,11 @@
     pip install -e '.[eval]'
     python scripts/evaluate.py tacotron2=CKPT waveglow=CKPT sentences=FILE recordings=FILELIST root=DIR output=DIR
     python scripts/evaluate.py wavs=DIR sentences=FILE output=DIR
+    python scripts/evaluate.py recordings=FILELIST root=DIR limit=4 "ladders=[noise,cut]" output=DIR
 
-Writes evaluation.json (means, 95 % intervals, and every utterance), evaluation.md (the table), and a folder of wavs for
-each system that synthesizes. The measures are listed in evaluation/table.py (MEASURES).
+Writes evaluation.json (means, 95 % intervals, and every utterance), evaluation.md (the table), and the wavs that are
+judged, except those that were files before. The measures are listed in evaluation/table.py (MEASURES). `ladders` shows
+what each judge hears: it adds the recordings made worse step by step (evaluation/ladders.py).
 """
 
 from __future__ import annotations
