@@ -22,9 +22,7 @@ from collections import deque
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
-SPIN_COUNT = "100000"  # a third of the default, hardly slower alone; it counts where `watch` overlooks the other program
-    "50000"  # as fast alone as the default of 300,000, and less is lost beside a program that `watch` does not see
-)
+SPIN_COUNT = "100000"  # a third of the default, hardly slower alone; it counts where `watch` overlooks a program
 PERIOD = 0.1  # seconds between two looks at the machine
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc")

@@ -1,4 +1,4 @@
-"""Ladders: recordings made worse step by step. Whoever trusts a judge can see here which damage it hears.
+"""Ladders: recordings made worse step by step, which show what a judge hears and what it does not.
 
 Shapes: N samples, float32 in [-1, 1].
 """
@@ -28,7 +28,7 @@ CUTOFF_KHZ = (4, 2, 1)
 ITERATIONS = (60, 8, 2, 0)
 FRAMES = (3, 7, 15)
 PERIODS = (8, 4, 2)
-SECONDS = (1.0, 0.5, 0.25, 0.125)
+SECONDS = (1.0, 0.5, 0.125)
 SEMITONES = (1, 2, 4, 8)
 
 

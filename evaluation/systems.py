@@ -90,7 +90,7 @@ def systems(config: EvaluateConfig) -> Iterator[System]:
     yield from filter(None, (recordings, wavs))
     if recordings:
         for ladder in config.ladders or []:
-            yield from damaged(recordings, ladder, config)
+            yield from damaged(recordings, ladder, config.audio, config.seed)
         for vocoder in vocoders:
             yield copies(recordings, vocoder, config)
     if voice:
@@ -149,12 +149,12 @@ def read_wavs(config: EvaluateConfig, by_text: Mapping[str | None, int]) -> Syst
     return System(f"wavs in {folder.name}", utterances)
 
 
-def damaged(recordings: System, ladder: LadderName, config: EvaluateConfig) -> Iterator[System]:
+def damaged(recordings: System, ladder: LadderName, audio: AudioConfig, seed: int) -> Iterator[System]:
     """The recordings made worse, a system for each step of the ladder."""
     for name, damage in steps(ladder).items():
-        rng = np.random.default_rng(config.seed)
+        rng = np.random.default_rng(seed)
         utterances = [
-            Utterance(clip.name, damage(clip.audio, config.audio, rng), clip.text, i)
+            Utterance(clip.name, damage(clip.audio, audio, rng), clip.text, i)
             for i, clip in enumerate(recordings.utterances)
         ]
         yield System(name, utterances, copies=aligned(ladder), made=True)

@@ -3,10 +3,12 @@
     pip install -e '.[eval]'
     python scripts/evaluate.py tacotron2=CKPT waveglow=CKPT sentences=FILE recordings=FILELIST root=DIR output=DIR
     python scripts/evaluate.py wavs=DIR sentences=FILE output=DIR
+    python scripts/evaluate.py recordings=FILELIST root=DIR limit=4 "ladders=[noise,cut]" output=DIR
 
-Set at least one of: recordings, tacotron2 with sentences, wavs. Writes evaluation.json (means, 95 % intervals, and
-every utterance), evaluation.md (the table), and a folder of wavs for each system that synthesizes. The measures are
-listed in evaluation/table.py (MEASURES).
+Set at least one of: recordings, tacotron2 with sentences, wavs.
+Writes evaluation.json (means, 95 % intervals, and every utterance), evaluation.md (the table), and the wavs that are
+judged, except those that were files before. The measures are listed in evaluation/table.py (MEASURES). `ladders` shows
+what each judge hears: it adds the recordings made worse step by step (evaluation/ladders.py).
 """
 
 from __future__ import annotations
