@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 
-from common.audio import STFT as TorchSTFT
+from common import audio as torch_audio
 from common.checkpoint import files as checkpoints
 from common.checkpoint import formats as interchange
 from common.config import AudioConfig
@@ -108,7 +108,7 @@ def test_the_mel_match_of_a_single_frame_equals_pytorch(exported: Path) -> None:
 
 def test_the_stft_with_a_short_window_equals_pytorch() -> None:
     audio = torch.randn(333, generator=torch.Generator().manual_seed(0))
-    ours, theirs = STFT(64, 10, 48), TorchSTFT(64, 10, 48)
+    ours, theirs = STFT(64, 10, 48), torch_audio.STFT(64, 10, 48)
     np.testing.assert_allclose(ours(audio.numpy()).T, theirs(audio), atol=1e-4, rtol=0)
     np.testing.assert_allclose(ours.inverse(ours(audio.numpy()), 333), audio, atol=1e-5, rtol=0)
 
