@@ -25,38 +25,44 @@ from synthesis.onnx.files import read_config
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # the defaults are those of SpeechOptions
+    )
     parser.add_argument("directory", type=Path, help="output of export_onnx.py")
     parser.add_argument("input", help="text file, one phrase on each line")
     parser.add_argument("output", type=Path, help="directory for 0000.wav, 0001.wav, ...")
-    parser.add_argument("--seed", type=int, default=0, help="of the dropout and the noise; default: 0")
+    parser.add_argument("--seed", type=int, help="of the dropout and the noise; default: 0")
     parser.add_argument("--sigma", type=float, help="standard deviation of the noise, instead of the model's own")
-    parser.add_argument("--denoiser-strength", type=float, default=0.01, help="0: no denoiser; default: 0.01")
+    parser.add_argument("--denoiser-strength", type=float, help="0: no denoiser; default: 0.01")
     parser.add_argument("--match-mel", type=int, help="passes of the mel match, instead of the model's own number")
     parser.add_argument("--max-steps", type=int, help="limit of decoder steps, instead of the model's own")
     return parser
 
 
 def main() -> None:
-    options = parser().parse_args()
-    read_config(options.directory)  # checks the packages before they are imported
+    options = vars(parser().parse_args())
+    directory, source, output = (options.pop(name) for name in ("directory", "input", "output"))
+    read_config(directory)  # checks that the packages are installed, before they are imported
     import numpy as np
     import soundfile
 
-    from synthesis.onnx.voice import Voice
+    from synthesis.onnx.voice import SpeechOptions, Voice
 
-    lines = read_lines(options.input, "input")
-    paths = [options.output / f"{i:04d}.wav" for i in range(len(lines))]
+    SpeechOptions(**options)  # raises UserError
+    lines = read_lines(source, "input")
+    paths = [output / f"{i:04d}.wav" for i in range(len(lines))]
     refuse_existing(paths, "choose another output directory")
-    voice = Voice(options.directory)
-    make_directory(options.output, "output")
-    rng, seconds, audio_seconds = np.random.default_rng(options.seed), 0.0, 0.0
+    voice = Voice(directory)
+    make_directory(output, "output")
+    seconds = audio_seconds = 0.0
     for path, (number, text) in zip(paths, lines, strict=True):
-        where = f"{options.input}:{number}"
+        where = f"{source}:{number}"
         if dropped := voice.dropped(text):
             print(f"warning: {where}: left out, because the model has no symbol for them: {' '.join(dropped)}")
         start = time.perf_counter()
-        speech = voice.speak(text, rng, options.max_steps, options.sigma, options.denoiser_strength, options.match_mel)
+        speech = voice.speak(text, **options)
         took, length = time.perf_counter() - start, len(speech.audio) / voice.sample_rate
         if not length:
             print(f"warning: {where}: nothing to say in {text[:60]!r}; {path.name} is not written")

@@ -271,23 +271,26 @@ def free_dimensions(inputs: dict[str, Tensor], waveglow: WaveGlow) -> dict[str, 
 
 def export(path: Path, graph: Graph, inputs: dict[str, Tensor], waveglow: WaveGlow) -> None:
     """Write `graph` to `path`."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     shapes: tuple[Any, ...] = tuple(free_dimensions(inputs, waveglow).values())
     parameters = inspect.signature(graph.module.forward).parameters.values()
     named = sum(parameter.kind is not parameter.VAR_POSITIONAL for parameter in parameters)
     if len(shapes) > named:  # those of *state form a tuple of their own
         shapes = (*shapes[:named], shapes[named:])
     with torch.no_grad():
-        torch.onnx.export(
+        program = torch.onnx.export(
             graph.module.eval(),
             tuple(inputs.values()),
-            path,
             input_names=list(inputs),
             output_names=graph.outputs,
             dynamic_shapes=shapes,
-            external_data=False,
             verbose=False,
             optimize=False,  # onnxruntime does the same when it loads the file, in a hundredth of the time
         )
+    assert program is not None
+    ClearMetadataAndDocStringPass()(program.model)  # stack traces, with paths of this machine
+    program.save(path, external_data=False)
 
 
 def largest_difference(path: Path, graph: Graph, inputs: dict[str, Tensor]) -> float:

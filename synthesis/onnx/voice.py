@@ -7,15 +7,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
 from common.errors import UserError, first_line
+from common.schema import Count, Index, NonNegative, Options, Seed
 from synthesis.onnx.corrections import Corrections
 from synthesis.onnx.files import GRAPHS, read_config
 from synthesis.sentences import split_long
 from tacotron2.text import encode
+
+
+@dataclass(frozen=True)
+class SpeechOptions(Options):
+    """How to synthesize. The seed and the text determine the audio."""
+
+    seed: Seed = 0
+    sigma: NonNegative | None = None  # standard deviation of WaveGlow's noise; None: the model's own
+    denoiser_strength: NonNegative = 0.01  # 0: no denoiser
+    match_mel: Index | None = None  # passes of the mel match; None: the model's own number
+    max_steps: Count | None = None  # limit of decoder steps; None: the model's own
 
 
 @dataclass(frozen=True)
@@ -76,42 +89,26 @@ class Voice:
         mel = self.postnet.run(None, {"mel": mel, "mel_lengths": np.array([mel.shape[2]])})[0]
         return mel[0], truncated
 
-    def audio(
-        self,
-        mel: np.ndarray,
-        rng: np.random.Generator,
-        sigma: float | None = None,
-        denoiser_strength: float = 0.01,
-        match_mel: int | None = None,
-    ) -> np.ndarray:
-        """mel (n_mels, T) -> samples (T * hop_length).
-
-        sigma: standard deviation of WaveGlow's noise; None: the model's own. denoiser_strength: 0: no denoiser.
-        match_mel: passes of the mel match; None: the model's own number.
-        """
+    def audio(self, mel: np.ndarray, rng: np.random.Generator, options: SpeechOptions) -> np.ndarray:
+        """mel (n_mels, T) -> samples (T * hop_length)"""
         config = self.config["waveglow"]
+        sigma = config["sigma"] if options.sigma is None else options.sigma
+        passes = config["match_mel"] if options.match_mel is None else options.match_mel
         shape = 1, config["n_group"], mel.shape[1] * config["hop_length"] // config["n_group"]
-        z = np.float32(config["sigma"] if sigma is None else sigma) * rng.standard_normal(shape, dtype=np.float32)
+        z = np.float32(sigma) * rng.standard_normal(shape, dtype=np.float32)
         audio: np.ndarray = self.waveglow.run(None, {"mel": mel[np.newaxis], "z": z})[0][0]
-        if denoiser_strength:
-            audio = self.corrections.denoise(audio, denoiser_strength)
-        return self.corrections.match_mel(mel, audio, config["match_mel"] if match_mel is None else match_mel)
+        if options.denoiser_strength:
+            audio = self.corrections.denoise(audio, options.denoiser_strength)
+        return self.corrections.match_mel(mel, audio, passes)
 
-    def speak(
-        self,
-        text: str,
-        rng: np.random.Generator,
-        max_steps: int | None = None,
-        sigma: float | None = None,
-        denoiser_strength: float = 0.01,
-        match_mel: int | None = None,
-    ) -> Speech:
-        """Synthesize one text; a long one in pieces, see `split_long`. The options are those of `mel` and `audio`."""
-        ids = self.ids(text)
+    def speak(self, text: str, **options: Any) -> Speech:
+        """Synthesize one text, a long one in pieces, see `split_long`; `options` are the fields of SpeechOptions."""
+        chosen = SpeechOptions(**options)
+        rng, ids = np.random.default_rng(chosen.seed), self.ids(text)
         pieces = split_long(ids, self.config["text"]["symbols"]) if ids else []
         parts, truncated = [np.zeros(0, np.float32)], False
         for piece in pieces:
-            mel, stopped = self.mel(piece, rng, max_steps)
+            mel, stopped = self.mel(piece, rng, chosen.max_steps)
             truncated |= stopped
-            parts.append(self.audio(mel, rng, sigma, denoiser_strength, match_mel))
+            parts.append(self.audio(mel, rng, chosen))
         return Speech(np.concatenate(parts), truncated, len(pieces))
