@@ -204,7 +204,8 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each case, after one warm-up; default: 3")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16, for cases that do not set one")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, choices=("cpu", "cuda"), help="default: cuda if there is a GPU")
     for name in SIZES:
         parser.add_argument(f"--{name}", type=int, help=f"value of {name}, instead of the default")
     parser.add_argument("--json", type=Path, help="write all figures to this file")

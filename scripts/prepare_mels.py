@@ -1,6 +1,8 @@
-"""Compute the mels of all clips in a corpus's filelists, in parallel. Clips whose mel is up to date are skipped.
+"""Compute the mels of all clips in a corpus's filelists, in parallel.
 
-python scripts/prepare_mels.py data.root=DIR [audio.fmax=7600 ...]
+    python scripts/prepare_mels.py data.root=DIR [audio.fmax=7600 ...]
+
+Clips whose mel is up to date are skipped.
 """
 
 from __future__ import annotations

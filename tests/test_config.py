@@ -193,7 +193,9 @@ def test_the_kubernetes_recipe_runs_a_valid_command() -> None:
 
 
 def test_a_number_as_the_choice_of_a_group_is_an_error() -> None:
-    fails_with(run_here("train.py", "model=1", "run_dir=x", expect=1), "config: ", "must be a string", "--cfg job")
+    fails_with(
+        run_here("train.py", "model=1", "run_dir=x", expect=1), "config: ", "must be a string", "train.py --help"
+    )
 
 
 def test_a_key_of_a_group_that_the_command_does_not_have_is_unknown() -> None:
