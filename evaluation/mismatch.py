@@ -28,7 +28,7 @@ from evaluation.judges import RATE, Listener, errors
 SHIFTS = (0, -1, 1, -2, 2)
 DEVIATION = 0.2  # of a logarithm of speech seconds per symbol, generously
 MAX_COST = 4.0  # of a clip: one odd clip does not decide
-SWITCH_COST = 10.0  # of a new shift between two clips; the texts of a dozen clips outweigh it
+SWITCH_COST = 10.0  # of a shift, and of its end; the texts of a dozen clips outweigh it
 GOOD_FIT, MIN_ROWS = 0.6, 8  # mean cost of the clips of a shift, and how many must have it
 RELATED = 0.4  # correlation of the lengths of texts and speech
 MIN_RELATED_ROWS, MIN_SPREAD = 20, 0.2  # fewer texts, or texts of lengths so equal, need not show a correlation
@@ -47,7 +47,7 @@ def costs(speech: np.ndarray, symbols: np.ndarray) -> np.ndarray:
     """speech (N) seconds, symbols (N) -> (K, N): how badly the length of the text at each of SHIFTS fits each clip."""
     length, text = np.log(speech), np.log(symbols)
     text = text + np.median(length) - np.median(text)
-    found = np.full((len(SHIFTS), len(length)), MAX_COST)
+    found = np.zeros((len(SHIFTS), len(length)))  # without a text at that place, nothing speaks against the shift
     for k, shift in enumerate(SHIFTS):
         clips = np.arange(max(0, -shift), len(length) - max(0, shift))
         found[k, clips] = np.minimum((length[clips] - text[clips + shift]) ** 2 / (2 * DEVIATION**2), MAX_COST)
@@ -57,7 +57,7 @@ def costs(speech: np.ndarray, symbols: np.ndarray) -> np.ndarray:
 def find_shifts(speech: np.ndarray, symbols: np.ndarray) -> list[Shift]:
     """The runs of clips whose transcripts are shifted: the cheapest sequence of shifts (Viterbi's algorithm)."""
     cost = costs(speech, symbols)
-    total, back = cost[:, 0], []
+    total, back = cost[:, 0] + SWITCH_COST * (np.array(SHIFTS) != 0), []
     for now in cost.T[1:]:
         best = int(total.argmin())
         stays = total <= total[best] + SWITCH_COST

@@ -127,7 +127,8 @@ GERMAN = ["Er sagt 12 Sätze", "für 5 €", "ein Satz", "mit “Zeichen” – 
 
 def test_what_the_model_would_not_read_is_a_bad_row(tmp_path: Path) -> None:
     decomposed = [unicodedata.normalize("NFD", text) for text in GERMAN]
-    report = checked(write_corpus(tmp_path / "c", decomposed), "data.cleaners=basic_cleaners")
+    root = write_corpus(tmp_path / "c", decomposed)
+    report = unicodedata.normalize("NFC", checked(root, "data.cleaners=basic_cleaners"))
     rows = report.split("3 bad rows:\n")[1].split("\n\n")[0]
     assert "wavs/clip0.wav: the model would not read 1 2 ä in 'Er sagt 12 Sätze'" in rows
     assert "add the letters to data.characters, write numbers and signs as words, which basic_cleaners does not" in rows
@@ -136,8 +137,9 @@ def test_what_the_model_would_not_read_is_a_bad_row(tmp_path: Path) -> None:
     assert "left out, without a symbol" not in report
     letters = re.search(r'data.characters="(.*)"', report)
     assert letters
-    report = checked(tmp_path / "c", "data.cleaners=basic_cleaners", f"data.characters={letters[1]}")
+    report = checked(root, "data.cleaners=basic_cleaners", f"data.characters={letters[1]}")
     assert "2 bad rows:" in report
+    report = unicodedata.normalize("NFC", report)
     assert "'Er sagt 12 Sätze'; write numbers and signs as words, which basic_cleaners does not" in report
 
 
@@ -189,6 +191,10 @@ def test_right_transcripts_fit_their_clips(speech: list[Row]) -> None:
     assert mismatched_lengths(speech) == []
     assert mismatched_lengths(speech[:9]) == []
     assert mismatched_lengths(with_texts_of(speech, [0] * 45)) == []  # equal lengths show nothing
+    rng = np.random.default_rng(0)
+    for _ in range(20):  # nor do almost equal ones
+        seconds, symbols = (np.exp(0.05 * rng.standard_normal((2, 45))).T * [3.0, 40.0]).T
+        assert find_shifts(seconds, symbols) == []
 
 
 @pytest.mark.parametrize(
@@ -217,14 +223,14 @@ def test_unrelated_transcripts_are_found_by_their_lengths(speech: list[Row]) -> 
 
 
 def test_whisper_hears_whose_text_it_is(speech: list[Row]) -> None:
-    whole, bad, notes = mismatched_words(with_texts_of(speech[:5], [1, 2, 3, 4, 0]), num_clips=4)
+    # Loads Whisper, which takes seconds. The last of the five clips has its own transcript.
+    whole, bad, notes = mismatched_words(with_texts_of(speech[:5], [1, 2, 3, 0, 4]), num_clips=50)
     assert len(whole) == 1
-    assert "in 4 of 4 clips; 3 of these say the text 1 row above in metadata.csv: move their texts down" in whole[0]
-    assert [row.split(":")[1] for row in bad] == ["2", "4", "5"]
+    assert "in 4 of 5 clips; 3 of these say the text 1 row above in metadata.csv: move their texts down" in whole[0]
+    assert [row.split(":")[1] for row in bad] == ["2", "3", "4"]
     assert len(notes) == 1
     assert "metadata.csv:1: " in notes[0]
     assert f"the transcript is {speech[1].clip.text[:60]!r} (" in notes[0]
-    assert mismatched_words(speech[:2], num_clips=1) == ([], [], [])
 
 
 def test_whisper_is_refused_where_it_hears_nothing(corpus: Path, tmp_path: Path) -> None:

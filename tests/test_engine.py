@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from common.checkpoint import files as checkpoints
+from common.config import TrainConfig
 from common.data.batching import BatchPlan, BatchSize, RankSampler
 from common.errors import UserError
 from common.ops.dropout import TanhDropout, draw_kept, dropout
 from common.ops.precision import autocast
+from common.schema import from_dict
 from common.training.ema import MovingAverage
 from common.training.meter import Meter, paused
 from inference import load_model
@@ -24,9 +26,10 @@ from tacotron2.measures import GATE_TOLERANCE, diagonality, gate_accuracy
 from tacotron2.model import Tacotron2Output
 from tacotron2.task import ENGLISH_SENTENCES, Tacotron2Report
 from tacotron2.text import text_to_ids
-from tests.helpers.commands import fails_with, run_here, run_process
+from tests.helpers.commands import composed, fails_with, run_here, run_process
 from tests.helpers.runs import TINY_WAVEGLOW, assert_same_run, losses, make_trainer, read_log, train_command
 from tests.helpers.waveglow import randomize_couplings
+from train import build_task
 
 # ---- batches under a frame budget ----
 
@@ -325,22 +328,27 @@ def test_sentences_that_cannot_be_read_are_left_out(corpus: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("cleaners", "sentences", "expected"),
+    ("options", "expected"),
     [
-        ("english_cleaners", "null", list(ENGLISH_SENTENCES)),
-        ("basic_cleaners", "null", ["The first line."]),  # the only clip of the validation set
-        ("basic_cleaners", "[Guten Morgen]", ["Guten Morgen"]),
-        ("english_cleaners", "[]", []),
+        (["data.cleaners=english_arpabet"], list(ENGLISH_SENTENCES)),
+        (["data.cleaners=basic_cleaners"], None),
+        (["data.cleaners=basic_cleaners", "data.sentences=[Guten Morgen]"], ["Guten Morgen"]),
     ],
 )
-def test_the_sentences_of_validation(
-    corpus: Path, tmp_path: Path, cleaners: str, sentences: str, expected: list[str]
-) -> None:
-    options = (f"data.cleaners={cleaners}", f"data.sentences={sentences}", "trainer.val_every_steps=1")
-    trainer = make_trainer(corpus, tmp_path, "tacotron2", *options, "trainer.max_steps=2", "model.max_decoder_steps=9")
+def test_the_sentences_of_validation_follow_the_cleaners(options: list[str], expected: list[str] | None) -> None:
+    config = from_dict(TrainConfig, composed("train", "model=tacotron2", "data.root=x", "run_dir=x", *options))
+    report = build_task(config).report
+    assert isinstance(report, Tacotron2Report)
+    assert (report.sentences and [text for text, _ in report.sentences]) == expected
+
+
+def test_other_languages_synthesize_their_first_transcripts(corpus: Path, tmp_path: Path) -> None:
+    options = ("data.cleaners=basic_cleaners", "data.sentences=null", "trainer.max_steps=1")
+    trainer = make_trainer(corpus, tmp_path, "tacotron2", *options)
     trainer.fit()
-    assert [row["sentences"] for row in read_log(tmp_path) if "sentences" in row] == [expected]
-    assert len(list((tmp_path / "samples").glob("sentence_*_00000002.wav"))) == len(expected)
+    (clip,) = trainer.data.val.clips
+    assert [row["sentences"] for row in read_log(tmp_path) if "sentences" in row] == [[clip.text]]
+    assert len(list((tmp_path / "samples").glob("sentence_*.wav"))) == 1
 
 
 def test_a_line_of_the_console_fits_80_columns(

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,8 +214,8 @@ def test_options_that_cannot_be_evaluated_are_errors(options: list[str], message
 
 
 def test_the_time_between_two_starts_is_not_training() -> None:
-    start: dict[str, object] = {"config": {}}
-    line: dict[str, object] = {"step": 1}
+    start: dict[str, Any] = {"config": {}}
+    line: dict[str, Any] = {"step": 1}
     times = [(start, 0), (line, 60), (line, 360), (start, 90_000), (line, 90_060), (start, 90_070), (line, 90_130)]
     rows = [{**row, "time": float(time)} for row, time in times]
     assert training_hours(rows) == pytest.approx((360 + 60 + 60) / 3600)

@@ -13,8 +13,8 @@ ARPABET_PREFIX = "@"  # keeps the ARPAbet symbol "B" apart from the letter "B"
 PUNCTUATION = "-!'(),.:;? "
 # Marks that a table may lack, and their ASCII forms: quotes, apostrophes, hyphens and dashes, the ellipsis.
 TYPOGRAPHIC = {
-    **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033", '"'),
-    **dict.fromkeys("\u2018\u2019\u201a\u201b\u02bc\u2032\u00b4", "'"),
+    **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb", '"'),
+    **dict.fromkeys("\u2018\u2019\u201a\u201b\u02bc\u00b4", "'"),
     **dict.fromkeys("\u2010\u2011\u2012\u2013\u2212", "-"),
     **dict.fromkeys("\u2014\u2015", "--"),
     "\u2026": "...",
