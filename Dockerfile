@@ -12,13 +12,13 @@ RUN apt-get update \
 # The image works under any user id: interactive.sh sets yours, so that files in mounted folders are yours. Hence all
 # may write to the home directory (caches of Triton, Numba and Matplotlib) and to the environment (pip install), and
 # USER is for programs that ask for the name of the user.
-ENV HOME=/home/voice USER=voice VENV=/opt/venv PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 \
+ENV HOME=/home/user USER=user VENV=/opt/venv PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /workspace/tacotron2-waveglow
-RUN useradd --uid 1000 --create-home voice \
+RUN useradd --uid 1000 --create-home user \
     && echo "PS1='\w> '" > "$HOME/.bashrc" \
     && mkdir "$VENV" \
-    && chown voice:voice . "$VENV" \
+    && chown user:user . "$VENV" \
     && chmod 777 . "$HOME" "$VENV"
 # A number, because Kubernetes cannot tell whether a name is root's.
 USER 1000:1000
