@@ -41,8 +41,8 @@ class STFT:
             audio[place] += frame
             weight[place] += self.window**2
         inside = slice(self.n_fft // 2, self.n_fft // 2 + num_samples)
-        audio = audio[inside] / np.maximum(weight[inside], 1e-11)
-        return np.pad(audio, (0, num_samples - len(audio)))
+        samples = audio[inside] / np.maximum(weight[inside], 1e-11)
+        return np.pad(samples, (0, num_samples - len(samples)))
 
 
 class Corrections:
