@@ -43,7 +43,14 @@ def picture(utterance: Utterance, title: str) -> Figure:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", nargs="?", type=Path, default=REPOSITORY / "docs", metavar="OUT")
+    parser.add_argument(
+        "output",
+        nargs="?",
+        type=Path,
+        default=REPOSITORY / "docs",
+        metavar="OUT",
+        help="directory for samples/ and images/; default: docs",
+    )
     return parser
 
 
