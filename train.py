@@ -4,10 +4,17 @@
     torchrun --nproc-per-node 8 train.py model=waveglow data=ljspeech data.root=DIR run_dir=runs/wg
 
 If the run directory holds checkpoints, the run continues from the newest one.
-All options: python train.py model=tacotron2 --cfg job
+`python train.py model=waveglow --help` also explains the options of a model and of its training.
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # before the slow imports
+    from common.help import show_help
+    from common.threads import before_torch
+
+    show_help("train", __doc__)
+    before_torch()
 
 import sys
 from collections.abc import Callable

@@ -1,6 +1,8 @@
 """The options of a training run and of its data. The entry scripts convert Hydra's dictionaries to these dataclasses.
 
-The options of a model are at the top of its model.py, those of its training in its task.py.
+The options of a model are at the top of its model.py, those of its training in its task.py. What every key means is
+written beside it in conf/, where `--help` finds it: audio/ljspeech.yaml, data/ljspeech.yaml, trainer/default.yaml,
+train.yaml.
 """
 
 from __future__ import annotations
@@ -20,14 +22,14 @@ class AudioConfig(Options):
 
     section: ClassVar[str] = "audio"
 
-    sample_rate: Count = 22050  # Hz
-    n_fft: Count = 1024  # samples
-    win_length: Count = 1024  # samples, periodic Hann window
-    hop_length: Count = 256  # samples
+    sample_rate: Count = 22050
+    n_fft: Count = 1024
+    win_length: Count = 1024
+    hop_length: Count = 256
     n_mels: Count = 80
-    fmin: NonNegative = 0.0  # Hz
-    fmax: Positive = 8000.0  # Hz
-    log_floor: Positive = 1e-5  # lower bound of the magnitudes before the logarithm
+    fmin: NonNegative = 0.0
+    fmax: Positive = 8000.0
+    log_floor: Positive = 1e-5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,18 +62,16 @@ class DataConfig(Options):
     root: str = "???"
     train_filelist: str = "???"
     val_filelist: str = "???"
-    test_filelist: str | None = None  # read by prepare_mels and check_dataset only
+    test_filelist: str | None = None
     mel_dir: str = "???"
-    cleaners: str = "english_cleaners"  # how transcripts are normalized
-    characters: str | None = None  # the symbols besides ARPAbet; null: the reference's punctuation, A-Z and a-z
-    follow_links: bool = False  # accept clips behind symbolic links that leave `root`
-    convert_audio: bool = False  # resample and mix down clips of another format instead of refusing them
-    segment_length: Count = 8000  # samples, for tasks that train on segments of clips
-    # Synthesized at each validation by a model that reads text. null: two English sentences for the English cleaners,
-    # for others the first two transcripts of val_filelist.
+    cleaners: str = "english_cleaners"
+    characters: str | None = None
+    follow_links: bool = False
+    convert_audio: bool = False
+    segment_length: Count = 8000
     sentences: list[str] | None = None
-    limit: Count | None = None  # use only the first N clips of each list
-    num_workers: Index = 1  # loader processes per rank and data set; 0 loads in the training process
+    limit: Count | None = None
+    num_workers: Index = 1
 
 
 @dataclass
@@ -80,32 +80,32 @@ class TrainerConfig(Options):
 
     section: ClassVar[str] = "trainer"
 
-    batch_size: Count = 32  # clips per rank and accumulation step
-    batch_frames: Count | None = None  # limit of mel frames in such a batch, including padding
+    batch_size: Count = 32
+    batch_frames: Count | None = None
     epochs: Count = 1
-    max_steps: Count | None = None  # stop after this many optimizer steps
-    max_minutes: Positive | None = None  # save and stop this many minutes after the start or restart
+    max_steps: Count | None = None
+    max_minutes: Positive | None = None
     learning_rate: Positive = 1e-3
-    anneal_epochs: list[int] = field(default_factory=list)  # from these epochs on ...
-    anneal_factors: list[Positive] = field(default_factory=list)  # ... the rate is learning_rate times these
+    anneal_epochs: list[int] = field(default_factory=list)
+    anneal_factors: list[Positive] = field(default_factory=list)
     weight_decay: NonNegative = 0.0
-    grad_clip_norm: Positive | None = None  # null: no clipping; the norm is logged in any case
-    ema_decay: Probability | None = None  # keep averaged weights with this decay, for all but training
-    accumulation_steps: Count = 1  # batches per optimizer step
-    precision: Precision = "fp32"  # fp16 scales the loss dynamically
-    tf32: bool = True  # on GPUs: use TensorFloat-32 for float32 operations
+    grad_clip_norm: Positive | None = None
+    ema_decay: Probability | None = None
+    accumulation_steps: Count = 1
+    precision: Precision = "fp32"
+    tf32: bool = True
     device: Device = "auto"
     log_every_steps: Count = 10
     val_every_steps: Count = 500
-    val_batches: Count | None = None  # validate on at most this many batches of each rank
+    val_batches: Count | None = None
     checkpoint_every_steps: Count = 500
-    checkpoint_every_minutes: Positive | None = 10.0  # also save when this long has passed since the last checkpoint
-    keep_last: Count = 2  # checkpoints to keep beside the best one
-    dry_run: bool = True  # run the largest batch first, so that a lack of memory shows at the start
-    timeout_minutes: Positive = 10.0  # a rank or loader process without progress for this long is considered lost
-    progress: bool = True  # show a progress bar
-    fresh: bool = False  # remove the files of an earlier run from run_dir; for debugging
-    profile: bool = False  # write a trace to run_dir/profile.json; for runs of a few steps
+    checkpoint_every_minutes: Positive | None = 10.0
+    keep_last: Count = 2
+    dry_run: bool = True
+    timeout_minutes: Positive = 10.0
+    progress: bool = True
+    fresh: bool = False
+    profile: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -129,8 +129,8 @@ class TrainConfig(Options):
     task: dict[str, Any]
     run_dir: str
     seed: Seed = 0
-    init_from: str | None = None  # start with the weights of this checkpoint, in any layout
-    warm_start: bool = False  # load only the weights that fit, if symbols, mels or sizes differ
+    init_from: str | None = None
+    warm_start: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,17 +7,19 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from common.errors import UserError, did_you_mean
 from common.schema import REQUIRED, missing
+from common.threads import watch
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-FLAGS = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-p", "--package", "--resolve", "--info")
+FLAGS = ("--hydra-help", "--version", "-c", "--cfg", "-p", "--package", "--resolve", "--info")
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # Hydra must not write log files or change the directory: the commands manage run_dir and output.
 QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.run.dir=.")
@@ -38,6 +40,7 @@ def hydra_entry(config_name: str) -> Callable[[Job], Callable[[], None]]:
             warnings.filterwarnings("ignore", message="torch.quantize_per_")  # deprecated; precision=int8 uses it
             command = Command(config_name, sys.argv[1:])
             sys.argv[1:] = [*QUIET, *command.arguments]
+            watch()
             try:
                 _run(command, function)
             except KeyboardInterrupt:
@@ -55,8 +58,6 @@ def hydra_entry(config_name: str) -> Callable[[Job], Callable[[], None]]:
 
 def _run(command: Command, function: Job) -> None:
     import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
     mistakes: list[str] = []  # collected, because Hydra would add a message of its own
 
@@ -68,14 +69,8 @@ def _run(command: Command, function: Job) -> None:
             mistakes.append(message)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise its errors instead of printing them
-    try:
+    with command.errors():
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command.config_name)(job)()
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(command.explain(str(error)))
-    except ValueError as error:
-        if not str(error).startswith("Config group override"):  # Hydra's error for model=1
-            raise
-        fail(command.explain(str(error)))
     if mistakes:
         fail(mistakes[0])
 
@@ -88,25 +83,43 @@ class Command:
         script = sys.argv[0]
         if unknown := [a for a in arguments if a.startswith("-") and a.split("=")[0] not in FLAGS]:
             fail(
-                f"unknown option {unknown[0]}: options are KEY=VALUE (python {script} ... --cfg job shows them all); "
-                'README.md, "Coming from the reference", lists the new names of its flags'
+                f"unknown option {unknown[0]}: options are KEY=VALUE (python {script} --help explains them all); "
+                'docs/reference.md, "Flags", has the new names of old flags'
             )
-        self.help = f"See all keys and their values with: python {script} ... --cfg job"
+        self.help = f"See all keys with: python {script} --help"
         known = self.known_keys()
-        self.renamed = {old: new for old, new in _yaml("renamed.yaml").items() if new in known}
+        self.renamed = {old: new for old, new in read_yaml("renamed").items() if new in known}
         self.arguments = [self._with_present_name(_quoted(argument)) for argument in arguments]
 
     def known_keys(self) -> list[str]:
         """The keys of the command's YAML file and of the groups in its defaults list."""
-        primary = _yaml(f"{self.config_name}.yaml")
-        keys = [key for key in primary if key != "defaults"]
-        groups = [name for entry in primary.get("defaults", []) if isinstance(entry, dict) for name in entry]
-        for group in (name.removeprefix("optional ") for name in groups):
+        keys = [key for key in read_yaml(self.config_name) if key != "defaults"]
+        for group in self.groups():
             keys.append(group)
             for file in sorted((CONF / group).glob("*.yaml")):
-                names = [f"{group}.{name}" for name in _yaml(f"{group}/{file.name}") if name != "defaults"]
+                names = [f"{group}.{name}" for name in read_yaml(f"{group}/{file.stem}") if name != "defaults"]
                 keys += [name for name in names if name not in keys]
         return keys
+
+    def groups(self) -> dict[str, str | None]:
+        """The groups in the command's defaults list, each with its usual choice."""
+        entries = [entry for entry in read_yaml(self.config_name).get("defaults", []) if isinstance(entry, dict)]
+        return {name.removeprefix("optional "): choice for entry in entries for name, choice in entry.items()}
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """End the process with one message if Hydra refuses the command line."""
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        try:
+            yield
+        except (HydraException, OmegaConfBaseException) as error:
+            fail(self.explain(str(error)))
+        except ValueError as error:
+            if not str(error).startswith("Config group override"):  # Hydra's error for model=1
+                raise
+            fail(self.explain(str(error)))
 
     def explain(self, message: str) -> str:
         """Rewrite Hydra's message. For an unknown key, Hydra suggests appending it, which would be refused later."""
@@ -120,7 +133,7 @@ class Command:
         value = next((a.split("=", 1)[1] for a in self.arguments if a.lstrip("+~").startswith(f"{key}=")), "?")
         group, _, name = key.partition(".")
         files = sorted((CONF / group).glob("*.yaml"))
-        owners = [file.stem for file in files if name in _group_keys(group, file.stem)]
+        owners = [file.stem for file in files if name in _keys(f"{group}/{file.stem}")]
         if owners and group in self.known_keys():
             chosen = [a for a in self.arguments if a.split("=")[0] in ("model", group)]
             return (
@@ -151,18 +164,22 @@ class Command:
         return values
 
 
-def _yaml(name: str) -> dict[str, Any]:
-    """Load a file of conf/ without resolving its interpolations."""
+def read_yaml(name: str) -> dict[str, Any]:
+    """Load conf/<name>.yaml without resolving its interpolations."""
     from omegaconf import OmegaConf
 
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONF / name)))
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml")))
 
 
-def _group_keys(group: str, choice: str) -> set[str]:
-    """The keys of conf/GROUP/CHOICE.yaml, with those of the files in its defaults list."""
-    values = _yaml(f"{group}/{choice}.yaml")
-    bases = [base for base in values.pop("defaults", []) if isinstance(base, str) and base != "_self_"]
-    return set(values).union(*(_group_keys(group, base) for base in bases))
+def bases(name: str) -> list[str]:
+    """The names of the files that conf/<name>.yaml, a choice of a group, starts from."""
+    defaults = read_yaml(name).get("defaults", [])
+    return [f"{name.split('/')[0]}/{base}" for base in defaults if isinstance(base, str) and base != "_self_"]
+
+
+def _keys(name: str) -> set[str]:
+    """The keys of conf/<name>.yaml, a choice of a group, with those of the files that it starts from."""
+    return {*read_yaml(name)}.difference(["defaults"]).union(*map(_keys, bases(name)))
 
 
 def _find(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
@@ -228,9 +245,20 @@ def fail(message: str, status: int = 1) -> None:
 def run_command(main: Callable[[], None]) -> None:
     """Run the main function of a command without Hydra; a UserError ends the process with status 1 and its message."""
     warnings.showwarning = _show_warning
+    watch()
     try:
         main()
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail("interrupted", status=130)
+    finally:
+        print_or_drop("")  # argparse's --help is still in the buffer
+
+
+def print_or_drop(text: str) -> None:
+    """Print `text`, or drop all output if its reader, such as head, has gone."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -28,7 +28,7 @@ CLIPPING = 0.999  # of full scale
 
 @dataclass
 class CheckConfig(Options):
-    """The keys of conf/check_dataset.yaml."""
+    """The keys of conf/check_dataset.yaml, which explains them."""
 
     audio: AudioConfig
     data: DataConfig

@@ -136,7 +136,7 @@ def mismatched_words(rows: Sequence[Row], num_clips: int) -> tuple[list[str], li
     places = np.unique(np.linspace(0, len(rows) - 1, min(num_clips, len(rows))).round().astype(int)).tolist()
     for place in tqdm(places, unit="clip", desc="Whisper", disable=None):
         clip = rows[place].clip
-        heard = listener(load_audio(clip.file, AudioConfig(sample_rate=RATE), convert=True))
+        heard = listener(load_audio(clip.file, AudioConfig(sample_rate=RATE), convert=True), RATE)
         rates = {shift: _error_rate(rows, place + shift, heard) for shift in SHIFTS}
         if not HIGH <= (own := rates[0]) < math.inf:
             continue

@@ -11,6 +11,11 @@ from __future__ import annotations
 
 import checkout  # noqa: F401
 
+if __name__ == "__main__":  # before the slow imports
+    from common.help import show_help
+
+    show_help("check_dataset", __doc__)
+
 from collections import Counter
 from pathlib import Path
 from typing import Any

@@ -9,6 +9,10 @@ validation and test splits are left out. In demo/unseen the same voice reads fil
 that are not in the corpus, to evaluate voices trained on the corpus.
 """
 
+from __future__ import annotations
+
+import checkout
+
 import argparse
 import json
 import random
@@ -20,7 +24,9 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from common.entry import run_command
+from common.errors import UserError
+
 SAMPLE_RATE = 22050  # Hz; the voice outputs 24,000 Hz, and 22,050 / 24,000 = 147 / 160
 EDGE_SECONDS = 0.1  # silence to keep before and after the speech
 SILENCE = 0.005  # peak amplitude, full scale 1
@@ -30,7 +36,7 @@ WHOLE_SENTENCE = re.compile(r"[A-Z][A-Za-z ,;'-]*[.?!]")
 
 def choose_sentences(metadata: Path) -> list[tuple[str, str]]:
     """(id, text) of rows that are one plain sentence of 25 to 110 characters, in a fixed random order."""
-    split = json.loads((REPOSITORY / "filelists" / "ljspeech_split.json").read_text())
+    split = json.loads((checkout.REPOSITORY / "filelists" / "ljspeech_split.json").read_text())
     held_out = {*split["val"], *split["test"]}
     rows = [line.split("|") for line in metadata.read_text(encoding="utf-8").splitlines()]
     sentences = [
@@ -57,16 +63,21 @@ def read(voice: Callable[..., np.ndarray], text: str, path: Path) -> float:
     return len(audio) / SAMPLE_RATE
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("metadata", type=Path, help="metadata.csv of LJSpeech 1.1")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "demo")
-    parser.add_argument("--minutes", type=float, default=27.5)
-    args = parser.parse_args()
+    demo = checkout.REPOSITORY / "demo"
+    parser.add_argument("--output", type=Path, default=demo, help="directory for corpus/ and unseen/; default: demo")
+    parser.add_argument("--minutes", type=float, default=27.5, help="length of the corpus; default: %(default)g")
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
     try:
         from hibari import Hibari
-    except ImportError:
-        parser.error("hibari-tts is not installed; run: pip install hibari-tts==0.2.1")
+    except ImportError as error:
+        raise UserError("hibari-tts is not installed; run: pip install hibari-tts==0.2.1") from error
 
     voice = Hibari(threads=1)
     rows, seconds = [], 0.0
@@ -80,7 +91,7 @@ def main() -> None:
     print(f"{len(rows)} clips, {seconds / 60:.1f} minutes in {args.output / 'corpus'}")
 
     rows = []
-    unseen = (REPOSITORY / "filelists" / "unseen_sentences.txt").read_text(encoding="utf-8").splitlines()
+    unseen = (checkout.REPOSITORY / "filelists" / "unseen_sentences.txt").read_text(encoding="utf-8").splitlines()
     for number, text in enumerate(unseen):
         clip = f"wavs/HB-unseen-{number:02d}.ogg"
         read(voice, text, args.output / "unseen" / clip)
@@ -89,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

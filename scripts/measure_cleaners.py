@@ -46,12 +46,15 @@ def disagreements(rows: list[Row]) -> list[Row]:
     return [row for row in rows if words(english_cleaners(row.printed)) != words(english_cleaners(row.spoken))]
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("metadata", type=Path)
+    parser.add_argument("metadata", type=Path, help="metadata.csv of LJSpeech 1.1")
     parser.add_argument("--show", type=int, default=0, metavar="N", help="print the first N rows that disagree")
-    arguments = parser.parse_args()
+    return parser
 
+
+def main() -> None:
+    arguments = parser().parse_args()
     rows = number_rows(arguments.metadata)
     if not rows:
         raise UserError(f"{arguments.metadata}: no row has a digit or one of £ $ % & in its second column")

@@ -12,6 +12,11 @@ from __future__ import annotations
 
 import checkout  # noqa: F401
 
+if __name__ == "__main__":  # before the slow imports
+    from common.help import show_help
+
+    show_help("predict_mels", __doc__)
+
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path

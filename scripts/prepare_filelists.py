@@ -51,10 +51,14 @@ def write_list(path: Path, text: str) -> None:
     write_text(path, text)
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, help="directory that holds metadata.csv and wavs/")
-    corpus = parser.parse_args().corpus
+    return parser
+
+
+def main() -> None:
+    corpus = parser().parse_args().corpus
     rows = read_metadata(corpus)
     parts = split([clip for clip, _, _ in rows])
     make_directory(corpus / "filelists", "directory")

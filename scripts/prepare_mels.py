@@ -1,11 +1,18 @@
-"""Compute the mels of all clips in a corpus's filelists, in parallel. Clips whose mel is up to date are skipped.
+"""Compute the mels of all clips in a corpus's filelists, in parallel.
 
-python scripts/prepare_mels.py data.root=DIR [audio.fmax=7600 ...]
+    python scripts/prepare_mels.py data.root=DIR [audio.fmax=7600 ...]
+
+Clips whose mel is up to date are skipped.
 """
 
 from __future__ import annotations
 
 import checkout  # noqa: F401
+
+if __name__ == "__main__":  # before the slow imports
+    from common.help import show_help
+
+    show_help("prepare_mels", __doc__)
 
 import functools
 from dataclasses import dataclass
@@ -28,7 +35,7 @@ from common.wording import counted
 
 @dataclass
 class PrepareConfig(Options):
-    """The keys of conf/prepare_mels.yaml."""
+    """The keys of conf/prepare_mels.yaml, which explains them."""
 
     audio: AudioConfig
     data: DataConfig

@@ -20,9 +20,11 @@ from evaluation.page import page
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    parser.add_argument("--evaluation", type=Path, nargs="+", metavar="DIR")
-    parser.add_argument("--output", type=Path, metavar="FILE")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="run directory of train.py")
+    parser.add_argument(
+        "--evaluation", type=Path, nargs="+", metavar="DIR", help="outputs of evaluate.py; default: in RUN_DIR"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="file to write; default: RUN_DIR/report.html")
     return parser
 
 

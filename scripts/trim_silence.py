@@ -37,10 +37,14 @@ def trim(audio: np.ndarray, sample_rate: int, db: float, keep: float) -> np.ndar
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, metavar="DIR")
+    parser.add_argument(
+        "source", type=Path, metavar="DIR", help="corpus with metadata.csv and wavs/; it is not changed"
+    )
     parser.add_argument("target", type=Path, metavar="OUT", help="directory to create; it must not exist")
-    parser.add_argument("--db", type=float, default=50.0)
-    parser.add_argument("--keep", type=float, default=0.1, metavar="SECONDS")
+    parser.add_argument("--db", type=float, default=50.0, help="decibels below the loudest part; default: %(default)g")
+    parser.add_argument(
+        "--keep", type=float, default=0.1, metavar="SECONDS", help="silence to keep at each end; default: 0.1"
+    )
     return parser
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class Utterance:
     truncated: bool  # the decoder did not stop by itself
     stats: dict[str, float]  # latencies (s) and items/s under the reference's log keys, audio_seconds, rtf and inverse
     num_pieces: int = 1  # number of pieces that a long text was cut into
+    dropped: list[str] = field(default_factory=list)  # parts of the text that the model has no symbol for, each once
 
     @classmethod
     def joined(cls, pieces: Sequence[Utterance]) -> Utterance:
@@ -120,30 +122,41 @@ class Synthesizer:
         return cls(model, vocoder, text.cleaners, text.symbols, precision)
 
     def speak(self, text: str, **options: Any) -> Utterance:
-        """Synthesize one text; `options` are the fields of SpeechOptions."""
+        """Synthesize one text; `options` are the fields of SpeechOptions.
+
+        Characters that the model has no symbol for are left out, with a warning; `Utterance.dropped` lists them. Raises
+        UserError if nothing is left.
+        """
         utterance = next(self.batches([text], **options))[0]
         if utterance is None:
             raise UserError(f"nothing is left of {text[:60]!r} after {self.cleaners}; use the symbols of the model")
+        if utterance.dropped:
+            left_out = " ".join(utterance.dropped)
+            warnings.warn(f"left out, because the model has no symbol for them: {left_out}", stacklevel=2)
         return utterance
 
     def batches(self, texts: Sequence[str], batch_size: int = 1, **options: Any) -> Iterator[list[Utterance | None]]:
         """Synthesize `texts` in their order, `batch_size` at a time; None stands for a text with nothing to say.
 
-        A text of more than MAX_SYMBOLS symbols is synthesized in pieces, see `split_long`. `options` are the fields of
-        SpeechOptions.
+        A text of more than MAX_SYMBOLS symbols is synthesized in pieces, see `split_long`. `Utterance.dropped` lists
+        what was left out of each text, without a warning. `options` are the fields of SpeechOptions.
         """
         chosen = SpeechOptions(**options)
         generator = torch.Generator(self.device).manual_seed(chosen.seed)
         for start in range(0, len(texts), batch_size):
-            ids = [self.ids(text) for text in texts[start : start + batch_size]]
-            pieces = [split_long(i, self.symbols) if i else [] for i in ids]
+            encoded = [encode(text, self.cleaners, self.symbols) for text in texts[start : start + batch_size]]
+            pieces = [split_long(ids, self.symbols) if ids else [] for ids, _ in encoded]
             flat = [piece for cut in pieces for piece in cut]
             utterances = (
                 utterance
                 for k in range(0, len(flat), batch_size)
                 for utterance in self._batch(flat[k : k + batch_size], chosen, generator)
             )
-            yield [Utterance.joined([next(utterances) for _ in cut]) if cut else None for cut in pieces]
+            joined = [Utterance.joined([next(utterances) for _ in cut]) if cut else None for cut in pieces]
+            for utterance, (_, dropped) in zip(joined, encoded, strict=True):
+                if utterance is not None:
+                    utterance.dropped = dropped
+            yield joined
 
     def ids(self, text: str) -> list[int]:
         """The symbol ids of `text`; empty if there is nothing to say."""

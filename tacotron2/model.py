@@ -40,12 +40,12 @@ Gain = Literal["linear", "relu", "sigmoid", "tanh"]  # the nonlinearity that fol
 @dataclass(frozen=True)
 class Tacotron2Config(Options):
     """The reference's constructor arguments under their own names, dropout rates that are constants there, and, from
-    p_frame_dropout on, four options that the reference does not have."""
+    p_frame_dropout on, four options that the reference does not have. conf/model/tacotron2.yaml explains all."""
 
     section: ClassVar[str] = "model"
 
     n_mel_channels: Count = 80
-    n_symbols: Count = 148
+    n_symbols: Count = 148  # not in conf/: data.characters determines it
     symbols_embedding_dim: Count = 512
     encoder_kernel_size: Count = 5
     encoder_n_convolutions: Count = 3
@@ -58,18 +58,18 @@ class Tacotron2Config(Options):
     decoder_rnn_dim: Count = 1024
     prenet_dim: Count = 256
     max_decoder_steps: Count = 2000
-    gate_threshold: float = 0.5  # stop when sigmoid(gate) exceeds it
+    gate_threshold: float = 0.5
     postnet_embedding_dim: Count = 512
     postnet_kernel_size: Count = 5
     postnet_n_convolutions: Count = 5
     p_encoder_dropout: Probability = 0.5
-    prenet_dropout: Probability = 0.5  # also in inference (section 2.2); 0 makes synthesis deterministic
+    prenet_dropout: Probability = 0.5
     p_attention_dropout: Probability = 0.1
     p_decoder_dropout: Probability = 0.1
     p_postnet_dropout: Probability = 0.5
-    p_frame_dropout: Probability = 0.0  # in training: probability that a step does not see the previous frame
-    p_own_frames: Probability = 0.0  # in training: probability that a step sees the model's frame (scheduled sampling)
-    mel_mean: float = 0.0  # decoder and postnet compute with (mel - mel_mean) / mel_std
+    p_frame_dropout: Probability = 0.0
+    p_own_frames: Probability = 0.0
+    mel_mean: float = 0.0
     mel_std: Positive = 1.0
 
     def __post_init__(self) -> None:

@@ -44,14 +44,14 @@ MAX_FRAMES_PER_SYMBOL = 12  # about twice what speech needs
 
 @dataclass
 class Tacotron2Options(Options):
-    """The options under `task` for Tacotron 2."""
+    """The options under `task` for Tacotron 2. conf/task/tacotron2.yaml explains them."""
 
     section: ClassVar[str] = "task"
 
-    guided_attention_weight: NonNegative = 0.0  # weight of guided_attention_loss; 5 for little data
-    guided_attention_steps: Count | None = None  # steps over which this weight falls to 0; null: it is constant
-    mel_band_difference_weight: NonNegative = 0.0  # weight of mel_band_difference_loss; 3 brings out harmonics
-    align_by_step: Count | None = None  # warn if the attention does not follow the text by this step
+    guided_attention_weight: NonNegative = 0.0
+    guided_attention_steps: Count | None = None
+    mel_band_difference_weight: NonNegative = 0.0
+    align_by_step: Count | None = None
 
 
 class Tacotron2Objective:

@@ -1,5 +1,6 @@
 """The training engine apart from fault tolerance: batches that fit, averages, metrics, early warnings."""
 
+import dataclasses
 import math
 import multiprocessing
 import time
@@ -18,7 +19,7 @@ from common.ops.dropout import TanhDropout, draw_kept, dropout
 from common.ops.precision import autocast
 from common.schema import from_dict
 from common.training.ema import MovingAverage
-from common.training.meter import Meter
+from common.training.meter import Meter, paused
 from inference import load_model
 from tacotron2.loss import guided_attention_loss, mel_band_difference_loss
 from tacotron2.measures import GATE_TOLERANCE, diagonality, gate_accuracy
@@ -81,6 +82,16 @@ def test_a_clip_longer_than_the_budget_is_named(corpus: Path, tmp_path: Path) ->
         make_trainer(corpus, tmp_path, "tacotron2", "trainer.batch_frames=50")
 
 
+@pytest.mark.parametrize("frames", [1, 7])
+def test_a_segment_longer_than_the_budget_says_what_to_set(corpus: Path, tmp_path: Path, frames: int) -> None:
+    """A segment of 2,048 samples has 8 frames of 256."""
+    options = (f"trainer.batch_frames={frames}", "data.segment_length=2048")
+    message = rf"batch_frames={frames} is less than the 8 mel frames of .*set trainer.batch_frames=8 or more.*segment"
+    with pytest.raises(UserError, match=message):
+        make_trainer(corpus, tmp_path, "waveglow_small", *options)
+    make_trainer(corpus, tmp_path, "waveglow_small", "trainer.batch_frames=8", "data.segment_length=2048")
+
+
 def test_the_padding_share_counts_padded_positions(corpus: Path, tmp_path: Path) -> None:
     trainer = make_trainer(corpus, tmp_path, "tacotron2")
     meter, lengths = Meter(trainer.task.objective.part_names), trainer.data.train.lengths
@@ -118,6 +129,58 @@ runpy.run_path("train.py", run_name="__main__")
     cures = ("trainer.batch_frames", "trainer.accumulation_steps", "task.checkpoint_activations=true")
     fails_with(result, "out of memory", *cures)
     assert not losses(tmp_path)
+
+
+# ---- previews ----
+
+
+def test_pictures_come_before_the_first_validation_and_change_nothing(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With dropout, batch norm and averaged weights, the run is the same bit for bit."""
+    seen = []
+    for name, seconds in (("plain", 0), ("previews", 130)):
+        trainer = make_trainer(corpus, tmp_path / name, "tacotron2", "trainer.max_steps=3", "trainer.ema_decay=0.9")
+        trainer.validation.started -= seconds
+        trainer.fit()
+        pictures = (tmp_path / name / "samples").glob("alignment_teacher_forced_*.png")
+        seen.append(sorted(int(path.stem[-8:]) for path in pictures))
+    assert seen == [[3], [1, 3]]  # that of step 3 is from the validation at the end
+    assert f"step       1  plots and audio of this step are in {tmp_path}/previews/samples" in capsys.readouterr().out
+    assert_same_run(tmp_path / "plain", tmp_path / "previews")
+
+
+def test_previews_end_with_the_first_validation_and_are_made_by_rank_0(corpus: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(corpus, tmp_path, "waveglow")
+    validation, steps = trainer.validation, []
+    validation.task = dataclasses.replace(trainer.task, report=lambda *arguments: steps.append(arguments[3]))
+    validation.preview(trainer.tracker)
+    assert steps == []  # 2 minutes have not passed
+    validation.started -= 130
+    validation.ranks = dataclasses.replace(trainer.ranks, rank=1)
+    validation.preview(trainer.tracker)
+    assert steps == []
+    validation.ranks = trainer.ranks
+    validation.preview(trainer.tracker)
+    validation.preview(trainer.tracker)
+    assert len(steps) == 1
+    validation.started -= 130  # the next one comes when twice the time has passed
+    validation.preview(trainer.tracker)
+    assert len(steps) == 2
+    trainer.validate()
+    assert len(steps) == 3
+    validation.started -= 1000
+    validation.preview(trainer.tracker)
+    assert len(steps) == 3
+
+
+def test_time_that_is_paused_does_not_count() -> None:
+    meters = Meter(["loss"]), Meter(["loss"])
+    starts, began = [meter.start for meter in meters], time.monotonic()
+    with paused(*meters):
+        time.sleep(0.02)
+    ended = time.monotonic()
+    assert all(0.02 <= meter.start - start <= ended - began for meter, start in zip(meters, starts, strict=True))
 
 
 # ---- averages ----
@@ -276,7 +339,8 @@ def test_the_sentences_of_validation_follow_the_cleaners(options: list[str], exp
     config = from_dict(TrainConfig, composed("train", "model=tacotron2", "data.root=x", "run_dir=x", *options))
     report = build_task(config).report
     assert isinstance(report, Tacotron2Report)
-    assert (report.sentences and [text for text, _ in report.sentences]) == expected
+    texts = None if report.sentences is None else [text for text, _ in report.sentences]
+    assert texts == expected
 
 
 def test_other_languages_synthesize_their_first_transcripts(corpus: Path, tmp_path: Path) -> None:

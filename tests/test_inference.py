@@ -180,6 +180,21 @@ def test_a_phrase_sounds_the_same_in_a_batch(tacotron2_run: Path, waveglow_run: 
         voice.speak("###")
 
 
+def test_what_a_text_loses_is_told(tacotron2_run: Path) -> None:
+    """A program gets a list and a warning; from `batches`, lists only."""
+    voice = Synthesizer.load(tacotron2_run, device="cpu")
+    with pytest.warns(UserWarning, match="no symbol for them: 😀 <") as caught:
+        utterance = voice.speak('😀 "hello" < 😀', max_decoder_steps=2)
+    assert [warning.filename for warning in caught] == [__file__]  # the line of the caller
+    assert utterance.dropped == ["😀", "<"]
+    with warnings.catch_warnings(action="error"):
+        assert voice.speak("hello", max_decoder_steps=2).dropped == []
+        long = "< hello, hello. " * 30  # in pieces
+        batches = list(voice.batches(["~ a", "😀", long], 2, max_decoder_steps=2))
+    found = [utterance and utterance.dropped for batch in batches for utterance in batch]
+    assert found == [["~"], None, ["<"]]
+
+
 def test_models_of_different_audio_are_not_chained(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path) -> None:
     state = torch.load(waveglow_run / "checkpoints/best.pt", weights_only=True)
     state["audio_config"]["fmax"] = 7600.0

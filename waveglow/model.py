@@ -28,13 +28,13 @@ from waveglow.mdct import inverse_mdct, mdct
 
 @dataclass(frozen=True)
 class WaveGlowConfig(Options):
-    """The defaults are the reference's model with 512 channels."""
+    """The defaults are the reference's model with 512 channels. conf/model/waveglow.yaml explains the fields."""
 
     section: ClassVar[str] = "model"
 
     n_mel_channels: Count = 80
-    hop_length: Count = 256  # samples: the stride of the upsampling
-    win_length: Count = 1024  # samples: its kernel
+    hop_length: Count = 256
+    win_length: Count = 1024
     n_flows: Count = 12
     n_group: Count = 8
     n_early_every: Count = 4
@@ -42,12 +42,12 @@ class WaveGlowConfig(Options):
     n_layers: Count = 8
     n_channels: Count = 512
     kernel_size: Count = 3
-    sigma: NonNegative = 0.9  # standard deviation of the noise in synthesis, unless the caller gives another
-    separable: bool = False  # convolutions are one filter per channel, then a product (Zhai et al., 2020)
-    encoder_dim: Index = 0  # channels of a mel encoder that all flows share; 0: the reference's upsampled mel
+    sigma: NonNegative = 0.9
+    separable: bool = False
+    encoder_dim: Index = 0
     encoder_layers: Count = 3
-    mdct: bool = False  # the flows work on MDCT coefficients: no seams between groups (waveglow/mdct.py)
-    match_mel: Index = 0  # passes of the mel match (waveglow/mel_match.py), unless the caller gives another number
+    mdct: bool = False
+    match_mel: Index = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -290,7 +290,7 @@ class WaveGlow(nn.Module):
         """True if n_early_size channels go to z right before this flow (the paper's early outputs)."""
         return flow > 0 and flow % self.config.n_early_every == 0
 
-    def _condition(self, mel: Tensor, num_samples: int) -> Tensor:
+    def condition(self, mel: Tensor, num_samples: int) -> Tensor:
         """mel (B, n_mels, T) -> the conditioning of the flows for `num_samples`: (B, G, encoder_dim), or the mel
         upsampled and grouped, (B, G, n_mels * n_group)"""
         if self.config.encoder_dim:
@@ -312,7 +312,7 @@ class WaveGlow(nn.Module):
                 f"audio of {counted(num_samples, 'sample')} for {counted(mel.shape[2], 'mel frame')}: need a multiple "
                 f"of {config.n_group}, at most {mel.shape[2] * config.hop_length}"
             )
-        mel = self._condition(mel, num_samples)
+        mel = self.condition(mel, num_samples)
         x = audio.unflatten(1, (-1, config.n_group))  # (B, G, n_group)
         if config.mdct:
             x = mdct(x)
@@ -356,7 +356,7 @@ class WaveGlow(nn.Module):
         if z is None:
             shape = mel.shape[0], config.n_group, num_samples // config.n_group
             z = torch.randn(shape, device=mel.device, generator=generator)
-        mel = self._condition(mel, num_samples)
+        mel = self.condition(mel, num_samples)
         z = z.to(next(self.parameters()).dtype).transpose(1, 2) * sigma  # (B, G, n_group)
         if self.packed and mel.device.type == "cpu" and z.dtype == torch.float32:
             autocasts = torch.is_autocast_enabled("cpu")

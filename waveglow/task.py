@@ -29,13 +29,13 @@ THEN = (
 
 @dataclass
 class WaveGlowOptions(Options):
-    """The options under `task` for WaveGlow."""
+    """The options under `task` for WaveGlow. conf/task/waveglow.yaml explains them."""
 
     section: ClassVar[str] = "task"
 
-    spectral_weight: NonNegative = 0.0  # weight of spectral_loss, in addition to the likelihood
-    spectral_from_step: Index = 0  # before this step, only the likelihood: faster, and a good start
-    checkpoint_activations: bool = False  # recompute activations instead of storing them: less memory
+    spectral_weight: NonNegative = 0.0
+    spectral_from_step: Index = 0
+    checkpoint_activations: bool = False
 
 
 class WaveGlowObjective:

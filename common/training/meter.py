@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -56,6 +57,15 @@ class Meter:
         items, positions, *sums = sum_over_ranks(sums, device)
         parts = {name: value / max(items, 1) for name, value in zip(self.part_names, sums, strict=True)}
         return Summary(parts, items, 1 - items / max(positions, 1), seconds)
+
+
+@contextmanager
+def paused(*meters: Meter) -> Iterator[None]:
+    """The time spent in this context does not count for `meters`."""
+    start = time.monotonic()
+    yield
+    for meter in meters:
+        meter.start += time.monotonic() - start
 
 
 def timed(iterable: Iterable[T], current: Callable[[], Meter]) -> Iterator[T]:

@@ -23,7 +23,7 @@ from common.tracking.tracker import Tracker
 from common.training.diagnosis import MAX_BAD_STEPS, diagnose_bad_steps
 from common.training.dry_run import dry_run
 from common.training.memory import memory_errors
-from common.training.meter import Meter, timed
+from common.training.meter import Meter, paused, timed
 from common.training.schedule import learning_rate
 from common.training.state import TrainingState
 from common.training.step import OptimizerStep
@@ -150,8 +150,11 @@ class Trainer:
             self._log()
         if step % min(options.log_every_steps, MAX_BAD_STEPS) == 0:
             self._check_bad_steps(clips)
-        if step % options.val_every_steps == 0:
-            self.validate(self.meter, epoch_meter)
+        with paused(self.meter, epoch_meter):
+            if step % options.val_every_steps == 0:
+                self.validate()
+            else:
+                self.validation.preview(self.tracker)
         if self._is_over():
             return True
         if step % options.checkpoint_every_steps == 0 or self.stop.save_agreed:
@@ -240,8 +243,8 @@ class Trainer:
             self.advised = True
             self.tracker.warning(advice, progress.step)
 
-    def validate(self, *paused: Meter) -> None:
-        """Log the validation loss and keep the best checkpoint. Its time does not count for the meters in `paused`."""
+    def validate(self) -> None:
+        """Log the validation loss and keep the best checkpoint."""
         progress, meter = self.state.progress, self.new_meter()
         means = self.validation.run(meter, self.tracker, self._signaled)
         if means is None:
@@ -253,8 +256,6 @@ class Trainer:
         if means.parts["loss"] < progress.best_loss:  # never true for NaN
             progress.best_loss, self.best_step = means.parts["loss"], progress.step
             self._write(files.BEST)
-        for other in paused:
-            other.start += time.monotonic() - meter.start
 
     def save(self) -> None:
         """Write a checkpoint of this step and remove the oldest ones."""

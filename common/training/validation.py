@@ -5,6 +5,7 @@ It uses the averaged weights if the run keeps them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import torch
@@ -21,19 +22,22 @@ from common.training.state import TrainingState
 from common.training.step import to_device
 from common.training.task import Task
 
+FIRST_PREVIEW = 120.0  # seconds
+
 
 class Validation:
-    """Each `run` draws the same random numbers, and does not affect those of training."""
+    """Each `run` and `preview` draws the same random numbers, and does not affect those of training."""
 
     def __init__(
         self, task: Task, config: TrainConfig, data: RunData, state: TrainingState, ranks: Ranks, heartbeat: Heartbeat
     ) -> None:
         self.task, self.config, self.data, self.state = task, config, data, state
         self.ranks, self.heartbeat, self.device = ranks, heartbeat, ranks.device
+        self.started, self.preview_after, self.has_run = time.monotonic(), FIRST_PREVIEW, False
 
     def run(self, meter: Meter, tracker: Tracker, interrupted: Callable[[], bool]) -> Summary | None:
         """Means over the validation set, or None once `interrupted` returns True; all ranks call that equally often."""
-        model = self.state.model
+        model, self.has_run = self.state.model, True
         broadcast_buffers(model)  # all ranks validate the model that rank 0 saves
         generator = torch.Generator(self.device).manual_seed(self.config.seed)
         model.eval()
@@ -46,10 +50,31 @@ class Validation:
             if self.ranks.is_main:
                 if self.task.calibrate is not None:
                     self.task.calibrate(model, self.data.val, generator)
-                self.task.report(model, self.data.val, tracker, self.state.progress.step, generator)
-                forget_packed(model)  # the weights are about to change, and training needs the memory
+                self._report(tracker, generator)
         model.train()
         return means
+
+    def preview(self, tracker: Tracker) -> None:
+        """Make the report alone, 2, 4, 8, ... minutes after the start, until the first validation.
+
+        Only rank 0 makes it, by its own clock: it changes nothing that is trained or saved.
+        """
+        elapsed = time.monotonic() - self.started
+        if self.has_run or elapsed < self.preview_after or not self.ranks.is_main:
+            return
+        self.preview_after = 2 * elapsed
+        self.heartbeat.at("the report")
+        model = self.state.model
+        model.eval()
+        with torch.no_grad(), self.state.average.in_place():
+            self._report(tracker, torch.Generator(self.device).manual_seed(self.config.seed))
+        model.train()
+        tracker.message(f"step {self.state.progress.step:>7,}  plots and audio of this step are in {tracker.samples}")
+
+    def _report(self, tracker: Tracker, generator: torch.Generator) -> None:
+        model = self.state.model
+        self.task.report(model, self.data.val, tracker, self.state.progress.step, generator)
+        forget_packed(model)  # the weights are about to change, and training needs the memory
 
     def _measure(self, meter: Meter, generator: torch.Generator, interrupted: Callable[[], bool]) -> bool:
         batches = iter(self.data.val_loader)
