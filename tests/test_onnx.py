@@ -72,7 +72,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The export of demo/voice."""
     output = tmp_path_factory.mktemp("shipped") / "onnx"
     models = [f"{name}={REPOSITORY}/demo/voice/{name}.safetensors" for name in ("tacotron2", "waveglow")]
-    run_here(EXPORT, *models, f"output={output}")
+    assert run_here(EXPORT, *models, f"output={output}").stderr == ""
     return output
 
 
@@ -89,6 +89,7 @@ def test_free_running_equals_the_reference(exported: Path) -> None:
 @pytest.mark.parametrize("frames", [37, 4])
 def test_audio_with_denoiser_and_mel_match_equals_pytorch(exported: Path, frames: int) -> None:
     voice, waveglow = Voice(exported / "export"), load_model(exported / "waveglow.pt")
+    assert isinstance(waveglow, WaveGlow)
     mel = torch.from_numpy(golden("dle_tacotron2_io.pt")["infer_mel_postnet"].numpy()[0, :, :frames])
     z = torch.from_numpy(np.random.default_rng(3).standard_normal((1, 8, frames * 32), dtype=np.float32))
     options = SpeechOptions(sigma=0.7, denoiser_strength=0.3, match_mel=2)
@@ -199,8 +200,8 @@ class TorchNoise:
 @pytest.mark.slow  # an export of the shipped voice, and three sentences on both roads
 def test_the_shipped_voice_equals_pytorch(shipped: Path) -> None:
     voice = Voice(shipped)
-    models = (REPOSITORY / "demo/voice" / f"{name}.safetensors" for name in ("tacotron2", "waveglow"))
-    synthesizer = Synthesizer.load(*models, device="cpu")
+    models = REPOSITORY / "demo/voice"
+    synthesizer = Synthesizer.load(models / "tacotron2.safetensors", models / "waveglow.safetensors", device="cpu")
     for text in (REPOSITORY / "filelists/unseen_sentences.txt").read_text().splitlines()[:3]:
         noise: Any = TorchNoise(1, voice.config["tacotron2"]["prenet_dropout"])
         mel, truncated = voice.mel(voice.ids(text), noise)
