@@ -72,7 +72,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The export of demo/voice."""
     output = tmp_path_factory.mktemp("shipped") / "onnx"
     models = [f"{name}={REPOSITORY}/demo/voice/{name}.safetensors" for name in ("tacotron2", "waveglow")]
-    run_here(EXPORT, *models, f"output={output}")
+    assert run_here(EXPORT, *models, f"output={output}").stderr == ""
     return output
 
 

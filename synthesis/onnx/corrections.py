@@ -34,7 +34,7 @@ class STFT:
     def inverse(self, spectrum: np.ndarray, num_samples: int) -> np.ndarray:
         """complex (T, F) -> (num_samples)"""
         frames = np.fft.irfft(spectrum, self.n_fft) * self.window
-        audio = np.zeros(self.n_fft + self.hop_length * (len(frames) - 1), np.float32)
+        audio: np.ndarray = np.zeros(self.n_fft + self.hop_length * (len(frames) - 1), np.float32)
         weight = np.zeros_like(audio)
         for t, frame in enumerate(frames):
             place = slice(t * self.hop_length, t * self.hop_length + self.n_fft)
