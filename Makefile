@@ -31,7 +31,7 @@ install: $(INSTALLED)
 
 $(INSTALLED): requirements.txt requirements-arpabet.txt
 	@$(PYTHON) --version >/dev/null 2>&1 || { echo "error: $(PYTHON) was not found; install Python 3.11, or name another: make PYTHON=python3 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -r requirements-arpabet.txt
 	@touch $@
 
