@@ -1,6 +1,6 @@
-# make demo, make test: each sets up what it needs in .venv first.
+# make demo, make test: each sets up what it needs in .venv first. The Docker image sets VENV to its own environment.
 PYTHON ?= python3.11
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
@@ -8,7 +8,7 @@ DEV := $(VENV)/.installed-dev
 .PHONY: demo test test-all faults lint install clean
 
 demo: $(INSTALLED)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON=python bash scripts/demo.sh
+	@PATH="$$(cd $(BIN) && pwd):$$PATH" PYTHON=python bash scripts/demo.sh
 
 test: $(DEV)
 	$(BIN)/python -m pytest -n auto

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 if __name__ == "__main__":  # before the slow imports
     from common.help import show_help
+    from common.threads import before_torch
 
     show_help("inference", __doc__)
+    before_torch()
 
 from typing import Any
 

@@ -69,7 +69,7 @@ class DataConfig(Options):
     follow_links: bool = False
     convert_audio: bool = False
     segment_length: Count = 8000
-    sentences: list[str] = field(default_factory=list)
+    sentences: list[str] | None = None
     limit: Count | None = None
     num_workers: Index = 1
 

@@ -31,7 +31,10 @@ def resolve_device(name: str, index: int = 0, key: str = "device") -> torch.devi
 
 
 def now(device: torch.device) -> float:
-    """Return the clock in seconds, once `device` has finished all pending work."""
+    """Return the clock in seconds, once `device` has finished the work of this thread's current stream.
+
+    Waiting for the whole device would fail while another thread captures a CUDA graph (common/ops/graphs.py).
+    """
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.current_stream(device).synchronize()
     return time.perf_counter()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from common.errors import UserError, did_you_mean
 from common.schema import REQUIRED, missing
+from common.threads import watch
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -39,6 +40,7 @@ def hydra_entry(config_name: str) -> Callable[[Job], Callable[[], None]]:
             warnings.filterwarnings("ignore", message="torch.quantize_per_")  # deprecated; precision=int8 uses it
             command = Command(config_name, sys.argv[1:])
             sys.argv[1:] = [*QUIET, *command.arguments]
+            watch()
             try:
                 _run(command, function)
             except KeyboardInterrupt:
@@ -82,7 +84,7 @@ class Command:
         if unknown := [a for a in arguments if a.startswith("-") and a.split("=")[0] not in FLAGS]:
             fail(
                 f"unknown option {unknown[0]}: options are KEY=VALUE (python {script} --help explains them all); "
-                'README.md, "Coming from the reference", lists the new names of its flags'
+                'docs/reference.md, "Flags", has the new names of old flags'
             )
         self.help = f"See all keys with: python {script} --help"
         known = self.known_keys()
@@ -243,6 +245,7 @@ def fail(message: str, status: int = 1) -> None:
 def run_command(main: Callable[[], None]) -> None:
     """Run the main function of a command without Hydra; a UserError ends the process with status 1 and its message."""
     warnings.showwarning = _show_warning
+    watch()
     try:
         main()
     except UserError as error:

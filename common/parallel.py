@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
 from tqdm import tqdm
+
+from common.threads import allowed_cores
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -19,10 +20,10 @@ def in_parallel(
 ) -> Iterator[Result]:
     """Yield function(job) for each job, in order, with a progress bar.
 
-    `num_processes`: None means one for each CPU of the machine. There are never more processes than jobs; if that
-    leaves one, the jobs run in this process.
+    `num_processes`: None means one for each core that this process may use. There are never more processes than jobs;
+    if that leaves one, the jobs run in this process.
     """
-    count = min(num_processes or os.cpu_count() or 1, len(jobs))
+    count = min(num_processes or allowed_cores(), len(jobs))
     if count <= 1:
         yield from tqdm(map(function, jobs), total=len(jobs), unit=unit)
         return

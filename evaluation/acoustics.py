@@ -68,19 +68,21 @@ def distance(a: Analysis, b: Analysis) -> Distance:
     return Distance(mcd, pitch_error, float(((pitch_a > 0) != (pitch_b > 0)).mean()))
 
 
-def copy_quality(clip: np.ndarray, copy: np.ndarray) -> dict[str, float]:
-    """clip and copy (N) at RATE, aligned in time -> "stoi" and "pesq", each only if there is enough speech for it.
+def copy_quality(clip: np.ndarray, copy: np.ndarray, sample_rate: int) -> dict[str, float]:
+    """clip and copy (N), aligned in time -> "stoi" and "pesq", each only if there is enough speech for it.
 
-    STOI (Taal et al., 2011) is 0 to 1, wideband PESQ (ITU-T P.862.2) 1 to 4.6.
+    STOI (Taal et al., 2011) is 0 to 1. pystoi itself resamples to 10 kHz with the filter of the authors' code. Wideband
+    PESQ (ITU-T P.862.2), 1 to 4.6, is defined at 16 kHz; its authors leave it to the user how the audio gets there.
     """
     stoi, pesq = optional("pystoi"), optional("pesq")
     length = min(len(clip), len(copy))
     clip, copy = clip[:length], copy[:length]
     found: dict[str, Any] = {}
-    if length < SHORTEST_SECONDS * RATE or not copy.any():
+    if length < SHORTEST_SECONDS * sample_rate or not copy.any():
         return found
-    if (value := float(stoi.stoi(clip, copy, RATE))) != NO_STOI:
+    if (value := float(stoi.stoi(clip, copy, sample_rate))) != NO_STOI:
         found["stoi"] = value
+    clip, copy = (librosa.resample(x, orig_sr=sample_rate, target_sr=RATE) for x in (clip, copy))
     with contextlib.suppress(pesq.NoUtterancesError):  # it finds no speech
         found["pesq"] = float(pesq.pesq(RATE, clip, copy, "wb"))
     return found

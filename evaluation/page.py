@@ -26,9 +26,7 @@ from evaluation.table import RECORDINGS, folder_name, table
 
 SHOWN_STEPS = 6  # evenly spaced among those with samples, including the last
 REAL_CLIPS = 3
-LONGEST_GAP = (
-    600  # seconds; of a longer gap between two lines of the log, when the run was stopped, only this much counts
-)
+LONGEST_GAP = 600  # seconds between two lines of the log; more means that the machine slept, and counts as this much
 EVALUATED = 3  # utterances of each system to listen to
 CURVES = {  # title -> keys of log.jsonl
     "loss": ("train_loss", "val_loss"),
@@ -72,6 +70,12 @@ def read_log(run_dir: Path) -> list[dict[str, Any]]:
     if not any({"model", "data"} <= row.get("config", {}).keys() for row in rows):
         raise UserError(f"{run_dir}/log.jsonl: no line holds the config; was this written by train.py?")
     return rows
+
+
+def training_hours(rows: Sequence[dict[str, Any]]) -> float:
+    """How long the run has trained. Each start logs the config, so the time before such a line is a pause."""
+    gaps = (after["time"] - before["time"] for before, after in itertools.pairwise(rows) if "config" not in after)
+    return float(sum(min(max(gap, 0), LONGEST_GAP) for gap in gaps)) / 3600
 
 
 def data_uri(kind: str, content: bytes) -> str:
@@ -162,7 +166,7 @@ def pictures_section(found: dict[str, dict[int, Path]]) -> str:
     return "".join(parts)
 
 
-def sounds_section(found: dict[str, dict[int, Path]], config: dict[str, Any]) -> str:
+def sounds_section(found: dict[str, dict[int, Path]], config: dict[str, Any], sentences: Sequence[str]) -> str:
     """A row for each sentence, a column for each step; then clips of the corpus."""
     sounds = {name: by_step for name, by_step in found.items() if name.endswith(".wav")}
     rows = []
@@ -172,8 +176,7 @@ def sounds_section(found: dict[str, dict[int, Path]], config: dict[str, Any]) ->
         for name, by_step in sounds.items():
             label = name[:-4]
             if match := re.fullmatch(r"sentence_(\d+)", label):
-                sentences = config["data"]["sentences"]
-                label = sentences[int(match[1])] if int(match[1]) < len(sentences) else label
+                label = dict(enumerate(sentences)).get(int(match[1]), label)
             cells = (player(by_step[step]) if step in by_step else "" for step in steps)
             rows.append(f"<tr><th>{html.escape(label)}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     data = config["data"]
@@ -219,15 +222,16 @@ def page(run_dir: Path, evaluations: Sequence[Path]) -> str:
     config = next(row["config"] for row in reversed(rows) if "config" in row)
     title = html.escape(run_dir.resolve().name)
     found = samples(run_dir)
+    # Earlier versions did not log which sentences they synthesized.
+    logged = (row["sentences"] for row in reversed(rows) if "sentences" in row)
+    sentences = next(logged, config["data"].get("sentences") or [])
     steps = [row["step"] for row in rows if "step" in row]
-    gaps = (after["time"] - before["time"] for before, after in itertools.pairwise(rows))
-    hours = sum(min(max(gap, 0), LONGEST_GAP) for gap in gaps) / 3600
     curves = "".join(curve(title, keys, rows) for title, keys in CURVES.items())
     keys = html.escape(json.dumps(config, indent=2))
     sections = {
         "Curves": f'<div class="grid">{curves}</div>' if curves else "",
         "Evaluation": "".join(map(evaluation_section, evaluations)),
-        "Sounds": sounds_section(found, config),
+        "Sounds": sounds_section(found, config, sentences),
         "Pictures": pictures_section(found),
         "Config": f"<details><summary>all keys</summary><pre>{keys}</pre></details>",
     }
@@ -236,7 +240,7 @@ def page(run_dir: Path, evaluations: Sequence[Path]) -> str:
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
         f"<meta name=viewport content='width=device-width'><style>{STYLE}</style>"
-        f"<h1>{title}</h1><p class=dim>{name}, step {max(steps, default=0):,}, {hours:.1f} hours "
+        f"<h1>{title}</h1><p class=dim>{name}, step {max(steps, default=0):,}, {training_hours(rows):.1f} hours "
         f"of training, corpus {html.escape(str(config['data']['root']))}</p><nav>"
         + "".join(f"<a href='#{title}'>{title}</a>" for title in shown)
         + "</nav>"

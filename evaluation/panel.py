@@ -10,7 +10,7 @@ import numpy as np
 
 from common.config import AudioConfig
 from evaluation.acoustics import Analysis, analyze, copy_quality, distance
-from evaluation.judges import RATE, Listener, Naturalness, SpeakerEncoder, errors
+from evaluation.judges import Cleanness, Listener, Naturalness, SpeakerEncoder, errors
 from evaluation.table import Utterance
 
 
@@ -19,17 +19,20 @@ class Panel:
 
     def __init__(self, config: AudioConfig) -> None:
         self.sample_rate, self.fmax = config.sample_rate, config.fmax
-        self.listener, self.naturalness, self.encoder = Listener(), Naturalness(), SpeakerEncoder()
+        self.listener, self.naturalness, self.cleanness = Listener(), Naturalness(), Cleanness()
+        self.encoder = SpeakerEncoder()
         self.analyses: dict[int, Analysis] = {}
 
     def listen(self, utterance: Utterance) -> None:
         """Add the measures that need only the utterance."""
         utterance.audio = np.nan_to_num(utterance.audio).clip(-1, 1)  # as it would sound, even from a diverged model
-        audio, found = librosa.resample(utterance.audio, orig_sr=self.sample_rate, target_sr=RATE), utterance.found
-        if len(audio) < RATE // 2:  # the judges need half a second
-            audio = np.pad(audio, (0, RATE // 2 - len(audio)))
-        found["heard"] = self.listener(audio)
-        found["mos"], found["embedding"] = self.naturalness(audio), self.encoder(audio)
+        shortest = math.ceil(self.sample_rate / 2)  # the judges need half a second
+        padded = np.pad(utterance.audio, (0, max(0, shortest - len(utterance.audio))))
+        clip = padded, self.sample_rate
+        found = utterance.found
+        found["heard"], found["mos"] = self.listener(*clip), self.naturalness(*clip)
+        found.update(self.cleanness(*clip))
+        found["embedding"] = self.encoder(*clip)
         found["audio_seconds"] = len(utterance.audio) / self.sample_rate
         if utterance.text is not None:
             found.update(errors(utterance.text, found["heard"])._asdict())
@@ -52,5 +55,4 @@ class Panel:
         if not math.isnan(found.pitch_error):
             utterance.found["pitch_error"] = found.pitch_error
         if aligned:
-            both = (librosa.resample(u.audio, orig_sr=self.sample_rate, target_sr=RATE) for u in (clip, utterance))
-            utterance.found.update(copy_quality(*both))
+            utterance.found.update(copy_quality(clip.audio, utterance.audio, self.sample_rate))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -18,7 +19,9 @@ from common.device import Device, resolve_device
 from common.errors import UserError
 from common.ops.precision import set_tf32
 from common.schema import Count, NonNegative, Options, Seed
+from common.wording import counted
 from evaluation.judges import normalized, optional
+from evaluation.ladders import LadderName, aligned, steps
 from evaluation.table import RECORDINGS, System, Utterance
 from synthesis.synthesizer import Synthesizer
 from synthesis.vocoder import Vocoder, total_latency
@@ -41,6 +44,7 @@ class EvaluateConfig(Options):
     sentences: str | None = None
     recordings: str | None = None
     root: str = "."
+    ladders: list[LadderName] | None = None
     wavs: str | None = None
     limit: Count | None = None
     denoiser_strength: NonNegative = 0.01
@@ -57,6 +61,8 @@ class EvaluateConfig(Options):
             raise UserError(f"vocoders={self.vocoders}: name at least one, and each once")
         if self.waveglow is None and any(name != "griffin_lim" for name in self.vocoders or []):
             raise UserError(f"vocoders={self.vocoders} needs waveglow=CKPT")
+        if self.ladders and not self.recordings:
+            raise UserError(f"ladders={self.ladders} needs recordings=FILELIST, which it makes worse")
         if self.tacotron2 and not (self.sentences or self.recordings):
             raise UserError("tacotron2 needs texts: set sentences=FILE, or recordings=FILELIST for their transcripts")
         if not (self.tacotron2 or self.recordings or self.wavs):
@@ -67,7 +73,7 @@ class EvaluateConfig(Options):
 
 def systems(config: EvaluateConfig) -> Iterator[System]:
     """Yield what the config names, the recordings first. Unreadable input raises an error before anything is judged."""
-    for module in ("pyworld", "pesq", "pystoi", "jiwer"):
+    for module in ("pyworld", "pesq", "pystoi", "jiwer", "speechmos"):
         optional(module)
     voice, vocoders = _load(config) if config.tacotron2 or config.recordings else (None, [])
     recordings = read_recordings(config) if config.recordings else None
@@ -83,6 +89,8 @@ def systems(config: EvaluateConfig) -> Iterator[System]:
         raise UserError(f"{silent[0]!r}: nothing is left of it after {voice.cleaners}; remove it")
     yield from filter(None, (recordings, wavs))
     if recordings:
+        for ladder in config.ladders or []:
+            yield from damaged(recordings, ladder, config.audio, config.seed)
         for vocoder in vocoders:
             yield copies(recordings, vocoder, config)
     if voice:
@@ -129,8 +137,8 @@ def read_wavs(config: EvaluateConfig, by_text: Mapping[str | None, int]) -> Syst
         texts = read_sentences(config)
         if len(texts) != len(files):
             raise UserError(
-                f"wavs={config.wavs} has {len(files)} audio files and sentences={config.sentences} {len(texts)} "
-                "lines; there must be one line for each file, in the order of the files' names"
+                f"wavs={config.wavs} has {counted(len(files), 'audio file')} and sentences={config.sentences} "
+                f"{counted(len(texts), 'line')}; there must be one line for each file, in the order of the files' names"
             )
     files = files[: config.limit]
     audio = [load_audio(file, config.audio, convert=True) for file in files]
@@ -139,6 +147,17 @@ def read_wavs(config: EvaluateConfig, by_text: Mapping[str | None, int]) -> Syst
         for file, samples, text in zip(files, audio, texts, strict=False)
     ]
     return System(f"wavs in {folder.name}", utterances)
+
+
+def damaged(recordings: System, ladder: LadderName, audio: AudioConfig, seed: int) -> Iterator[System]:
+    """The recordings made worse, a system for each step of the ladder."""
+    for name, damage in steps(ladder).items():
+        rng = np.random.default_rng(seed)
+        utterances = [
+            Utterance(clip.name, damage(clip.audio, audio, rng), clip.text, i)
+            for i, clip in enumerate(recordings.utterances)
+        ]
+        yield System(name, utterances, copies=aligned(ladder), made=True)
 
 
 def copies(recordings: System, vocoder: Vocoder, config: EvaluateConfig) -> System:

@@ -22,7 +22,6 @@ import argparse
 import json
 import math
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,10 @@ from common.errors import UserError
 from common.ops.precision import set_tf32
 from synthesis.vocoder import INT8
 
-from benchmarks.cases import MEASURES, RATE
+from benchmarks.cases import MEASURES, RATE, accelerated
+from benchmarks.gpu_parts import PARTS
 from benchmarks.peers import installed
+from benchmarks.process import run_json
 
 PERCENTILES = (50, 90, 95, 99)
 SIZES = ("batch", "characters", "frames", "samples")
@@ -102,18 +103,17 @@ def sections(device: str, peers: list[str], given: dict[str, int]) -> dict[str, 
 # ---- running and printing ----
 
 
+def command(case: dict[str, Any]) -> list[str]:
+    """The command that measures a case."""
+    return [sys.executable, __file__, "--case", json.dumps(case)]
+
+
 def run_case(case: dict[str, Any]) -> dict[str, Any]:
     """Measure a case in a new process."""
-    result = subprocess.run(
-        [sys.executable, __file__, "--case", json.dumps(case)],
-        capture_output=True,
-        text=True,
-    )
-    if result.returncode:
-        ended = f"ended with status {result.returncode}; the usual cause is too little memory"
-        raise UserError(f"left out {case}: {(result.stderr.strip().splitlines() or [ended])[-1]}")
-    values: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return values
+    try:
+        return run_json(command(case))
+    except UserError as error:
+        raise UserError(f"left out {case}: {error}") from error
 
 
 def figures(case: dict[str, Any], result: dict[str, Any], peaks: dict[str, Any]) -> dict[str, Any]:
@@ -128,6 +128,7 @@ def figures(case: dict[str, Any], result: dict[str, Any], peaks: dict[str, Any])
         "peak_growth_mb": result["megabytes"],
         "peak_mb": result["peak_megabytes"],
     }
+    values |= {key: result[key] for key in ("kernels", "graphs") if key in result}
     if "flops" in result and case["precision"] in peaks["gflops"]:
         values["share_of_gemm_peak"] = result["flops"] / mean / 1e9 / peaks["gflops"][case["precision"]]
     if "bytes" in result:
@@ -216,7 +217,8 @@ def main() -> None:
     options = parser().parse_args()
     if options.case:
         set_tf32(True)
-        print(json.dumps(MEASURES[options.case["kind"]](options.case)))
+        result = (MEASURES | PARTS)[options.case["kind"]](options.case)
+        print("\n" + json.dumps(result | accelerated()))  # on a line of its own, whatever was printed before
         return
     if options.runs < 1:
         raise UserError(f"--runs {options.runs}: at least 1")

@@ -1,9 +1,10 @@
 """Check a corpus before training: list every bad row with its reason and fix, and print statistics of the clips.
 
-    python scripts/check_dataset.py data.root=DIR [data=... audio.sample_rate=...]
+    python scripts/check_dataset.py data.root=DIR [data=... audio.sample_rate=... whisper=true]
 
-Prints a report and writes it to report.txt in `output`, with plots in report.png. The exit status is 1 if a row would
-stop training or harm it. Unusual rows are listed too, but are not errors.
+Prints a report and writes it to report.txt in `output`, with plots in report.png. The exit status is 1 if the corpus or
+a row would stop training or harm it. Unusual rows are listed too, but are not errors. With whisper=true, which needs
+the extra [eval], Whisper hears some clips (whisper_clips) of an English corpus, and their transcripts are compared.
 """
 
 from __future__ import annotations
@@ -20,63 +21,72 @@ from pathlib import Path
 from typing import Any
 
 from common.entry import fail, hydra_entry
+from common.errors import UserError
 from common.files import make_directory, write_text
 from common.parallel import in_parallel
 from common.schema import from_dict
-from evaluation.corpus import (
-    CheckConfig,
-    Row,
-    check_text,
-    measure,
-    picture,
-    read_lists,
-    repeated,
-    summary,
-    unusual,
-)
+from evaluation.corpus import CheckConfig, Row, check_metadata, in_order, measure, read_lists, read_text
+from evaluation.corpus_picture import picture
+from evaluation.findings import Findings, bad_length, bad_text, few_texts, repeated, summary, unusual
+from evaluation.mismatch import mismatched_lengths, mismatched_words
 from tacotron2.text import symbol_table
+from tacotron2.text.cleaners import ENGLISH_CLEANERS
 
 
 @hydra_entry("check_dataset")
 def main(values: dict[str, Any]) -> None:
     config = from_dict(CheckConfig, values)
-    data, output, symbols = config.data, Path(config.output), symbol_table(config.data.characters)
-    clip_lists, problems = read_lists(data)
+    output = Path(config.output)
+    if config.whisper and config.data.cleaners not in ENGLISH_CLEANERS:
+        raise UserError(
+            f"whisper=true hears only English, but data.cleaners={config.data.cleaners}; leave whisper out, or check "
+            f"English with data.cleaners={' or '.join(sorted(ENGLISH_CLEANERS))}"
+        )
     make_directory(output, "output")
+    found = Findings()
+    lists, unknown = read_rows(config, found)
+    check_rows(config, lists, found)
+    report = [*summary(lists, unknown, config.data.characters), *found.lines()]
+    print("\n".join(report))
+    write_text(output / "report.txt", "\n".join(report) + "\n")
+    picture([row for rows in lists.values() for row in rows]).savefig(output / "report.png", dpi=100)
+    print(f"\n{output / 'report.txt'}  {output / 'report.png'}", flush=True)
+    if found.whole or found.rows:
+        fail(f"{found.count()} of {config.data.root} must be corrected; they are listed above")
+
+
+def read_rows(config: CheckConfig, found: Findings) -> tuple[dict[str, list[Row]], Counter[str]]:
+    """The rows of each list that can be used, and how often each symbol is left out; add the bad ones to `found`."""
+    data, symbols = config.data, symbol_table(config.data.characters)
+    clip_lists, found.rows = read_lists(data)
     jobs = [(clip, config.audio, data.convert_audio) for clips in clip_lists.values() for clip in clips]
     sounds = iter(list(in_parallel(measure, jobs, config.num_processes, "clip")))
     lists: dict[str, list[Row]] = {name: [] for name in clip_lists}
     unknown: Counter[str] = Counter()
     for name, clips in clip_lists.items():
         for clip in clips:
-            sound, (text, encoded) = next(sounds), check_text(clip, data, symbols)
-            unknown.update(encoded.dropped)
-            if not encoded.ids:
-                problems.append(
-                    f"{clip.where}: nothing is left of {clip.text[:40]!r} after {data.cleaners}; correct or remove "
-                    "the row, or add its letters to data.characters"
-                )
-            if isinstance(sound, str):
-                problems.append(sound)
-            elif encoded.ids:
-                lists[name].append(Row(clip, sound, text, len(encoded.ids)))
+            sound, text = next(sounds), read_text(clip, data, symbols)
+            unknown.update(text.dropped)
+            problems = [bad_text(clip, text, data.cleaners)]
+            problems.append(sound if isinstance(sound, str) else bad_length(clip, sound, config.max_seconds))
+            found.rows += filter(None, problems)
+            if not isinstance(sound, str) and text.num_symbols:
+                lists[name].append(Row(clip, sound, text))
+    return lists, unknown
+
+
+def check_rows(config: CheckConfig, lists: dict[str, list[Row]], found: Findings) -> None:
+    """Add to `found` what rows show together."""
+    order, found.whole = check_metadata(config.data)
+    rows = in_order([row for rows in lists.values() for row in rows], order)
     overlaps, same_texts = repeated(lists)
-    problems += overlaps
-    rows = [row for rows in lists.values() for row in rows]
-    notes = unusual(rows, config) + same_texts if rows else []
-    report = [
-        *summary(lists, unknown),
-        f"\n{len(problems)} bad row(s)" + (":" if problems else ""),
-        *problems,
-        f"\n{len(notes)} unusual row(s)" + (", which are not errors:" if notes else ""),
-        *notes,
-    ]
-    print("\n".join(report))
-    write_text(output / "report.txt", "\n".join(report) + "\n")
-    picture(lists).savefig(output / "report.png", dpi=100)
-    print(f"\n{output / 'report.txt'}  {output / 'report.png'}", flush=True)
-    if problems:
-        fail(f"{len(problems)} row(s) of {data.root} must be corrected; they are listed above")
+    found.rows += overlaps
+    if rows:
+        found.notes = unusual(rows, config) + same_texts
+        found.whole += few_texts(rows) or mismatched_lengths(rows)
+    if rows and config.whisper:
+        whole, bad, notes = mismatched_words(rows, config.whisper_clips)
+        found.whole, found.rows, found.notes = found.whole + whole, found.rows + bad, found.notes + notes
 
 
 if __name__ == "__main__":

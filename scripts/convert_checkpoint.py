@@ -32,6 +32,7 @@ from common.entry import run_command
 from common.errors import UserError
 from common.files import check_new_file
 from common.schema import from_dict
+from common.wording import counted
 from synthesis.models import MODELS
 from tacotron2.text import CLEANERS
 
@@ -76,8 +77,8 @@ def read_symbols(path: Path, expected: int) -> tuple[str, ...]:
         raise UserError(f"--symbols {path}: not a JSON list of strings, one for each id")
     if len(table) != expected or len(set(table)) != expected:
         raise UserError(
-            f"--symbols {path}: {len(table)} symbols, {len(set(table))} of them different; the model needs {expected} "
-            "different ones, ordered by id"
+            f"--symbols {path}: {counted(len(table), 'symbol')}, {len(set(table))} of them different; the model "
+            f"needs {expected} different ones, ordered by id"
         )
     return tuple(table)
 

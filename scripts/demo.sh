@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 
 corpus=demo/corpus
 runs=runs/demo
+bin=$(dirname "$(command -v python)")
 if [ -d "$runs" ]; then
     echo "$runs is left from an earlier demo: training continues from its checkpoints."
 fi
@@ -54,9 +55,9 @@ Done. Listen to and look at
   $runs/speech/0000.png                the alignment: a diagonal means that Tacotron 2 reads the text in order
   $runs/tacotron2/samples/             alignments, mels and audio during training
   $runs/speech/log.jsonl               items/s, latency and RTF of every phrase
-Curves: .venv/bin/tensorboard --logdir $runs
+Curves: $bin/tensorboard --logdir $runs
 
-A full training, on LJSpeech and a GPU (first: source .venv/bin/activate):
+A full training, on LJSpeech and a GPU (first: source $bin/activate):
   bash scripts/prepare_dataset.sh LJSpeech-1.1
   bash scripts/prepare_mels.sh LJSpeech-1.1
   torchrun --nproc-per-node gpu train.py model=tacotron2 data=ljspeech data.root=LJSpeech-1.1 run_dir=runs/tacotron2

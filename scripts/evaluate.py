@@ -3,10 +3,12 @@
     pip install -e '.[eval]'
     python scripts/evaluate.py tacotron2=CKPT waveglow=CKPT sentences=FILE recordings=FILELIST root=DIR output=DIR
     python scripts/evaluate.py wavs=DIR sentences=FILE output=DIR
+    python scripts/evaluate.py recordings=FILELIST root=DIR limit=4 "ladders=[noise,cut]" output=DIR
 
-Set at least one of: recordings, tacotron2 with sentences, wavs. Writes evaluation.json (means, 95 % intervals, and
-every utterance), evaluation.md (the table), and a folder of wavs for each system that synthesizes. The measures are
-listed in evaluation/table.py (MEASURES).
+Set at least one of: recordings, tacotron2 with sentences, wavs.
+Writes evaluation.json (means, 95 % intervals, and every utterance), evaluation.md (the table), and the wavs that are
+judged, except those that were files before. The measures are listed in evaluation/table.py (MEASURES). `ladders` shows
+what each judge hears: it adds the recordings made worse step by step (evaluation/ladders.py).
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
-from common.audio import save_audio
+from common.audio import load_audio, save_audio
+from common.config import AudioConfig
 from common.entry import hydra_entry
 from common.files import make_directory, refuse_existing, write_text
 from common.schema import from_dict
@@ -48,19 +52,26 @@ def main(values: dict[str, Any]) -> None:
     waiting = systems(config)
     panel, judged = Panel(config.audio), list[System]()
     for system in waiting:
+        if system.made:
+            write_wavs(output, system, config.audio)
         for utterance in tqdm(system.utterances, desc=f"judging {system.name}", disable=None):
             panel.listen(utterance)
         judged.append(system)
         recordings = next((other.utterances for other in judged if other.name == RECORDINGS), [])
         for utterance in tqdm(system.utterances, desc=f"comparing {system.name}", disable=None):
             panel.compare(utterance, recordings, system.copies)
-        if system.made:
-            folder = output / folder_name(system.name)
-            make_directory(folder, "output")
-            for utterance in system.utterances:
-                save_audio(folder / f"{utterance.name}.wav", utterance.audio, config.audio.sample_rate)
         write(output, config, judged)
     print((output / "evaluation.md").read_text(encoding="utf-8"), end="")
+
+
+def write_wavs(output: Path, system: System, audio: AudioConfig) -> None:
+    """Write what the system made, and let the wavs be judged: to some judges their 16 bits make a difference."""
+    folder = output / folder_name(system.name)
+    make_directory(folder, "output")
+    for utterance in system.utterances:
+        file = folder / f"{utterance.name}.wav"
+        save_audio(file, np.nan_to_num(utterance.audio), audio.sample_rate)  # NaN: of a diverged model
+        utterance.audio = load_audio(file, audio)
 
 
 def write(output: Path, config: EvaluateConfig, judged: Sequence[System]) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from common.entry import run_command
 from common.errors import UserError
+from common.wording import counted
 from tacotron2.text.cleaners import english_cleaners
 
 HAS_NUMBER = re.compile(r"[0-9£$%&]")
@@ -35,7 +36,7 @@ def number_rows(metadata: Path) -> list[Row]:
     for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), start=1):
         columns = line.split("|")
         if len(columns) != 3:
-            raise UserError(f"{metadata}:{number}: {len(columns)} columns; a row is id|text|text as read")
+            raise UserError(f"{metadata}:{number}: {counted(len(columns), 'column')}; a row is id|text|text as read")
         rows.append(Row(*columns))
     return [row for row in rows if HAS_NUMBER.search(row.printed)]
 
@@ -61,7 +62,7 @@ def main() -> None:
     for row in different[: arguments.show]:
         print(f"{row.clip}\n  cleaned {english_cleaners(row.printed)}\n  spoken  {english_cleaners(row.spoken)}")
     agreed = len(rows) - len(different)
-    print(f"{agreed} of {len(rows)} rows agree: {100 * agreed / len(rows):.2f} %")
+    print(f"{agreed} of {counted(len(rows), 'row')} agree: {100 * agreed / len(rows):.2f} %")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from common.entry import hydra_entry
 from common.errors import UserError
 from common.files import new_directory
 from common.schema import Count, NonNegative, Options, Seed, from_dict
+from common.wording import counted
 from synthesis.synthesizer import Synthesizer
 from tacotron2.data import TextMelDataset, collate
 
@@ -84,8 +85,8 @@ def main(values: dict[str, Any]) -> None:
         mels.reset(voice.audio)
         for dataset in datasets:
             predict(voice, dataset, mels, config.batch_size, generator)
-    count = len(mels.entries)
-    print(f"{config.output}: {count:,} predicted mels; train WaveGlow on them with data.mel_dir={config.output}")
+    count = counted(len(mels.entries), "predicted mel")
+    print(f"{config.output}: {count}; train WaveGlow on them with data.mel_dir={config.output}")
 
 
 if __name__ == "__main__":

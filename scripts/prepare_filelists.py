@@ -2,9 +2,9 @@
 
     python scripts/prepare_filelists.py DIR
 
-LJSpeech gets the reference's split (filelists/ljspeech_split.json). In any other corpus, 2 % of the clips, at least one
-and at most 100, are held out for validation, chosen by their names alone. The transcript is the last column of
-metadata.csv.
+LJSpeech gets the reference's split (filelists/ljspeech_split.json). In any other corpus, 2 % of the clips are held out
+for validation, chosen by their names alone: at most 100, and at least 6, or one in eight of fewer than 48 clips. The
+transcript is the last column of metadata.csv.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from common.data.metadata import read_metadata
 from common.entry import run_command
 from common.errors import UserError
 from common.files import make_directory, write_text
+from common.wording import counted
+
+MIN_VAL = 6  # clips: about half a minute of speech, enough to measure Tacotron 2's postfilter (MIN_CALIBRATION_FRAMES)
 
 
 def split(ids: list[str]) -> dict[str, str]:
@@ -30,9 +33,11 @@ def split(ids: list[str]) -> dict[str, str]:
     if any(held_out.get(clip) == "val" for clip in ids):
         return {clip: held_out.get(clip, "train") for clip in ids}
     order = sorted(ids, key=lambda clip: hashlib.sha256(clip.encode()).digest())
-    num_val = min(100, max(1, len(ids) // 50))
+    num_val = max(1, min(100, len(ids) // 50), min(MIN_VAL, len(ids) // 8))
     if len(ids) <= num_val:
-        raise UserError(f"{len(ids)} clip(s) are too few: one is held out for validation, at least one must remain")
+        raise UserError(
+            f"{counted(len(ids), 'clip')} cannot be divided: one is held out for validation, at least one must remain"
+        )
     return {clip: "val" if i < num_val else "train" for i, clip in enumerate(order)}
 
 
@@ -60,7 +65,7 @@ def main() -> None:
     for part in ("train", "val", "test"):
         lines = [f"{path}|{text}\n" for clip, path, text in rows if parts[clip] == part]
         write_list(corpus / "filelists" / f"{part}.txt", "".join(lines))
-        print(f"{corpus / 'filelists' / part}.txt: {len(lines):,} clips")
+        print(f"{corpus / 'filelists' / part}.txt: {counted(len(lines), 'clip')}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from common.errors import UserError
 from common.files import make_directory
 from common.parallel import in_parallel
 from common.schema import Count, Options, from_dict
+from common.wording import counted
 
 
 @dataclass
@@ -87,7 +88,8 @@ def main(values: dict[str, Any]) -> None:
         else:
             problems.append(result)
     mels.compact()
-    print(f"{mels.path}: {len(todo) - len(problems):,} mels computed, {len(clips) - len(todo):,} were up to date")
+    done, before = counted(len(todo) - len(problems), "mel"), len(clips) - len(todo)
+    print(f"{mels.path}: {done} computed, {before:,} {'was' if before == 1 else 'were'} up to date")
     raise_problems(problems)
 
 

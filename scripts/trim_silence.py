@@ -24,6 +24,7 @@ from common.data.metadata import read_metadata
 from common.entry import run_command
 from common.errors import UserError, first_line
 from common.files import new_directory
+from common.wording import counted
 
 
 def trim(audio: np.ndarray, sample_rate: int, db: float, keep: float) -> np.ndarray:
@@ -64,7 +65,7 @@ def main() -> None:
             soundfile.write(part / "wavs" / f"{clip}.wav", trimmed, sample_rate, subtype="PCM_16")
             before, after = before + len(audio) / sample_rate, after + len(trimmed) / sample_rate
         shutil.copyfile(args.source / "metadata.csv", part / "metadata.csv")
-    print(f"{args.target}: {len(rows)} clips, {after / 60:.1f} of {before / 60:.1f} minutes are left")
+    print(f"{args.target}: {counted(len(rows), 'clip')}, {after / 60:.1f} of {before / 60:.1f} minutes are left")
 
 
 if __name__ == "__main__":

@@ -10,17 +10,19 @@ import torch
 from torch import Generator, nn
 
 from common.audio import GriffinLim
-from common.config import TextConfig, TrainConfig, check_derived
+from common.config import AudioConfig, TextConfig, TrainConfig, check_derived
 from common.schema import Count, NonNegative, Options, from_dict
 from common.tracking.plots import alignment_figure, mel_figure
 from common.tracking.tracker import Tracker
 from common.training.task import Loss, Task, task_options
+from common.wording import counted
 from tacotron2.data import Tacotron2Batch, TextMelDataset, collate
 from tacotron2.loss import guided_attention_loss, mel_band_difference_loss, tacotron2_loss
 from tacotron2.measures import diagonality, gate_accuracy
 from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.spec import TACOTRON2
 from tacotron2.text import symbol_table, text_to_ids
+from tacotron2.text.cleaners import ENGLISH_CLEANERS
 
 THEN = (
     "listen with: python inference.py tacotron2={run_dir} vocoder=griffin_lim input=filelists/demo_phrases.txt "
@@ -29,6 +31,14 @@ THEN = (
 )
 ALIGNED = 0.6  # diagonality of a model whose attention follows the text
 CALIBRATION_CLIPS, CALIBRATION_BATCH = 32, 16  # from the validation set: a few minutes of speech
+# Mel frames of the validation set. With the bundled voice, gains from 2,000 frames are within 6 % of those from 48,000
+# in 95 % of draws, and corrected mels are off by a sixth of the correction; from the 370 frames of one clip, 14 % and a
+# third.
+MIN_CALIBRATION_FRAMES = 2000
+ENGLISH_SENTENCES = (
+    "The north wind and the sun were disputing which was the stronger.",
+    "Please call again on Tuesday, the twenty-third of May.",
+)
 MAX_FRAMES_PER_SYMBOL = 12  # about twice what speech needs
 
 
@@ -110,26 +120,48 @@ def calibrate(model: nn.Module, data: TextMelDataset, generator: Generator) -> N
     model.postfilter.measure(torch.cat(predicted, 1), torch.cat(recorded, 1))
 
 
+def calibration_warning(data: TextMelDataset, audio: AudioConfig) -> str:
+    """Say so if the validation set is too short for `calibrate`."""
+    num_frames = sum(data.lengths[:CALIBRATION_CLIPS])
+    if num_frames >= MIN_CALIBRATION_FRAMES:
+        return ""
+    seconds = audio.hop_length / audio.sample_rate
+    return (
+        f"the validation set, {counted(len(data), 'clip')} with {counted(num_frames, 'frame')} "
+        f"({num_frames * seconds:.0f} s), is too short to measure the postfilter that sharpens mels in synthesis: "
+        f"{MIN_CALIBRATION_FRAMES:,} frames ({MIN_CALIBRATION_FRAMES * seconds:.0f} s) are needed. Move rows from "
+        "data.train_filelist to data.val_filelist (scripts/prepare_filelists.py does so in new filelists), or "
+        "synthesize with postfilter_strength=0"
+    )
+
+
 class Tacotron2Report:
-    """Logs the first validation clip with teacher forcing, and fixed sentences in free running."""
+    """Logs the first validation clip with teacher forcing, and the sentences of the config in free running."""
 
     def __init__(self, config: TrainConfig, symbols: Sequence[str]) -> None:
-        data = config.data
-        sentences = [text_to_ids(sentence, data.cleaners, symbols) for sentence in data.sentences]
-        self.sentences = [ids for ids in sentences if ids]
-        self.audio = config.audio
+        data, self.audio, self.logged = config.data, config.audio, False
+        texts = list(ENGLISH_SENTENCES) if data.cleaners in ENGLISH_CLEANERS else None
+        texts = texts if data.sentences is None else data.sentences
+        ids = [(text, text_to_ids(text, data.cleaners, symbols)) for text in texts or []]
+        # (text, ids), without those that have no ids; None: the first of the validation set
+        self.sentences = None if texts is None else [(text, found) for text, found in ids if found]
 
     def __call__(
         self, model: nn.Module, data: TextMelDataset, tracker: Tracker, step: int, generator: Generator
     ) -> None:
         assert isinstance(model, Tacotron2)
         device = model.embedding.weight.device
+        own = [(clip.text, ids) for clip, ids in zip(data.clips[:2], data.ids[:2], strict=True)]
+        sentences = own if self.sentences is None else self.sentences
+        if not self.logged:
+            self.logged = True
+            tracker.record(step=step, sentences=[text for text, _ in sentences])
         batch = Tacotron2Batch(*(tensor.to(device) for tensor in collate([data[(0, 0)]])))
         output = model(*batch, generator=generator)
         tracker.figure("alignment_teacher_forced", alignment_figure(output.alignment[0], f"step {step}"), step)
         tracker.figure("mel_teacher_forced", mel_figure(output.mel_postnet[0], f"step {step}"), step)
         tracker.figure("mel_target", mel_figure(batch.mel[0]), step)
-        for i, ids in enumerate(self.sentences):
+        for i, (_, ids) in enumerate(sentences):
             text = torch.tensor([ids], device=device)
             # Early in training a model does not stop by itself.
             max_steps = 1 + MAX_FRAMES_PER_SYMBOL * len(ids) // model.config.n_frames_per_step
@@ -163,4 +195,5 @@ def tacotron2_task(config: TrainConfig) -> Task:
         report=Tacotron2Report(config, symbols),
         then=THEN,
         calibrate=calibrate,
+        warning=lambda data: calibration_warning(data, audio),
     )

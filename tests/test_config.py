@@ -160,7 +160,7 @@ def test_annealing_matches_the_reference() -> None:
     ("command", "parts"),
     [
         (["train.py"], ["model", "tacotron2_small"]),
-        (["train.py", "-m", "Tacotron2", "-o", "DIR"], ["unknown option -m", "KEY=VALUE", "Coming from the reference"]),
+        (["train.py", "-m", "Tacotron2", "-o", "DIR"], ["unknown option -m", "KEY=VALUE", "docs/reference.md"]),
         (["inference.py", "--tacotron2", "x.pt"], ["unknown option --tacotron2", "KEY=VALUE"]),
         (["scripts/export_onnx.py", "vocoder=x"], ["unknown config key 'vocoder'", "tacotron2, waveglow, output"]),
         (["train.py", "model=tacotron2_smal"], ["model=tacotron2_smal is unknown", "did you mean 'tacotron2_small'"]),

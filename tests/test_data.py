@@ -1,8 +1,11 @@
 """From a corpus to batches: filelists, prepared mels, datasets, and the batch plan of an epoch."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from common.data.mels import MelDirectory
 from common.errors import UserError
 from tacotron2.data import TextMelDataset, collate
 from tests.helpers import REPOSITORY
-from tests.helpers.commands import fails_with, run_here
+from tests.helpers.commands import fails_with, load_script, run_here
 from tests.helpers.corpus import SENTENCES, prepare, tone, write_corpus
 from waveglow.data import SegmentDataset
 
@@ -75,11 +78,11 @@ def test_an_edited_filelist_is_kept(tmp_path: Path) -> None:
     ("metadata", "parts"),
     [
         ("", ["metadata.csv", "no line of text"]),
-        ("clip0|text\nclip1\n", ["metadata.csv:2", "1 column(s)"]),
+        ("clip0|text\nclip1\n", ["metadata.csv:2", "1 column "]),
         ("clip0|text\nclip9|text\n", ["metadata.csv:2", "wavs/clip9.wav"]),
         ("clip0|text\nclip1||\n", ["metadata.csv:2", "transcript of clip1 is empty"]),
         ("clip0|text\nclip0|text\n", ["metadata.csv:2", "already"]),
-        ("clip0|text\n", ["too few"]),
+        ("clip0|text\n", ["cannot be divided"]),
     ],
 )
 @pytest.mark.fault(17)
@@ -87,6 +90,72 @@ def test_bad_metadata(tmp_path: Path, metadata: str, parts: list[str]) -> None:
     write_corpus(tmp_path / "c")
     (tmp_path / "c/metadata.csv").write_text(metadata)
     fails_with(run_here("scripts/prepare_filelists.py", tmp_path / "c", expect=1), *parts)
+
+
+TEXT = "{0}|{1}\n"
+ROWS = [(f"clip{i}", text) for i, text in enumerate(SENTENCES)]
+
+
+def table(row: str, rows: list[tuple[str, str]] = ROWS) -> str:
+    return "".join(row.format(clip, text, i % 2, f"voice {i % 2}") for i, (clip, text) in enumerate(rows))
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (table("{0}\t{1}\n"), ["separated by tabs, not by |", "id|text"]),
+        (table("{0};{1}\n"), ["separated by semicolons"]),
+        (table('{0},"{1}"\n'), ["separated by commas"]),
+        ("id,text\n" + table('{0},"{1}"\n'), ["separated by commas"]),
+        ("".join(f"{'words ' * 99}{i}\n" for i in range(4)), ["no row has a |", "without a header"]),
+        (table('"{0}"|"{1}"\n'), ["in quotes"]),
+        ("file|text\n" + table(TEXT), ["metadata.csv:1", "if this is a header, remove the line"]),
+        (table("{0}.wav|{1}\n"), ["metadata.csv:1", "the id clip0.wav ends in .wav", "sed -i"]),
+        (table("{1}" + "very long " * 99 + "|{0}\n"), ["metadata.csv:1", "no wavs/The first line."]),
+        (table("{0}|{1}|{3}\n"), ["last column should be the transcript", "2 values", "'voice 0'", "cut -d'|' -f1,2"]),
+        (table("{0}|{3}|{1}\n"), ["the second column holds 2 values in 8 rows", "mix their voices", "-f1,3"]),
+        (table(TEXT).encode("utf-16"), ["UTF-16", "iconv -f utf-16 -t utf-8"]),
+        (table(TEXT).encode("utf-16-le"), ["UTF-16", "iconv -f utf-16le"]),
+        (table(TEXT).encode("utf-16-be"), ["UTF-16", "iconv -f utf-16be"]),
+        (b"PK\x03\x04" + bytes(range(256)), ["a spreadsheet", "save it as CSV"]),
+    ],
+)
+@pytest.mark.fault(17)
+def test_metadata_of_another_format_is_refused(
+    corpus: Path, tmp_path: Path, content: str | bytes, parts: list[str]
+) -> None:
+    (tmp_path / "wavs").symlink_to(corpus / "wavs")
+    metadata = tmp_path / "metadata.csv"
+    metadata.write_bytes(content.encode() if isinstance(content, str) else content)
+    result = run_here("scripts/prepare_filelists.py", tmp_path, expect=1)
+    fails_with(result, *parts)
+    # The command that the message ends with cures it.
+    if command := re.search(r"(?:To convert it|To remove them|to UTF-8): (.*)", result.stderr):
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # python is this one
+        subprocess.run(command[1], shell=True, check=True, cwd=tmp_path, env={**os.environ, "PATH": path})
+        metadata.write_text(metadata.read_text().removeprefix("id|text\n"))
+        assert len(run_here("scripts/prepare_filelists.py", tmp_path).stdout.splitlines()) == 3
+        for name in ("train", "val"):
+            assert (tmp_path / f"filelists/{name}.txt").read_text() == (corpus / f"filelists/{name}.txt").read_text()
+
+
+def test_columns_that_are_no_speakers_are_accepted(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "wavs").symlink_to(corpus / "wavs")
+    for content in (
+        table("{0}|{1}|{1}\n"),
+        table("{0}|one voice|{1}\n"),
+        table("{0}|{2}|digit {2}\n"),
+        "\ufeff" + table("{0}|{1}\r\n"),
+    ):
+        (tmp_path / "metadata.csv").write_text(content, encoding="utf-8")
+        run_here("scripts/prepare_filelists.py", tmp_path)
+
+
+def test_the_size_of_the_validation_set() -> None:
+    sizes = {8: 1, 16: 2, 45: 5, 48: 6, 299: 6, 369: 7, 5000: 100, 13100: 100}
+    for num_clips, num_val in sizes.items():
+        parts = load_script("prepare_filelists").split([f"clip{i}" for i in range(num_clips)])
+        assert list(parts.values()).count("val") == num_val
 
 
 @pytest.mark.fault(17)
@@ -102,12 +171,12 @@ def test_a_filelist_names_its_bad_lines(corpus: Path, tmp_path: Path) -> None:
         b"../../etc/passwd|text\n"
         b"/etc/passwd|text\n"
         b"wavs/clip0.wav|again\n"
-        b" |text\n"
+        b" |text\n" + b"long " * 99 + b"|text\n"
     )
     with pytest.raises(UserError) as error:
         read_filelist(filelist, corpus)
     messages = str(error.value).splitlines()
-    assert [int(message.split(":")[1]) for message in messages] == [3, 4, 5, 6, 7, 8, 9, 10]
+    assert [int(message.split(":")[1]) for message in messages] == [3, 4, 5, 6, 7, 8, 9, 10, 11]
     expected = [
         "1 column",
         "3 column",
@@ -117,6 +186,7 @@ def test_a_filelist_names_its_bad_lines(corpus: Path, tmp_path: Path) -> None:
         "not a path below",
         "already on line 1",
         "names no clip",
+        "does not exist",
     ]
     assert all(part in message for part, message in zip(expected, messages, strict=True)), messages
     filelist.write_bytes(b"wavs/clip0.wav|caf\xe9\n")
@@ -189,12 +259,12 @@ def test_mels_are_skipped_refreshed_and_refused(tmp_path: Path) -> None:
     MelDirectory.mel_path(root / "mels", clips[0].path).unlink()
     with pytest.raises(UserError, match="1 of 8 mels") as error:
         MelDirectory(config.mel_dir).check(clips, AudioConfig(fmax=7600.0))
-    assert "1 mels computed, 7 were up to date" in run_message(error.value)
+    assert "1 mel computed, 7 were up to date" in run_message(error.value)
     MelDirectory.mel_path(mels.path, clips[0].path).write_bytes(b"")
     with pytest.raises(UserError, match="not a readable mel") as error:
         mels.load(clips[0])
     MelDirectory.mel_path(mels.path, clips[0].path).unlink()
-    assert "1 mels computed, 7 were up to date" in run_message(error.value)
+    assert "1 mel computed, 7 were up to date" in run_message(error.value)
 
 
 def run_message(error: UserError, **names: str) -> str:
@@ -379,7 +449,6 @@ server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
 open({str(port_file)!r}, "w").write(str(server.server_port))
 server.serve_forever()
 """
-    import sys
     import time
 
     process = subprocess.Popen([sys.executable, "-c", code], text=True)
@@ -392,8 +461,6 @@ server.serve_forever()
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, which downloads LJSpeech")
 def test_prepare_dataset_downloads_resumes_and_verifies(tmp_path: Path) -> None:
     import hashlib
-    import os
-    import sys
 
     write_corpus(tmp_path / "LJSpeech-1.1")
     (tmp_path / "served").mkdir()

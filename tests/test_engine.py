@@ -12,20 +12,24 @@ import torch
 from torch import nn
 
 from common.checkpoint import files as checkpoints
+from common.config import TrainConfig
 from common.data.batching import BatchPlan, BatchSize, RankSampler
 from common.errors import UserError
 from common.ops.dropout import TanhDropout, draw_kept, dropout
 from common.ops.precision import autocast
+from common.schema import from_dict
 from common.training.ema import MovingAverage
 from common.training.meter import Meter, paused
 from inference import load_model
 from tacotron2.loss import guided_attention_loss, mel_band_difference_loss
 from tacotron2.measures import GATE_TOLERANCE, diagonality, gate_accuracy
 from tacotron2.model import Tacotron2Output
-from tacotron2.task import Tacotron2Report
-from tests.helpers.commands import fails_with, run_here, run_process
+from tacotron2.task import ENGLISH_SENTENCES, Tacotron2Report
+from tacotron2.text import text_to_ids
+from tests.helpers.commands import composed, fails_with, run_here, run_process
 from tests.helpers.runs import TINY_WAVEGLOW, assert_same_run, losses, make_trainer, read_log, train_command
 from tests.helpers.waveglow import randomize_couplings
+from train import build_task
 
 # ---- batches under a frame budget ----
 
@@ -303,9 +307,12 @@ def test_attention_that_does_not_align_gives_one_warning(corpus: Path, tmp_path:
     trainer = make_trainer(corpus, tmp_path, "tacotron2", *options)
     trainer.fit()
     warnings = [row for row in read_log(tmp_path) if "warning" in row]
-    assert [row["step"] for row in warnings] == [2]
-    assert "the attention does not follow the text at step 2: its diagonality is 0." in warnings[0]["warning"]
-    assert "model.n_frames_per_step=2" in warnings[0]["warning"]
+    assert [row["step"] for row in warnings] == [0, 2]
+    frames = sum(trainer.data.val.lengths)
+    assert f"the validation set, 1 clip with {frames} frames (1 s), is too short" in warnings[0]["warning"]
+    assert "2,000 frames (23 s) are needed" in warnings[0]["warning"]
+    assert "the attention does not follow the text at step 2: its diagonality is 0." in warnings[1]["warning"]
+    assert "model.n_frames_per_step=2" in warnings[1]["warning"]
     assert trainer.task.objective.advice(10_000, {"diagonality": 0.8}) == ""
     assert trainer.task.objective.advice(1, {"diagonality": 0.1}) == ""
     rows = [row for row in read_log(tmp_path) if "val_loss" in row]
@@ -317,7 +324,32 @@ def test_sentences_that_cannot_be_read_are_left_out(corpus: Path, tmp_path: Path
         trainer = make_trainer(corpus, tmp_path, "tacotron2", "data.sentences=['Hello.', '###']")
     report = trainer.task.report
     assert isinstance(report, Tacotron2Report)
-    assert len(report.sentences) == 1
+    assert report.sentences == [("Hello.", text_to_ids("Hello."))]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["data.cleaners=english_arpabet"], list(ENGLISH_SENTENCES)),
+        (["data.cleaners=basic_cleaners"], None),
+        (["data.cleaners=basic_cleaners", "data.sentences=[Guten Morgen]"], ["Guten Morgen"]),
+    ],
+)
+def test_the_sentences_of_validation_follow_the_cleaners(options: list[str], expected: list[str] | None) -> None:
+    config = from_dict(TrainConfig, composed("train", "model=tacotron2", "data.root=x", "run_dir=x", *options))
+    report = build_task(config).report
+    assert isinstance(report, Tacotron2Report)
+    texts = None if report.sentences is None else [text for text, _ in report.sentences]
+    assert texts == expected
+
+
+def test_other_languages_synthesize_their_first_transcripts(corpus: Path, tmp_path: Path) -> None:
+    options = ("data.cleaners=basic_cleaners", "data.sentences=null", "trainer.max_steps=1")
+    trainer = make_trainer(corpus, tmp_path, "tacotron2", *options)
+    trainer.fit()
+    (clip,) = trainer.data.val.clips
+    assert [row["sentences"] for row in read_log(tmp_path) if "sentences" in row] == [[clip.text]]
+    assert len(list((tmp_path / "samples").glob("sentence_*.wav"))) == 1
 
 
 def test_a_line_of_the_console_fits_80_columns(

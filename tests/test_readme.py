@@ -1,5 +1,7 @@
-"""The README's commands are valid, and its recipe for your own recordings runs as written."""
+"""README.md and docs/: commands are valid and can be pasted, links and names exist, code and recipes run as written."""
 
+import ast
+import contextlib
 import re
 import shlex
 import shutil
@@ -10,28 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 from export_onnx import ExportConfig
 from predict_mels import PredictConfig
 
 from common.config import TrainConfig
-from common.entry import _quoted
+from common.entry import Command, _quoted
 from common.schema import from_dict
 from evaluation.corpus import CheckConfig
 from evaluation.systems import EvaluateConfig
-from inference import Synthesizer
 from synthesis.jobs import InferenceConfig
 from tests.helpers import REPOSITORY
-from tests.helpers.commands import composed, load_script
+from tests.helpers.commands import composed, load_script, run_here
 from tests.helpers.corpus import write_corpus
 from tests.helpers.golden import golden_path
-from tests.helpers.runs import TINY_TACOTRON2, TINY_WAVEGLOW
+from tests.helpers.pages import DOCS, PAGES, README, Page
 from train import build_task
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-BLOCKS = [block.strip().splitlines() for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)]
-COMMANDS = [line.split(" #")[0].strip() for block in BLOCKS for line in block]
-
-
+COMMANDS = sorted({command for page in PAGES for command in page.commands()})
 CONFIGS: dict[str, tuple[str, type[Any]]] = {
     "inference.py": ("inference", InferenceConfig),
     "scripts/check_dataset.py": ("check_dataset", CheckConfig),
@@ -39,22 +37,71 @@ CONFIGS: dict[str, tuple[str, type[Any]]] = {
     "scripts/export_onnx.py": ("export_onnx", ExportConfig),
     "scripts/predict_mels.py": ("predict_mels", PredictConfig),
 }
+# Files of the user, of a run, and of the reference.
+ELSEWHERE = ("phrases.txt", "evaluation.md", "preprocess_audio2mel.py")
+CHECKOUT = "/path/to/tacotron2-waveglow"  # where the user has this repository
 
 
-def block_with(text: str) -> list[str]:
-    return next(block for block in BLOCKS if any(text in line for line in block))
+def by_name(page: Page) -> str:
+    return page.name
 
 
-def test_it_opens_with_the_two_commands() -> None:
-    assert [line.split("#")[0].strip() for line in BLOCKS[0]] == ["make demo", "make test"]
+def block_with(page: str, text: str) -> list[str]:
+    blocks = next(p for p in PAGES if p.name == page).blocks("bash")
+    return next(block.strip().splitlines() for block in blocks if text in block)
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
+def test_the_readme_is_short_and_opens_with_the_two_commands() -> None:
+    assert len(README.text.splitlines()) <= 200
+    assert README.commands()[:2] == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("page", DOCS, ids=by_name)
+def test_a_page_opens_with_one_sentence(page: Page) -> None:
+    title, sentence, *_ = page.text.split("\n\n")
+    assert title.startswith("# ")
+    assert sentence.endswith(".")
+    assert ". " not in sentence.replace("\n", " ")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_name)
+def test_links_lead_somewhere(page: Page) -> None:
+    anchors = {other.path.resolve(): other.anchors for other in PAGES}
+    for path, anchor in page.links():
+        assert path.exists(), path
+        assert not anchor or anchor in anchors[path], f"{path}#{anchor}"
+
+
+def test_every_page_is_reachable_from_the_readme() -> None:
+    pages = {page.path.resolve(): page for page in PAGES}
+    found, new = {README}, [README]
+    while new:
+        linked = {pages[path] for path, _ in new.pop().links() if path in pages}
+        new += linked - found
+        found |= linked
+    assert sorted(page.name for page in found) == sorted(page.name for page in PAGES)
+
+
+def test_sections_that_other_files_name_exist() -> None:
+    """Comments and messages name sections as in: EXPERIMENTS.md, "The bundled voice"."""
+    headings = {page.name: " ".join(re.findall(r"^#+ .*$", page.prose, re.MULTILINE)).lower() for page in PAGES}
+    named = 0
+    for folder in ("common", "tacotron2", "waveglow", "synthesis", "evaluation", "scripts", "conf", "demo"):
+        for path in (REPOSITORY / folder).rglob("*.*"):
+            if path.suffix in (".py", ".sh", ".yaml", ".md"):
+                for page, section in re.findall(r'([\w/]+\.md)`?, "([^"]+)"', path.read_text(encoding="utf-8")):
+                    assert section.lower() in headings[page], f"{path}: {page} has no section {section}"
+                    named += 1
+    assert named > 3
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_valid(command: str) -> None:
     words = shlex.split(command)
     while "=" in words[0]:
         words.pop(0)
     script = next((word for word in words if word.endswith(".py")), None)
+    options = words[words.index(script) + 1 :] if script else []
     if words[0] == "make":
         subprocess.run(["make", "--dry-run", "PYTHON=python3", *words[1:]], cwd=REPOSITORY, check=True)
     elif words[0] == "bash":
@@ -62,53 +109,133 @@ def test_every_command_is_valid(command: str) -> None:
     elif words[0] == "sbatch":
         words = words[words.index("scripts/slurm/train.sbatch") + 1 :]
         build_task(from_dict(TrainConfig, composed("train", *words)))
+    elif script == "train.py" and "--cfg" in options:
+        run_here(script, *options)
     elif script == "train.py":
-        options = words[words.index(script) + 1 :]
         values = composed("train", *[_quoted(o) for o in options if not o.startswith("debug=")])
         if any(option.startswith("debug=") for option in options):  # these set run_dir; test_config composes them
             values["run_dir"] = "runs/debug"
         build_task(from_dict(TrainConfig, values))
     elif script in CONFIGS:
         name, config = CONFIGS[script]
-        from_dict(config, composed(name, *words[2:]))
+        from_dict(config, composed(name, *options))
     elif script is not None:
-        load_script(Path(script).stem).parser().parse_args(words[2:])
+        load_script(Path(script).stem).parser().parse_args(options)
     elif words[0] == "pip":
         extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        assert words[1:3] == ["install", "-e"]
-        assert words[3].removeprefix(".[").removesuffix("]") in extras
+        match = re.fullmatch(rf"pip install (?:-e )?(?:\.|{CHECKOUT})(?:\[(\w+)\])?", " ".join(words))
+        assert match, command
+        assert match[1] in (None, *extras)
     else:
         assert words[0] in ("source", "tensorboard", "kubectl"), f"{command}: no check for this command"
 
 
-def test_files_and_options_it_names_exist() -> None:
-    for name in re.findall(r"`((?:[\w/]+/)?[\w]+\.(?:py|sh|md|txt))`", README):
-        if name not in ("phrases.txt", "preprocess_audio2mel.py"):  # files of the user and of the reference
-            found = (REPOSITORY / name).exists() or list(REPOSITORY.glob(f"scripts/{name}"))
-            found = found or list(REPOSITORY.glob(f"*/{name}"))
-            assert found, name
-    table = README[README.index("| group |") :].split("\n\n")[0]
+def in_interactive_bash(lines: list[str]) -> str:
+    """What bash complains about if `lines` are typed at a prompt as the arguments of a command that does nothing."""
+    typed = "".join(f": {line}\n" for line in lines)
+    shell = ["bash", "--norc", "--noprofile", "--noediting", "-i", "-o", "history", "-o", "histexpand"]
+    environment = {"PATH": "/usr/bin:/bin", "PS1": "", "PS2": "", "HISTFILE": "/dev/null", "LANG": "C.UTF-8"}
+    result = subprocess.run(
+        shell, input=typed.encode(), env=environment, capture_output=True, start_new_session=True, check=False
+    )
+    errors = result.stderr.decode(errors="replace").splitlines()
+    noise = ("no job control", "cannot set terminal process group", "exit")  # there is no terminal
+    return "\n".join(line for line in errors if line and not any(n in line for n in noise))
+
+
+def test_commands_survive_pasting_into_a_shell() -> None:
+    """An interactive bash replaces `!` outside of single quotes, and an interactive zsh takes comments as arguments."""
+    assert "event not found" in in_interactive_bash(['"-!\'(),"'])  # the check sees what it must
+    assert "unexpected" in in_interactive_bash(["'a' (b)"])
+    assert in_interactive_bash(COMMANDS) == ""
+    for command in COMMANDS:
+        assert not set("!#") & set(re.sub(r"'[^']*'", "", command)), command
+
+
+@pytest.mark.parametrize("page", [README, *DOCS], ids=by_name)
+def test_files_and_options_that_a_page_names_exist(page: Page) -> None:
+    for name in re.findall(r"`((?:[\w/]+/)?[\w]+\.(?:py|sh|md|txt))`", page.text):
+        found = (REPOSITORY / name).exists() or list(REPOSITORY.glob(f"scripts/{name}"))
+        assert found or list(REPOSITORY.glob(f"*/{name}")) or name in ELSEWHERE, name
+    known = Command("train", []).known_keys()
+    for key in re.findall(r"`((?:trainer|task|data|model|audio)\.(?!py|md)\w+)[`=]", page.text):
+        assert key in known, key
+
+
+def test_choices_of_the_option_groups_exist() -> None:
+    text = next(page.text for page in DOCS if page.name == "docs/internals.md")
+    table = text[text.index("| group |") :].split("\n\n")[0]
     for group, choices in re.findall(r"\| `(\w+)=` \| (.*) \|", table):
         for choice in re.findall(r"`(\w+)`", choices):
             assert (REPOSITORY / "conf" / group / f"{choice}.yaml").exists(), (group, choice)
 
 
-@pytest.mark.slow
-def test_own_recordings_as_written(tmp_path: Path) -> None:
-    """Run the recipe on a corpus of 44.1 kHz clips, with tiny models and few steps."""
-    import soundfile
+def test_names_of_the_guided_tour_exist() -> None:
+    section = README.text.split("## Start here")[1].split("\n## ")[0]
+    rows = re.findall(r"^\|[^|]*\| `([\w/.]+)` \| (.*) \|$", section, re.MULTILINE)
+    assert len(rows) > 5
+    for file, names in rows:
+        defined = set()
+        for node in ast.parse((REPOSITORY / file).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                defined.add(node.name)
+                defined |= {f"{node.name}.{part.name}" for part in node.body if isinstance(part, ast.FunctionDef)}
+        assert set(re.findall(r"`([\w.]+)`", names)) <= defined, file
 
+
+def test_the_samples_and_the_picture() -> None:
+    rows = re.findall(r"^\| (.+) \| \[ogg\]\((\S+)-(\d+)\.ogg\) \| \[ogg\]\((\S+)-(\d+)\.ogg\) \|$", README.text, re.M)
+    sentences = (REPOSITORY / "filelists/unseen_sentences.txt").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 3
+    size = 0
+    for sentence, recording, number, synthesized, same_number in rows:
+        assert (sentence, number) == (sentences[int(number)], same_number)
+        for name in (recording, synthesized):
+            path = REPOSITORY / f"{name}-{number}.ogg"
+            info = soundfile.info(path)
+            assert (info.samplerate, info.channels, 2 < info.duration < 6) == (22050, 1, True)
+            size += path.stat().st_size
+    assert size < 150_000
+    assert len(list((REPOSITORY / "docs/samples").iterdir())) == len(rows)
+    assert re.findall(r"!\[.*\]\((.*)\)", README.text) == ["docs/images/speech.png"]
+    assert (REPOSITORY / "docs/images/speech.png").stat().st_size < 100_000
+
+
+def test_the_changelog_ends_with_the_present_version() -> None:
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    headings = re.findall(r"^## (.*)$", Page("CHANGELOG.md").text, re.MULTILINE)
+    assert headings[:2] == ["Unreleased", version]
+
+
+@pytest.mark.parametrize(
+    ("page", "code"),
+    [(page.name, code) for page in PAGES for code in page.blocks("python")],
+    ids=lambda value: value[:9],
+)
+def test_python_code_as_written(page: str, code: str, tmp_path: Path) -> None:
+    """The first takes 5 seconds: it is the first to load a voice and the dictionary in this process."""
+    (tmp_path / "demo").symlink_to(REPOSITORY / "demo")
+    with contextlib.chdir(tmp_path):
+        exec(compile(code, page, "exec"), {})
+    wav = re.search(r'write\("(.*?)"', code)
+    assert wav is not None
+    assert 0.5 < soundfile.info(tmp_path / wav[1]).duration < 5
+
+
+@pytest.mark.slow
+def test_a_voice_from_recordings_as_written(tmp_path: Path) -> None:
+    """Run the README's warm start on a corpus of 44.1 kHz clips, with few steps. Every command is a process of its own,
+    as for a user, and starts in seconds."""
     root = write_corpus(tmp_path / "my_voice")
     for clip in (root / "wavs").iterdir():
         audio, _ = soundfile.read(clip)
         soundfile.write(clip, audio, 44100)
     (tmp_path / "phrases.txt").write_text("It works.\n")
-    tiny = {"model=tacotron2": TINY_TACOTRON2, "model=waveglow": TINY_WAVEGLOW}
-    for line in block_with("prepare_dataset.sh my_voice"):
+    (tmp_path / "demo").symlink_to(REPOSITORY / "demo")
+    for line in block_with("README.md", "prepare_dataset.sh my_voice"):
         words = shlex.split(line)
         if words[1] == "train.py":
             words += ["trainer.max_steps=1", "trainer.batch_size=2", "data.num_workers=0"]
-            words = [w for word in words for w in tiny.get(word, [word])]
         elif words[1] == "inference.py":
             words.append("max_decoder_steps=5")
         words = [sys.executable if word == "python" else word for word in words]
@@ -116,21 +243,13 @@ def test_own_recordings_as_written(tmp_path: Path) -> None:
         environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
         result = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
-    assert (tmp_path / "my_speech/0000.wav").exists()
-    shutil.rmtree(tmp_path / "my_voice")
-    # the Python example
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    assert code is not None
-    text = re.search(r'speak\("(.*)"\)', code[1])
-    assert text is not None
-    voice = Synthesizer.load(tmp_path / "runs/my_tacotron2", tmp_path / "runs/my_waveglow", device="cpu")
-    assert voice.speak(text[1], max_decoder_steps=3).audio.ndim == 1
+    assert (tmp_path / "my_warm_speech/0000.wav").exists()
 
 
 def test_conversions_as_written(waveglow_run: Path, tmp_path: Path) -> None:
     shutil.copy(golden_path("nvidia_waveglow_pickled.pt"), tmp_path / "waveglow_256channels.pt")
     shutil.copytree(waveglow_run, tmp_path / "runs/waveglow")
-    for line in block_with("convert_checkpoint.py waveglow_256channels.pt"):
+    for line in block_with("docs/reference.md", "convert_checkpoint.py waveglow_256channels.pt"):
         _, script, *words = shlex.split(line)
         result = subprocess.run(
             [sys.executable, REPOSITORY / script, *words], cwd=tmp_path, capture_output=True, text=True
@@ -138,3 +257,13 @@ def test_conversions_as_written(waveglow_run: Path, tmp_path: Path) -> None:
         assert result.returncode == 0, result.stderr
         layout = {"waveglow.pt": "ours", "checkpoint_WaveGlow_1000.pt": "dle"}.get(words[1], "safetensors")
         assert result.stdout.endswith(f"layout {layout}\n")
+
+
+@pytest.mark.slow
+def test_the_samples_are_the_bundled_voice(tmp_path: Path) -> None:
+    """They are made again and must last as long; rounding differs between processors, so the samples may differ."""
+    subprocess.run([sys.executable, REPOSITORY / "scripts/make_samples.py", tmp_path], check=True)
+    for shipped in (REPOSITORY / "docs/samples").iterdir():
+        made = soundfile.info(tmp_path / "samples" / shipped.name).duration
+        assert made == pytest.approx(soundfile.info(shipped).duration, rel=0.1)
+    assert (tmp_path / "images/speech.png").stat().st_size < 100_000

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import random
 import time
+import unicodedata
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import pytest
 from measure_cleaners import disagreements, number_rows, words
 
 from common.errors import UserError
-from tacotron2.text import SYMBOLS, clean_text, encode, ids_to_text, pronunciation, text_to_ids
+from tacotron2.text import SYMBOLS, clean_text, encode, ids_to_text, pronunciation, symbol_table, text_to_ids
 from tacotron2.text.cleaners import CLEANERS, english_cleaners, to_ascii
 from tacotron2.text.roman import roman_value
 from tacotron2.text.spelling import cardinal, in_pairs, ordinal
-from tacotron2.text.symbols import SYMBOL_TO_ID
+from tacotron2.text.symbols import SYMBOL_TO_ID, TYPOGRAPHIC
 
 HERE = Path(__file__).parent
 GOLDEN = json.loads((HERE / "golden" / "text_ids.json").read_text(encoding="utf-8"))
@@ -248,6 +249,34 @@ def test_other_cleaners() -> None:
     assert clean_text("Der  Größe", "transliteration_cleaners") == "der grosse"
     assert clean_text("Größe 2", ["transliteration_cleaners", "english_cleaners"]) == "grosse two"
     assert clean_text("Größe 2", []) == "Größe 2"
+
+
+def test_decomposed_letters_are_the_same_as_composed_ones() -> None:
+    symbols = symbol_table("-' abcdefghijklmnopqrstuvwxyzäöüß")
+    decomposed = unicodedata.normalize("NFD", "Über größere Öfen")
+    assert len(decomposed) == 20
+    assert encode(decomposed, "basic_cleaners", symbols) == encode("Über größere Öfen", "basic_cleaners", symbols)
+    assert ids_to_text(text_to_ids(decomposed, "basic_cleaners", symbols), symbols) == "über größere öfen"
+    assert clean_text(decomposed, "basic_cleaners") == "über größere öfen"
+    assert text_to_ids(decomposed) == text_to_ids("Uber grossere Ofen")
+    assert symbol_table("aa\u0308") == symbol_table("aä")
+    # a table of an earlier version, which has the mark itself
+    marks = symbol_table(" abcdefghijklmnopqrstuvwxyz\u0308")
+    assert ids_to_text(text_to_ids("öfen", "basic_cleaners", marks), marks) == "o\u0308fen"
+
+
+def test_typographic_marks_are_read_as_their_ascii_forms() -> None:
+    text = "“It’s” – ‚yes‘ — well… «no» „so“ soft\u00adly, 3\u202f−\u202f2"  # noqa: RUF001
+    ids, dropped = encode(text, "basic_cleaners")
+    assert ids_to_text(ids) == "it's - 'yes' -- well... no so softly, -"
+    assert dropped == ["3", "2"]
+    for mark, ascii_form in TYPOGRAPHIC.items():
+        assert mark in "«»„‚" or to_ascii(mark) == ascii_form  # noqa: RUF001
+    assert text_to_ids("it’s — so…") == text_to_ids("it's -- so...")  # noqa: RUF001
+    # a table that has the marks keeps them
+    symbols = symbol_table(' abcdefghijklmnopqrstuvwxyz’"')  # noqa: RUF001
+    assert ids_to_text(text_to_ids("it’s “so”", "basic_cleaners", symbols), symbols) == 'it’s "so"'  # noqa: RUF001
+    assert encode("a – b", "basic_cleaners", symbols).dropped == ["–"]  # noqa: RUF001
 
 
 def test_only_to_ascii_uses_unidecode() -> None:

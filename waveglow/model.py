@@ -20,6 +20,7 @@ from common.errors import UserError
 from common.ops.packed import packed_once
 from common.ops.precision import compute_dtype
 from common.schema import Count, Index, NonNegative, Options
+from common.wording import counted
 from waveglow.gate import Gate
 from waveglow.inverse_cpu import invert
 from waveglow.mdct import inverse_mdct, mdct
@@ -54,8 +55,8 @@ class WaveGlowConfig(Options):
         if self.n_group % 2 or self.n_early_size % 2 or left < 2:
             raise UserError(
                 f"model.n_group={self.n_group}, n_early_size={self.n_early_size}, n_early_every={self.n_early_every}, "
-                f"n_flows={self.n_flows} leave {left} channels for the last flow; n_group and n_early_size must be "
-                "even and leave 2 or more"
+                f"n_flows={self.n_flows} leave {counted(left, 'channel')} for the last flow; n_group and n_early_size "
+                "must be even and leave 2 or more"
             )
         if self.hop_length % self.n_group:
             raise UserError(f"model.n_group={self.n_group} must divide the hop length, {self.hop_length}")
@@ -289,7 +290,7 @@ class WaveGlow(nn.Module):
         """True if n_early_size channels go to z right before this flow (the paper's early outputs)."""
         return flow > 0 and flow % self.config.n_early_every == 0
 
-    def _condition(self, mel: Tensor, num_samples: int) -> Tensor:
+    def condition(self, mel: Tensor, num_samples: int) -> Tensor:
         """mel (B, n_mels, T) -> the conditioning of the flows for `num_samples`: (B, G, encoder_dim), or the mel
         upsampled and grouped, (B, G, n_mels * n_group)"""
         if self.config.encoder_dim:
@@ -308,10 +309,10 @@ class WaveGlow(nn.Module):
         batch, num_samples = audio.shape
         if num_samples % config.n_group or num_samples > mel.shape[2] * config.hop_length:
             raise ValueError(
-                f"audio of {num_samples} samples for {mel.shape[2]} mel frames: need a multiple of "
-                f"{config.n_group}, at most {mel.shape[2] * config.hop_length}"
+                f"audio of {counted(num_samples, 'sample')} for {counted(mel.shape[2], 'mel frame')}: need a multiple "
+                f"of {config.n_group}, at most {mel.shape[2] * config.hop_length}"
             )
-        mel = self._condition(mel, num_samples)
+        mel = self.condition(mel, num_samples)
         x = audio.unflatten(1, (-1, config.n_group))  # (B, G, n_group)
         if config.mdct:
             x = mdct(x)
@@ -355,7 +356,7 @@ class WaveGlow(nn.Module):
         if z is None:
             shape = mel.shape[0], config.n_group, num_samples // config.n_group
             z = torch.randn(shape, device=mel.device, generator=generator)
-        mel = self._condition(mel, num_samples)
+        mel = self.condition(mel, num_samples)
         z = z.to(next(self.parameters()).dtype).transpose(1, 2) * sigma  # (B, G, n_group)
         if self.packed and mel.device.type == "cpu" and z.dtype == torch.float32:
             autocasts = torch.is_autocast_enabled("cpu")

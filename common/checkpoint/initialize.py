@@ -14,6 +14,7 @@ from common.config import AudioConfig, TextConfig
 from common.data.mels import audio_differences
 from common.errors import UserError
 from common.spec import ModelSpec
+from common.wording import counted
 
 Symbols = tuple[str, ...] | None
 WARM_START = "set warm_start=true to load only the weights that fit"
@@ -68,7 +69,7 @@ def initialize(target: Target, path: str, warm_start: bool) -> str:
         for key, tensor in left.items()
     ]
     notes += [f"not taken: {key}, this model has none" for key in taken if key not in own]
-    head = f"initialized with {len(own) - len(left)} of {len(own)} weights of {path}"
+    head = f"initialized with {len(own) - len(left)} of {counted(len(own), 'weight')} of {path}"
     notes = [f"differs: {difference}" for difference in found.differences] + notes
     return "\n  ".join([head, *notes]) if notes else f"{head}: all of them, warm_start=true was not needed"
 
@@ -115,7 +116,7 @@ def _rows_by_symbol(own: Tensor, taken: Tensor, ours: Symbols, theirs: Symbols) 
     to, source = torch.tensor(pairs).T
     mapped[to] = taken[source].to(mapped)
     new = " ".join(map(repr, _without(ours, theirs))) or "none"
-    return mapped, f"{len(pairs)} rows copied by symbol; new rows for {new}"
+    return mapped, f"{counted(len(pairs), 'row')} copied by symbol; new rows for {new}"
 
 
 def _other_cleaners(ours: TextConfig | None, theirs: TextConfig | None) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
+from common.wording import counted
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
@@ -30,6 +31,7 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
         raw = path.read_bytes()
     except OSError as error:
         raise UserError(f"{what} {path}: {error.strerror or error}; check the path") from error
+    _refuse_other_files(raw, what, path)
     lines = []
     for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
         try:
@@ -44,6 +46,38 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
     if not lines:
         raise UserError(f"{what} {path}: the file holds no line of text")
     return lines
+
+
+def _refuse_other_files(raw: bytes, what: str, path: Path) -> None:
+    """Raise a UserError that names the cure for a spreadsheet, and for text in UTF-16, as Excel writes it."""
+    if raw.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise UserError(
+            f"{what} {path}: a spreadsheet (Excel or LibreOffice), not a text file; open it there and save it as "
+            "CSV in UTF-8, with | between the columns"
+        )
+    endian = "le" if raw[1:2] == b"\0" else "be"
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or raw[:200].count(b"\0") > 20:
+        code = "utf-16" if raw[:1] in (b"\xff", b"\xfe") else f"utf-16{endian}"
+        raise UserError(
+            f"{what} {path}: the file is in UTF-16; convert it to UTF-8: iconv -f {code} -t utf-8 {path} > new.txt && "
+            f"mv new.txt {path}"
+        )
+
+
+def exists(file: Path) -> bool:
+    """True if `file` is one; False, and no OSError, for a name that no file can have, such as a very long one."""
+    try:
+        return file.is_file()
+    except OSError:
+        return False
+
+
+def _leaves(file: Path, root: Path) -> bool:
+    """True if `file` is a link to outside of `root`."""
+    try:
+        return not file.resolve().is_relative_to(root)
+    except OSError:  # a name that no file can have
+        return False
 
 
 def read_filelist(path: str | Path, root: str | Path, follow_links: bool = False) -> list[Clip]:
@@ -68,7 +102,7 @@ def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False
         where = f"{path}:{number}"
         columns = line.split("|")
         if len(columns) != 2:
-            problems.append(f"{where}: {len(columns)} column(s) in {line[:60]!r}; a row is path|transcript")
+            problems.append(f"{where}: {counted(len(columns), 'column')} in {line[:60]!r}; a row is path|transcript")
             continue
         name, text = columns[0].strip(), columns[1].strip()
         file = root / name
@@ -80,14 +114,14 @@ def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False
             problems.append(
                 f"{where}: {name} is not a path below data.root={root}; write it relative to that, without '..'"
             )
-        elif not follow_links and not file.resolve().is_relative_to(resolved_root):
+        elif not follow_links and _leaves(file, resolved_root):
             problems.append(
                 f"{where}: {name} is a link out of data.root={root}; set data.follow_links=true to allow it"
             )
         elif name in seen:
             problems.append(f"{where}: {name} is already on line {seen[name]}; remove one of the rows")
-        elif not file.is_file():
-            problems.append(f"{where}: {file} does not exist; check the row, or data.root={root}")
+        elif not exists(file):
+            problems.append(f"{where}: {str(file)[:200]} does not exist; check the row, or data.root={root}")
         else:
             seen[name] = number
             clips.append(Clip(name, text, file, where))

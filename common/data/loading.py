@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader
 from common.data.batching import RankSampler
 from common.distributed.preemption import SIGNALS
 from common.errors import UserError, first_line
+from common.threads import allowed_cores
 
 PREFETCHED = 4  # batches that each loader process keeps ready
 
@@ -29,7 +29,7 @@ def make_loader(
     timeout_minutes: float,
 ) -> DataLoader[Any]:
     """A DataLoader of the batches that `sampler` draws from `data`. Call `close_loader` before the program exits."""
-    workers = min(num_workers, os.cpu_count() or 1)  # more would only compete for the cores
+    workers = min(num_workers, allowed_cores())  # more would only compete for the cores
     return DataLoader(
         data,
         batch_sampler=sampler,

@@ -24,6 +24,7 @@ from common.config import AudioConfig
 from common.data.filelist import Clip, raise_problems
 from common.errors import UserError
 from common.files import replacing, write_text
+from common.wording import counted
 
 AUDIO_FILE, MANIFEST_FILE = "audio.json", "manifest.jsonl"
 MEL_SUFFIXES = (".npy", ".pt")
@@ -128,8 +129,9 @@ class MelDirectory:
         missing = [clip for clip in prepared if not self.is_fresh(clip)]
         if missing:
             raise UserError(
-                f"data.mel_dir={self.path}: {len(missing)} of {len(prepared)} mels are missing or their clip has "
-                f"changed; the first is that of {missing[0].path}; run: {self._command(clips, audio)}"
+                f"data.mel_dir={self.path}: {len(missing)} of {counted(len(prepared), 'mel')} "
+                f"{'is' if len(missing) == 1 else 'are'} missing or of a clip that has changed; the first "
+                f"is that of {missing[0].path}; run: {self._command(clips, audio)}"
             )
         frames, problems = [], []
         for clip in clips:

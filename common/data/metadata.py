@@ -2,31 +2,121 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from common.data.filelist import AUDIO_SUFFIXES, raise_problems, read_lines
+from common.data.filelist import AUDIO_SUFFIXES, exists, raise_problems, read_lines
+from common.errors import UserError
+from common.wording import counted
+
+SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas"}
+FORMAT = "a row is id|text or id|raw text|text as read, for wavs/id.wav, without a header"
+# Rewrites a table with another separator, or with quoted cells. "{0}" is the file, "{1}" its separator.
+CONVERT = (
+    "python -c \"import csv; rows = list(csv.reader(open('{0}', encoding='utf-8-sig', newline=''), delimiter='{1}')); "
+    "open('{0}', 'w', encoding='utf-8').writelines('|'.join(' '.join(cell.split()) for cell in row) + chr(10) "
+    'for row in rows if row)"'
+)
+SAME = 0.5  # a column with fewer different values than this fraction of its rows holds labels, not texts
+
+
+class Entry(NamedTuple):
+    """A row of metadata.csv, with its line number."""
+
+    number: int
+    clip: str
+    texts: list[str]
 
 
 def read_metadata(corpus: Path) -> list[tuple[str, str, str]]:
-    """(id, path relative to the corpus, transcript) of each row. The transcript is the last column."""
+    """(id, path relative to the corpus, transcript) of each row. The transcript is the last column.
+
+    Raise a UserError if the file has another format, or with the first ten rows that are wrong.
+    """
     metadata = corpus / "metadata.csv"
-    rows, problems, seen = [], [], set()
-    for number, line in read_lines(metadata, "metadata"):
-        clip, *texts = line.split("|")
+    entries = read_entries(metadata)
+    rows, problems, seen = [], [], set[str]()
+    for number, clip, texts in entries:
         where = f"{metadata}:{number}"
-        found = [f"wavs/{clip}{suffix}" for suffix in AUDIO_SUFFIXES if (corpus / "wavs" / (clip + suffix)).is_file()]
+        found = [f"wavs/{clip}{suffix}" for suffix in AUDIO_SUFFIXES if exists(corpus / "wavs" / (clip + suffix))]
         if len(texts) not in (1, 2):
-            problems.append(f"{where}: {len(texts) + 1} column(s) in {line[:60]!r}; a row is id|text or id|raw|text")
+            columns = counted(len(texts) + 1, "column")
+            problems.append(f"{where}: {columns} in {'|'.join([clip, *texts])[:60]!r}; a row is id|text or id|raw|text")
         elif not texts[-1].strip():
             problems.append(f"{where}: the transcript of {clip} is empty; write what is said, or remove the row")
         elif clip in seen:
             problems.append(f"{where}: {clip} is already in a row above; remove one of the rows")
         elif not found:
-            problems.append(
-                f"{where}: no wavs/{clip}.wav (or {', '.join(AUDIO_SUFFIXES[1:])}); add it or remove the row"
-            )
+            problems.append(f"{where}: {_missing(corpus, clip, number == entries[0].number)}")
         else:
             seen.add(clip)
             rows.append((clip, found[0], texts[-1].strip()))
     raise_problems(problems)
+    if problem := column_problem(metadata, entries):
+        raise UserError(problem)
     return rows
+
+
+def read_entries(metadata: Path) -> list[Entry]:
+    """The rows of metadata.csv; raise a UserError that names the conversion if the columns are not separated by |."""
+    lines = read_lines(metadata, "metadata")
+    if not any("|" in line for _, line in lines):
+        for separator, name in SEPARATORS.items():
+            if sum(separator in line for _, line in lines) > 0.9 * len(lines):
+                written = "\\t" if separator == "\t" else separator
+                raise UserError(
+                    f"metadata {metadata}: its columns are separated by {name}, not by |; {FORMAT}. To convert it: "
+                    f"{CONVERT.format(metadata, written)}"
+                )
+        raise UserError(f"metadata {metadata}: no row has a |; {FORMAT}")
+    if all(line.startswith('"') and '"|' in line for _, line in lines):
+        raise UserError(
+            f"metadata {metadata}: its columns are in quotes; {FORMAT}. To remove them: {CONVERT.format(metadata, '|')}"
+        )
+    split = ((number, line.split("|")) for number, line in lines)
+    return [Entry(number, clip, texts) for number, (clip, *texts) in split]
+
+
+def _missing(corpus: Path, clip: str, is_first: bool) -> str:
+    """What is wrong with a row whose clip does not exist."""
+    suffix = Path(clip[-10:]).suffix
+    if suffix.lower() in AUDIO_SUFFIXES and exists(corpus / "wavs" / clip):
+        metadata = corpus / "metadata.csv"
+        return f"the id {clip} ends in {suffix}; leave that out in all rows: sed -i 's/\\{suffix}|/|/' {metadata}"
+    more = "if this is a header, remove the line" if is_first else FORMAT
+    return f"no wavs/{clip[:60]}.wav (or {', '.join(AUDIO_SUFFIXES[1:])}); add it or remove the row; {more}"
+
+
+def column_problem(metadata: Path, entries: Sequence[Entry]) -> str:
+    """Say so if one of two text columns holds speakers: a few values again and again, beside texts that differ."""
+    rows = [entry for entry in entries if len(entry.texts) == 2]
+    if len(rows) < 4 or len(rows) < len(entries):
+        return ""
+    middle, last = ({entry.texts[column].strip() for entry in rows} for column in (0, 1))
+    few = SAME * len(rows)
+    if len(last) <= few < len(middle):
+        return (
+            f"metadata {metadata}, {_lines(rows)}: the last column should be the transcript, but holds "
+            f"{counted(len(last), 'value')} in {len(rows):,} rows ({_some(last)}), while the one before it differs in "
+            f"each row. If the rows are id|text|speaker, write id|text: cut -d'|' -f1,2 {metadata} > new.csv && "
+            f"mv new.csv {metadata}"
+        )
+    if 1 < len(middle) <= few < len(last):
+        one = min(middle)
+        return (
+            f"metadata {metadata}, {_lines(rows)}: the second column holds {counted(len(middle), 'value')} in "
+            f"{len(rows):,} rows ({_some(middle)}). If they are speakers, a model would mix their voices: prepare a "
+            f"corpus for each, with the same wavs/ and its rows: grep '|{one}|' {metadata}. If they are not, remove "
+            f"the column: cut -d'|' -f1,3 {metadata} > new.csv && mv new.csv {metadata}"
+        )
+    return ""
+
+
+def _lines(rows: Sequence[Entry]) -> str:
+    return f"lines {rows[0].number} to {rows[-1].number}"
+
+
+def _some(values: set[str]) -> str:
+    shown = sorted(values)[:4]
+    return ", ".join(repr(value[:30]) for value in shown) + (", ..." if len(values) > len(shown) else "")

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from common.distributed.ranks import Ranks, from_main
 from common.errors import UserError
+from common.wording import counted
 
 BEAT_SECONDS = 1.0
 LOOK_SECONDS = 3.0  # between two reads of the other ranks' heartbeats; a rank without a new one is considered lost
@@ -105,8 +106,8 @@ class Heartbeat:
                 return  # the store is gone, and the main thread gets its own error
             if time.monotonic() - self.since > 60 * self.timeout_minutes:
                 print(
-                    f"error: rank {self.ranks.rank} has been at {self.activity} for {self.timeout_minutes:g} minutes "
-                    f"(trainer.timeout_minutes): {self.missing()}",
+                    f"error: rank {self.ranks.rank} has been at {self.activity} for "
+                    f"{counted(self.timeout_minutes, 'minute')} (trainer.timeout_minutes): {self.missing()}",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -41,6 +41,10 @@ class _Device:
         self.captured: WeakKeyDictionary[Any, OrderedDict[Hashable, tuple[Any, list[Tensor | None]] | None]]
         self.captured = WeakKeyDictionary()
 
+    def count(self) -> int:
+        """The number of graphs that can be replayed."""
+        return sum(graph is not None for known in self.captured.values() for graph in known.values())
+
     def places(self, arguments: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Tensors like the arguments, in the arena. If the arena has to grow, all graphs become invalid."""
         offsets, total = [], 0
@@ -50,7 +54,7 @@ class _Device:
         if total > len(self.arena):
             for known in self.captured.values():
                 known.clear()
-            self.arena = torch.empty(total, dtype=torch.uint8, device="cuda")
+            self.arena = self.arena.new_empty(total)
         return [
             None if x is None else self.arena[offset : offset + x.nbytes].view(x.dtype).view(x.shape)
             for x, offset in zip(arguments, offsets, strict=True)
@@ -58,6 +62,11 @@ class _Device:
 
 
 _DEVICES: dict[int, _Device] = {}
+
+
+def num_graphs() -> int:
+    """The number of CUDA graphs that this process keeps, on all devices."""
+    return sum(device.count() for device in _DEVICES.values())
 
 
 def graphed(
@@ -132,6 +141,8 @@ def _capture(
             _copy(places, arguments)
             function(own_written, own_read, **options)
         torch.cuda.current_stream().wait_stream(device.stream)
+        if not device.count():  # PyTorch frees a pool with its last graph, and refuses its handle from then on
+            device.pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # thread_local: loader threads may pin memory during the capture
         with torch.cuda.graph(graph, device.pool, device.stream, capture_error_mode="thread_local"):

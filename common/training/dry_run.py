@@ -11,6 +11,7 @@ from common.ops.precision import autocast
 from common.training.state import TrainingState
 from common.training.step import to_device
 from common.training.task import Objective
+from common.wording import counted
 
 
 def dry_run(objective: Objective, data: RunData, state: TrainingState, options: TrainerConfig, ranks: Ranks) -> str:
@@ -30,7 +31,7 @@ def dry_run(objective: Objective, data: RunData, state: TrainingState, options: 
     for buffer, before in zip(model.buffers(), buffers, strict=True):
         buffer.copy_(before)
     frames = max(data.train.lengths[clip] for clip in clips)
-    text = f"the largest batch fits: {len(clips)} clips of up to {frames:,} frames on each rank"
+    text = f"the largest batch fits: {counted(len(clips), 'clip')} of up to {counted(frames, 'frame')} on each rank"
     if device.type == "cuda":
         peak, total = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
         text += f", {peak / 2**30:.1f} of {total / 2**30:.1f} GiB"

@@ -60,6 +60,8 @@ class Task:
     # Called before the report: measures a systematic error of the model's output, and stores in the model what
     # synthesis needs to correct it.
     calibrate: Callable[[nn.Module, Any, Generator], None] | None = None
+    # What is wrong with the validation set, at the start of a run; empty if all is well.
+    warning: Callable[[Any], str] = lambda data: ""
     memory_option: str = ""  # ends the message when memory runs out, for example " or KEY=VALUE"
 
 

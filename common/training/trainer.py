@@ -29,6 +29,7 @@ from common.training.state import TrainingState
 from common.training.step import OptimizerStep
 from common.training.task import Task
 from common.training.validation import Validation
+from common.wording import counted
 
 MEMORY_CURE = (
     "lower trainer.batch_frames or trainer.batch_size and raise trainer.accumulation_steps by the same factor, or use "
@@ -75,6 +76,8 @@ class Trainer:
         first_step = self.state.progress.step
         self.tracker.message(_headline(self))
         self.tracker.record(step=first_step, config=dataclasses.asdict(self.config))
+        if warning := self.task.warning(self.data.val):
+            self.tracker.warning(warning, first_step)
         if self.ranks.is_main:
             (self.run_dir / MARKER).unlink(missing_ok=True)
         try:
@@ -289,7 +292,8 @@ class Trainer:
 def _headline(trainer: Trainer) -> str:
     parameters = sum(p.numel() for p in trainer.state.model.parameters())
     return (
-        f"{trainer.task.spec.name}: {parameters:,} parameters, {len(trainer.data.train):,} training clips, "
-        f"{len(trainer.data.val):,} validation clips, {trainer.ranks.world_size} x {trainer.device}, "
+        f"{trainer.task.spec.name}: {counted(parameters, 'parameter')}, "
+        f"{counted(len(trainer.data.train), 'training clip')}, "
+        f"{counted(len(trainer.data.val), 'validation clip')}, {trainer.ranks.world_size} x {trainer.device}, "
         f"{trainer.options.precision}, in {trainer.run_dir}"
     )

@@ -7,6 +7,7 @@ import functools
 import gc
 import itertools
 import resource
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.audio import LogMel, load_audio
 from common.config import AudioConfig
 from common.device import now
+from common.ops.graphs import num_graphs
 from common.ops.packed import PackedLinear, forget_packed
 from common.ops.precision import autocast
 from synthesis.synthesizer import Synthesizer
@@ -38,9 +40,14 @@ RATE = AudioConfig().sample_rate
 # ---- the machine ----
 
 
-def seconds_of(function: Callable[[], object], runs: int, device: str, warm_up: int = 1) -> list[float]:
-    """The seconds of each of `runs` calls, after `warm_up` untimed ones."""
-    times, where = [], torch.device(device)
+# Untimed calls. On a GPU the first captures graphs, the second those that became invalid because a later graph of the
+# first needed more memory (common/ops/graphs.py), and the third finds the memory that the captures gave back.
+WARM_UP = {"cpu": 1, "cuda": 3}
+
+
+def seconds_of(function: Callable[[], object], runs: int, device: str) -> list[float]:
+    """The seconds of each of `runs` calls, after untimed ones."""
+    times, where, warm_up = [], torch.device(device), WARM_UP[device]
     for i in range(warm_up + runs):
         start = now(where)
         function()
@@ -124,17 +131,29 @@ def measure_tacotron2_training(case: dict[str, Any]) -> dict[str, Any]:
     text, text_lengths = random_text(case["batch"], case["characters"], device)
     mel = torch.randn(case["batch"], 80, frames, device=device)
     mel_lengths = torch.full((case["batch"],), frames, device=device)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
 
-    def step() -> None:
-        with autocast(torch.device(device), case["precision"]):
-            loss = tacotron2_loss(model(text, text_lengths, mel, mel_lengths), mel, mel_lengths)["loss"]
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    def loss() -> Tensor:
+        return tacotron2_loss(model(text, text_lengths, mel, mel_lengths), mel, mel_lengths)["loss"]
 
     flops = 3 * tacotron2_flops(Tacotron2Config(), case["batch"], case["characters"], frames)
-    return measured(step, case) | {"items": case["batch"] * frames, "flops": flops}
+    return measured(training_step(model, loss, case), case) | {"items": case["batch"] * frames, "flops": flops}
+
+
+def training_step(model: nn.Module, loss: Callable[[], Tensor], case: dict[str, Any]) -> Callable[[], None]:
+    """One step of training: forward pass, backward pass and Adam, with loss scaling in fp16."""
+    device, precision = case["device"], case["precision"]
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
+
+    def step() -> None:
+        with autocast(torch.device(device), precision):
+            value = loss()
+        scaler.scale(value).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    return step
 
 
 def measure_waveglow_training(case: dict[str, Any]) -> dict[str, Any]:
@@ -144,15 +163,7 @@ def measure_waveglow_training(case: dict[str, Any]) -> dict[str, Any]:
     model.checkpoint_activations = case["implementation"] == "checkpointed"
     mel = torch.randn(case["batch"], 80, -(-samples // HOP), device=device)
     audio = 0.1 * torch.randn(case["batch"], samples, device=device)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-
-    def step() -> None:
-        with autocast(torch.device(device), case["precision"]):
-            loss = waveglow_loss(model(mel, audio))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
+    step = training_step(model, lambda: waveglow_loss(model(mel, audio)), case)
     flops = 3 * waveglow_flops(model, case["batch"] * samples)
     return measured(step, case) | {"items": case["batch"] * samples, "flops": flops}
 
@@ -190,7 +201,8 @@ def measure_waveglow(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_synthesis(case: dict[str, Any]) -> dict[str, Any]:
-    """Measure text to audio, with a Tacotron 2 that outputs 6 frames per character and does not stop by itself.
+    """Measure text to audio, with a Tacotron 2 that outputs `frames` frames, by default 6 for each character, and does
+    not stop by itself.
 
     Implementations: "ours"; "plain", with the step-by-step decoder and WaveGlow's convolutions as in training, where
     each call applies weight norm; "compiled", which is plain with torch.compile for the convolutional parts;
@@ -208,7 +220,7 @@ def measure_synthesis(case: dict[str, Any]) -> dict[str, Any]:
             module.compile(dynamic=True)
     words = "the quick brown fox jumps over a lazy dog and so on "
     text = (words * (1 + case["characters"] // len(words)))[: case["characters"] - 1] + "."
-    frames = 6 * case["characters"]
+    frames = case.get("frames", 6 * case["characters"])
 
     def run() -> None:
         for _ in voice.batches([text] * case["batch"], case["batch"], max_decoder_steps=frames):
@@ -268,6 +280,13 @@ def measured(function: Callable[[], object], case: dict[str, Any]) -> dict[str, 
     times = seconds_of(function, case["runs"], device)
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else 1024 * _peak_kib()
     return {"seconds": times, "megabytes": (peak - before) / 1e6, "peak_megabytes": peak / 1e6}
+
+
+def accelerated() -> dict[str, Any]:
+    """What this process used of what exists only on GPUs: modules with Triton kernels, which are imported where they
+    can run, and the number of CUDA graphs."""
+    modules = ("tacotron2.step_triton", "waveglow.gate_triton")
+    return {"kernels": [name for name in modules if name in sys.modules], "graphs": num_graphs()}
 
 
 def _peak_kib() -> int:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Build the image with a user that has your ids, so that you own the files it writes to mounted folders.
+# Build the image, which works under any user id. It takes gigabytes, most of them PyTorch with its CUDA libraries.
 #
 #   bash scripts/docker/build.sh [docker build options]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-exec docker build --build-arg USER_ID="$(id -u)" --build-arg GROUP_ID="$(id -g)" -t tacotron2-waveglow "$@" .
+exec docker build -t tacotron2-waveglow "$@" .

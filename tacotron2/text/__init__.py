@@ -1,13 +1,14 @@
 """Convert text to the symbol ids of the embedding, and ids back to text."""
 
 import re
+import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from common.errors import UserError, did_you_mean
 from tacotron2.text.cleaners import ARPABET_CLEANERS, CLEANERS
-from tacotron2.text.symbols import ARPABET, ARPABET_PREFIX, PAD, SYMBOL_TO_ID, SYMBOLS, symbol_table
+from tacotron2.text.symbols import ARPABET, ARPABET_PREFIX, PAD, SYMBOL_TO_ID, SYMBOLS, TYPOGRAPHIC, symbol_table
 
 __all__ = [
     "CLEANERS",
@@ -45,20 +46,22 @@ class Encoded(NamedTuple):
 def encode(text: str, cleaners: Cleaners = "english_cleaners", symbols: Sequence[str] = SYMBOLS) -> Encoded:
     """Clean `text` and look up its symbols. `{HH AW1 S}`, in upper or lower case, is ARPAbet and is not cleaned.
 
-    Each run of whitespace becomes one space, and the ends are stripped. The result may be empty. Raises UserError for
-    an unknown cleaner.
+    Letters may be composed or decomposed (Unicode's NFC or NFD). A typographic mark without a symbol is replaced by its
+    ASCII form. Each run of whitespace becomes one space, and the ends are stripped. The result may be empty. Raises
+    UserError for an unknown cleaner.
     """
     table = _ids_of(symbols)
     space = table.get(" ")
     ids: list[int] = []
     dropped: dict[str, None] = {}
     for symbol in _tokenize(text, cleaners):
-        index = table.get(symbol)
-        if index is None:
-            if not _silent(symbol):
-                dropped[symbol] = None
-        elif index != space or (ids and ids[-1] != space):
-            ids.append(index)
+        known = _in_table(symbol, table)
+        if known is None:
+            dropped[symbol] = None
+            continue
+        for index in map(table.__getitem__, known):
+            if index != space or (ids and ids[-1] != space):
+                ids.append(index)
     if ids and ids[-1] == space:
         ids.pop()
     return Encoded(ids, list(dropped))
@@ -98,6 +101,7 @@ def word_spans(ids: Sequence[int], symbols: Sequence[str] = SYMBOLS) -> list[tup
 def _tokenize(text: str, cleaners: Cleaners) -> Iterator[str]:
     """Yield the symbols of the cleaned text, known or unknown: characters, "@HH" for ARPAbet, and unmatched braces."""
     names = [cleaners] if isinstance(cleaners, str) else list(cleaners)
+    text = unicodedata.normalize("NFC", text)
     position = 0
     for match in _BRACES.finditer(text):
         yield from _cleaned_symbols(text[position : match.start()], names)
@@ -145,8 +149,20 @@ def _ids_of(symbols: Sequence[str]) -> dict[str, int]:
     return {symbol: index for symbol, index in table.items() if symbol != PAD}
 
 
-def _silent(symbol: str) -> bool:
-    return symbol in SILENT or symbol.isspace()
+def _in_table(symbol: str, table: Mapping[str, int]) -> Sequence[str] | None:
+    """Return the symbols of `table` that stand for `symbol`, none if it has no sound, or None if it would be lost."""
+    if symbol in table:
+        return (symbol,)
+    if len(symbol) > 1:  # ARPAbet
+        return None
+    if symbol in SILENT or symbol.isspace() or unicodedata.category(symbol) == "Cf":  # Cf: a soft hyphen, a BOM
+        return ()
+    # A table may hold the marks of decomposed letters.
+    for pieces in (unicodedata.normalize("NFD", symbol), TYPOGRAPHIC.get(symbol, "")):
+        kept = [piece for piece in pieces if piece in table or piece not in SILENT]
+        if pieces and all(piece in table for piece in kept):
+            return kept
+    return None
 
 
 def _warn_dropped(symbol: str) -> None:

@@ -3,12 +3,22 @@
 They are in the order of the published checkpoints, whose embeddings depend on it: never reorder or insert symbols.
 """
 
+import unicodedata
+
 from common.errors import UserError
 
 PAD = "_"
 ARPABET_PREFIX = "@"  # keeps the ARPAbet symbol "B" apart from the letter "B"
 
 PUNCTUATION = "-!'(),.:;? "
+# Marks that a table may lack, and their ASCII forms: quotes, apostrophes, hyphens and dashes, the ellipsis.
+TYPOGRAPHIC = {
+    **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb", '"'),
+    **dict.fromkeys("\u2018\u2019\u201a\u201b\u02bc\u00b4", "'"),
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2212", "-"),
+    **dict.fromkeys("\u2014\u2015", "--"),
+    "\u2026": "...",
+}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 VOWELS = ("AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW")
@@ -22,9 +32,11 @@ ARPABET = tuple(sorted([vowel + stress for vowel in VOWELS for stress in ("", "0
 
 
 def symbol_table(characters: str | None = None) -> tuple[str, ...]:
-    """Return padding, then `characters` (default: the reference's), then ARPAbet. Raises UserError for a duplicate."""
-    if characters is None:
-        characters = PUNCTUATION + LETTERS
+    """Return padding, then `characters` (default: the reference's), then ARPAbet. Raises UserError for a duplicate.
+
+    Decomposed letters are composed (Unicode's NFC), as `encode` does with text.
+    """
+    characters = PUNCTUATION + LETTERS if characters is None else unicodedata.normalize("NFC", characters)
     if twice := sorted({character for character in characters if (PAD + characters).count(character) > 1}):
         raise UserError(
             f"data.characters={characters!r}: repeated or reserved: {' '.join(twice)}; list each character once, and "
