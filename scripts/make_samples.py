@@ -43,14 +43,8 @@ def picture(utterance: Utterance, title: str) -> Figure:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "output",
-        nargs="?",
-        type=Path,
-        default=REPOSITORY / "docs",
-        metavar="OUT",
-        help="directory for samples/ and images/; default: docs",
-    )
+    docs, meaning = REPOSITORY / "docs", "directory for samples/ and images/; default: docs"
+    parser.add_argument("output", nargs="?", type=Path, default=docs, metavar="OUT", help=meaning)
     return parser
 
 

@@ -7,7 +7,11 @@
 # your own recordings), only the filelists are written. To use a mirror, set LJSPEECH_URL and, if its archive differs,
 # LJSPEECH_SHA256.
 set -euo pipefail
-case ${1:-} in -*) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2 ;; esac
+usage() { sed -n '2,8s/^# \{0,1\}//p' "$0"; }
+case ${1:-} in
+    -h | --help) usage; exit ;;
+    -*) usage >&2; exit 2 ;;
+esac
 
 root=${1:-LJSpeech-1.1}
 root=${root%/}

@@ -2,11 +2,14 @@
 # Compute the mels of a prepared corpus in parallel. Rerun it after an interruption or a change of the audio config.
 #
 #   bash scripts/prepare_mels.sh DIR [audio.fmax=7600 num_processes=4 ...]
+#
+# All options: python scripts/prepare_mels.py --help
 set -euo pipefail
-if [ $# -lt 1 ] || [[ $1 == -* ]]; then
-    sed -n '2,4s/^# \{0,1\}//p' "$0"
-    exit 2
-fi
+usage() { sed -n '2,6s/^# \{0,1\}//p' "$0"; }
+case ${1:-} in
+    -h | --help) usage; exit ;;
+    '' | -*) usage >&2; exit 2 ;;
+esac
 root=$1
 shift
 python=${PYTHON:-python}

@@ -86,8 +86,8 @@ class RunData:
         if not self.batch_size.fitting(length):
             raise UserError(
                 f"trainer.batch_frames={self.config.trainer.batch_frames} is less than the {length} mel frames of "
-                f"{self.train.clips[longest].where}, too few for a batch; set trainer.batch_frames={length} or more, "
-                "or shorten what is trained on: data.segment_length if the model trains on segments, else the clip"
+                f"{self.train.clips[longest].where}, which no batch could hold; set trainer.batch_frames={length} or "
+                "more, or lower data.segment_length if the model trains on segments, or else shorten the clip"
             )
 
     def _val_batches(self) -> tuple[list[list[int]], int]:
