@@ -121,6 +121,8 @@ def test_every_command_is_valid(command: str) -> None:
         from_dict(config, composed(name, *options))
     elif script is not None:
         load_script(Path(script).stem).parser().parse_args(options)
+    elif words[:3] == ["pip", "install", "-r"]:
+        assert (REPOSITORY / Path(words[3]).name).is_file()
     elif words[0] == "pip":
         extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         match = re.fullmatch(rf"pip install (?:-e )?(?:\.|{CHECKOUT})(?:\[(\w+)\])?", " ".join(words))
