@@ -38,7 +38,7 @@ CONFIGS: dict[str, tuple[str, type[Any]]] = {
     "scripts/predict_mels.py": ("predict_mels", PredictConfig),
 }
 # Files of the user, of a run, and of the reference.
-ELSEWHERE = ("phrases.txt", "evaluation.md", "preprocess_audio2mel.py")
+ELSEWHERE = ("report.md", "phrases.txt", "evaluation.md", "preprocess_audio2mel.py")
 CHECKOUT = "/path/to/tacotron2-waveglow"  # where the user has this repository
 
 
@@ -109,7 +109,9 @@ def test_every_command_is_valid(command: str) -> None:
     elif words[0] == "sbatch":
         words = words[words.index("scripts/slurm/train.sbatch") + 1 :]
         build_task(from_dict(TrainConfig, composed("train", *words)))
-    elif script == "train.py" and "--cfg" in options:
+    elif script and "--help" in options:
+        subprocess.run([sys.executable, script, *options], cwd=REPOSITORY, check=True)
+    elif script and "--cfg" in options:
         run_here(script, *options)
     elif script == "train.py":
         values = composed("train", *[_quoted(o) for o in options if not o.startswith("debug=")])
