@@ -26,6 +26,7 @@ from scipy.signal import resample_poly
 
 from common.entry import run_command
 from common.errors import UserError
+from common.wording import counted
 
 SAMPLE_RATE = 22050  # Hz; the voice outputs 24,000 Hz, and 22,050 / 24,000 = 147 / 160
 EDGE_SECONDS = 0.1  # silence to keep before and after the speech
@@ -88,7 +89,7 @@ def main() -> None:
         seconds += read(voice, text, args.output / "corpus" / "wavs" / f"{clip}.ogg")
         rows.append(f"{clip}|{text}|{text}\n")
     (args.output / "corpus" / "metadata.csv").write_text("".join(sorted(rows)), encoding="utf-8")
-    print(f"{len(rows)} clips, {seconds / 60:.1f} minutes in {args.output / 'corpus'}")
+    print(f"{counted(len(rows), 'clip')}, {seconds / 60:.1f} minutes in {args.output / 'corpus'}")
 
     rows = []
     unseen = (checkout.REPOSITORY / "filelists" / "unseen_sentences.txt").read_text(encoding="utf-8").splitlines()

@@ -27,6 +27,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.ops import graphs
 from common.ops.triton import runs_kernels
+from common.wording import counted
 from synthesis.synthesizer import Synthesizer
 
 from benchmarks.cases import measure_peaks, seconds_of
@@ -45,7 +46,7 @@ def machine(options: dict[str, Any]) -> dict[str, Any]:
     """The device, the versions, whether Triton kernels and CUDA graphs work here, and the peaks."""
     device = options["device"]
     result: dict[str, Any] = {
-        "cpu": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "cpu": f"{platform.processor() or platform.machine()}, {counted(os.cpu_count() or 1, 'core')}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "missing",
