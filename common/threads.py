@@ -111,10 +111,9 @@ def _idle_team(end: threading.Event) -> None:
 
 def watch() -> None:
     """Start a Watcher in the background, unless there is nothing to decide: one thread, a waiting policy that the user
-    has set, or a system without /proc."""
-    if "torch" not in sys.modules or "OMP_WAIT_POLICY" in os.environ or not (PROC / "loadavg").exists():
+    has set, a program without PyTorch, or a system without /proc."""
+    torch = sys.modules.get("torch")
+    if torch is None or "OMP_WAIT_POLICY" in os.environ or not (PROC / "loadavg").exists():
         return
-    import torch
-
     if torch.get_num_threads() > 1:
         threading.Thread(target=Watcher(torch.get_num_threads()).run, daemon=True, name="watcher").start()
