@@ -276,7 +276,7 @@ def test_the_packed_inverse_equals_the_convolutions(config: WaveGlowConfig) -> N
             audio.append(model.infer(mel, 0.8, z))
         torch.testing.assert_close(audio[1], audio[0], atol=2e-5, rtol=1e-4)
         with torch.no_grad():  # the code path of GPUs
-            condition = model._condition(mel, z.shape[2] * config.n_group)
+            condition = model.condition(mel, z.shape[2] * config.n_group)
             folded = model._invert(condition, z.transpose(1, 2) * 0.8, [wn.weights() for wn in model.WN])
         torch.testing.assert_close(folded, audio[0], atol=2e-5, rtol=1e-4)
         with torch.no_grad():

@@ -97,7 +97,7 @@ def _shift(x: Tensor, offset: int, out: Tensor) -> None:
 
 
 def invert(model: WaveGlow, mel: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
-    """mel (B, G, M) from WaveGlow._condition, z (B, G, n_group) already times sigma -> audio (B, G * n_group)"""
+    """mel (B, G, M) from WaveGlow.condition, z (B, G, n_group) already times sigma -> audio (B, G * n_group)"""
     config = model.config
     batch, groups, mel_dim = mel.shape
     width = config.n_channels * (1 if config.separable else config.kernel_size)

@@ -289,7 +289,7 @@ class WaveGlow(nn.Module):
         """True if n_early_size channels go to z right before this flow (the paper's early outputs)."""
         return flow > 0 and flow % self.config.n_early_every == 0
 
-    def _condition(self, mel: Tensor, num_samples: int) -> Tensor:
+    def condition(self, mel: Tensor, num_samples: int) -> Tensor:
         """mel (B, n_mels, T) -> the conditioning of the flows for `num_samples`: (B, G, encoder_dim), or the mel
         upsampled and grouped, (B, G, n_mels * n_group)"""
         if self.config.encoder_dim:
@@ -311,7 +311,7 @@ class WaveGlow(nn.Module):
                 f"audio of {num_samples} samples for {mel.shape[2]} mel frames: need a multiple of "
                 f"{config.n_group}, at most {mel.shape[2] * config.hop_length}"
             )
-        mel = self._condition(mel, num_samples)
+        mel = self.condition(mel, num_samples)
         x = audio.unflatten(1, (-1, config.n_group))  # (B, G, n_group)
         if config.mdct:
             x = mdct(x)
@@ -355,7 +355,7 @@ class WaveGlow(nn.Module):
         if z is None:
             shape = mel.shape[0], config.n_group, num_samples // config.n_group
             z = torch.randn(shape, device=mel.device, generator=generator)
-        mel = self._condition(mel, num_samples)
+        mel = self.condition(mel, num_samples)
         z = z.to(next(self.parameters()).dtype).transpose(1, 2) * sigma  # (B, G, n_group)
         if self.packed and mel.device.type == "cpu" and z.dtype == torch.float32:
             autocasts = torch.is_autocast_enabled("cpu")
