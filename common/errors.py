@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -20,3 +21,10 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 def first_line(error: Exception) -> str:
     """The start of a library's message, which may be a page long."""
     return str(error).split("\n", 1)[0][:200]
+
+
+def require_packages(names: Iterable[str], cure: str) -> None:
+    """Raise a UserError that names all packages that are not installed; `cure` is the command that installs them."""
+    if absent := [name for name in names if importlib.util.find_spec(name) is None]:
+        are = "is" if len(absent) == 1 else "are"
+        raise UserError(f"{', '.join(absent)} {are} not installed; run: {cure}")

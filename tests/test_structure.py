@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from common.config import AudioConfig, DataConfig, TextConfig, TrainerConfig
+from synthesis.onnx.files import CODE as EXPORTED_CODE
 from tacotron2.model import Tacotron2Config
 from tacotron2.task import Tacotron2Options
 from tests import structure
@@ -96,6 +97,26 @@ def test_synthesis_imports_nothing_of_training() -> None:
         "print('imported')"
     )
     assert run_process("-c", code).stdout.strip() == "imported"
+
+
+def test_speaking_with_onnx_imports_only_what_an_export_holds() -> None:
+    """Run in a new process. From other projects it may only import the packages that `read_config` asks for."""
+    code = (
+        "import sys; sys.path.insert(0, 'scripts'); before = set(sys.modules)\n"
+        "import speak_onnx; light = sorted(set(sys.modules) - before); print(*light)\n"
+        "import synthesis.onnx.voice, soundfile; print(*sorted(set(sys.modules) - before))\n"
+    )
+    light, full = (set(line.split()) for line in run_process("-c", code).stdout.splitlines())
+    assert (
+        not {"numpy", "onnxruntime", "soundfile", "inflect"} & light
+    )  # absent packages are a message, not a traceback
+    assert {"numpy", "onnxruntime", "soundfile"} <= full
+    heavy = {"torch", "hydra", "omegaconf", "librosa", "scipy", "matplotlib", "tensorboard", "safetensors", "tqdm"}
+    assert heavy & full == set()
+    held = {str(path.relative_to(REPOSITORY)) for pattern in EXPORTED_CODE for path in REPOSITORY.glob(pattern)}
+    imported = {module.path for module in MODULES if module.name.removeprefix("scripts.") in full}
+    assert len(imported) > 20
+    assert {str(path) for path in imported} - held == set()
 
 
 def test_nothing_is_too_large() -> None:

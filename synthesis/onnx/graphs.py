@@ -4,19 +4,19 @@ encoder       text (B, L) int64, text_lengths (B) int64 -> memory (B, L, E), key
 decoder_step  frames (B, n_mels * r), the last r frames; prenet_masks (2, B, prenet_dim), 0 where the prenet drops
               and 1 / (1 - p) elsewhere; memory, keys, text_lengths; the state, see STATE
               -> next_frames, gate (B) logits, and the state for the next step, each named next_...
-postnet       mel (B, n_mels, T), the frames of all steps, mel_lengths (B) int64 -> mel_postnet (B, n_mels, T) log-mel
+postnet       mel (B, n_mels, T), the frames of all steps, mel_lengths (B) int64 -> mel_postnet (B, n_mels, T) log-mel,
+              after the postfilter
 waveglow      mel (B, n_mels, T), z (B, n_group, T * hop_length / n_group), already multiplied by sigma
               -> audio (B, T * hop_length)
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
-import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from common.ops.padding import lengths_to_mask
 from tacotron2.model import AttentionState, Memory, Tacotron2
-from waveglow.model import InvertibleConv, WaveGlow, WeightNormConv
+from waveglow.model import WN, InvertibleConv, WaveGlow
 
 STATE = {  # input of decoder_step: its last dimension
     "attention_hidden": "attention_rnn_dim",
@@ -35,51 +35,79 @@ STATE = {  # input of decoder_step: its last dimension
     "decoder_hidden": "decoder_rnn_dim",
     "decoder_cell": "decoder_rnn_dim",
 }
-OUTPUTS = {
-    "encoder": ["memory", "keys"],
-    "decoder_step": ["next_frames", "gate", *(f"next_{name}" for name in STATE)],
-    "postnet": ["mel_postnet"],
-    "waveglow": ["audio"],
-}
 TOLERANCE = 1e-3
 
 
-class EncoderGraph(nn.Module):
-    """The encoder and the attention's keys.
+class Graph(NamedTuple):
+    """What one file holds: the module to trace, the names of its outputs, and a function that computes the same with
+    the model itself."""
 
-    ONNX has no packed sequences. Instead, each text is mirrored within its own length, so that the backward LSTM starts
-    at the text's last symbol and not in the padding.
-    """
+    module: nn.Module
+    outputs: list[str]
+    computed: Callable[..., Tensor | tuple[Tensor, ...]]
+
+
+def graphs(tacotron2: Tacotron2, waveglow: WaveGlow) -> dict[str, Graph]:
+    """The four graphs by name."""
+    step, postnet = DecoderStepGraph(tacotron2), PostnetGraph(tacotron2)
+
+    def encoded(text: Tensor, text_lengths: Tensor) -> tuple[Tensor, ...]:
+        memory = tacotron2.encode(text, text_lengths)
+        return memory, tacotron2.decoder.attention_layer.memory_layer(memory)
+
+    def audio(mel: Tensor, z: Tensor) -> Tensor:
+        return waveglow.infer(mel, 1.0, z)
+
+    return {
+        "encoder": Graph(EncoderGraph(tacotron2), ["memory", "keys"], encoded),
+        "decoder_step": Graph(step, ["next_frames", "gate", *(f"next_{name}" for name in STATE)], step),
+        "postnet": Graph(postnet, ["mel_postnet"], postnet),
+        "waveglow": Graph(WaveGlowGraph(waveglow), ["audio"], audio),
+    }
+
+
+class EncoderGraph(nn.Module):
+    """The encoder and the attention's keys. It can only be traced: its LSTM is ONNX's operator, which knows lengths."""
+
+    weights: Tensor  # (2 directions, 4 * E / 2, E)
+    recurrent_weights: Tensor  # (2, 4 * E / 2, E / 2)
+    biases: Tensor  # (2, 8 * E / 2)
 
     def __init__(self, model: Tacotron2) -> None:
         super().__init__()
-        self.model = model
+        self.embedding, self.convolutions = model.embedding, model.encoder.convolutions
+        self.keys = model.decoder.attention_layer.memory_layer
         lstm = model.encoder.lstm
-        self.directions = nn.ModuleList()
-        for suffix in ("", "_reverse"):
-            one = nn.LSTM(lstm.input_size, lstm.hidden_size, batch_first=True)
-            one.load_state_dict({key: getattr(lstm, key + suffix) for key in one.state_dict()})
-            self.directions.append(one)
+        self.hidden_size = lstm.hidden_size
+
+        def of_both(name: str) -> Tensor:
+            forward, backward = getattr(lstm, f"{name}_l0"), getattr(lstm, f"{name}_l0_reverse")
+            return torch.stack((_in_onnx_order(forward), _in_onnx_order(backward))).detach()
+
+        self.register_buffer("weights", of_both("weight_ih"))
+        self.register_buffer("recurrent_weights", of_both("weight_hh"))
+        self.register_buffer("biases", torch.cat((of_both("bias_ih"), of_both("bias_hh")), 1))
 
     def forward(self, text: Tensor, text_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        mask = lengths_to_mask(text_lengths, text.shape[1])
-        x = self.model.embedding(text).transpose(1, 2) * mask.unsqueeze(1)
-        for convolution in self.model.encoder.convolutions:
-            x = F.relu(convolution(x)) * mask.unsqueeze(1)
-        x = x.transpose(1, 2)  # (B, L, E)
-        position = torch.arange(text.shape[1]).unsqueeze(0)
-        mirrored = torch.where(mask, text_lengths.unsqueeze(1) - 1 - position, position)
-        forward, backward = self.directions
-        # The order stays the same; without this gather the exporter makes the LSTM's length a constant.
-        there = _rows(forward(x)[0], position.expand_as(mirrored))
-        back = _rows(backward(_rows(x, mirrored))[0], mirrored)
-        memory = torch.cat((there, back), 2) * mask.unsqueeze(2)
-        return memory, self.model.decoder.attention_layer.memory_layer(memory)
+        (batch, length), mask = text.shape, lengths_to_mask(text_lengths, text.shape[1]).unsqueeze(1)
+        x = self.embedding(text).transpose(1, 2) * mask
+        for convolution in self.convolutions:
+            x = F.relu(convolution(x)) * mask
+        directions = torch.onnx.ops.symbolic(  # (L, 2, B, E / 2), 0 beyond the lengths
+            "LSTM",
+            (x.permute(2, 0, 1), self.weights, self.recurrent_weights, self.biases, text_lengths.to(torch.int32)),
+            {"hidden_size": self.hidden_size, "direction": "bidirectional"},
+            dtype=x.dtype,
+            shape=(length, 2, batch, self.hidden_size),
+        )
+        memory = directions.permute(2, 0, 1, 3).flatten(2)
+        return memory, self.keys(memory)
 
 
-def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """x (B, L, E) with its rows ordered by index (B, L)"""
-    return torch.gather(x, 1, index.unsqueeze(2).expand(-1, -1, x.shape[2]))
+def _in_onnx_order(weight: Tensor) -> Tensor:
+    """The gates of an LSTM (4 * H, ...) in ONNX's order: input, output, forget, cell."""
+    i, f, g, o = weight.chunk(4)
+    return torch.cat((i, o, f, g))
 
 
 class DecoderStepGraph(nn.Module):
@@ -111,13 +139,63 @@ class PostnetGraph(nn.Module):
 
     def __init__(self, model: Tacotron2) -> None:
         super().__init__()
-        self.model = model
+        self.postnet, self.postfilter, self.log_mel = model.postnet, model.postfilter, model.log_mel
 
     def forward(self, mel: Tensor, mel_lengths: Tensor) -> Tensor:
         mask = lengths_to_mask(mel_lengths, mel.shape[2]).unsqueeze(1)
         mel = mel * mask
-        mel = self.model.postfilter(self.model.log_mel(mel + self.model.postnet(mel, mask)))
+        mel = self.postfilter(self.log_mel(mel + self.postnet(mel, mask)))
         return mel * mask
+
+
+class Conv(nn.Module):
+    """A convolution with constant weights that keeps the length: x (B, in_dim, G) -> (B, out_dim, G)"""
+
+    weight: Tensor  # (out_dim, in_dim / groups, kernel)
+    bias: Tensor  # (out_dim)
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, dilation: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.detach())
+        self.register_buffer("bias", weight.new_zeros(len(weight)) if bias is None else bias.detach())
+        self.dilation, self.groups = dilation, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = self.dilation * (self.weight.shape[2] // 2)
+        return F.conv1d(x, self.weight, self.bias, padding=padding, dilation=self.dilation, groups=self.groups)
+
+
+class CouplingGraph(nn.Module):
+    """WN with its weight norm applied. Channels come second, as in ONNX's convolutions: tracing WN itself takes four
+    times as long, and its graph runs three times slower."""
+
+    def __init__(self, wn: WN) -> None:
+        super().__init__()
+        weights = wn.weights()
+        conditions = zip(*(part.chunk(len(weights.in_layers)) for part in weights.conditions), strict=True)
+        self.start, self.end = Conv(*weights.start), Conv(*weights.end)
+        self.conditions = nn.ModuleList(Conv(*filters) for filters in conditions)
+        # In a separable model the kernels of in_layers have size 1, and their dilation does not matter.
+        self.in_layers = nn.ModuleList(Conv(*filters, dilation=2**i) for i, filters in enumerate(weights.in_layers))
+        self.res_skip = nn.ModuleList(Conv(*filters) for filters in weights.res_skip)
+        self.taps = nn.ModuleList(
+            Conv(taps.T.unsqueeze(1), dilation=2**i, groups=taps.shape[1]) for i, taps in enumerate(weights.taps)
+        )
+
+    def forward(self, x: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, C / 2, G), mel (B, its channels, G) -> log_s, b, each (B, C / 2, G)"""
+        x = self.start(x)
+        channels, skip = x.shape[1], torch.zeros_like(x)
+        for i, (in_layer, condition) in enumerate(zip(self.in_layers, self.conditions, strict=True)):
+            mixed = self.taps[i](x) if self.taps else x
+            gates = in_layer(mixed) + condition(mel)
+            out = self.res_skip[i](torch.tanh(gates[:, :channels]) * torch.sigmoid(gates[:, channels:]))
+            if i < len(self.in_layers) - 1:
+                x = x + out[:, :channels]
+            skip = skip + out[:, -channels:]
+        out = self.end(skip)
+        half = out.shape[1] // 2
+        return out[:, half:], out[:, :half]
 
 
 class WaveGlowGraph(nn.Module):
@@ -125,22 +203,26 @@ class WaveGlowGraph(nn.Module):
 
     def __init__(self, model: WaveGlow) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model)
-        self.model.packed = False  # the runtime has its own layout of weights
-        for module in self.model.modules():
-            if isinstance(module, WeightNormConv):
-                _fix(module, "weight")
-            elif isinstance(module, InvertibleConv):
-                _fix(module, "inverse_weight")
+        self.model = model
+        self.couplings = nn.ModuleList(CouplingGraph(cast(WN, wn)) for wn in model.WN)
+        self.inverses = nn.ModuleList(
+            Conv(cast(InvertibleConv, c).inverse_weight().unsqueeze(2)) for c in model.convinv
+        )
 
     def forward(self, mel: Tensor, z: Tensor) -> Tensor:
-        return self.model.infer(mel, 1.0, z)
-
-
-def _fix(module: nn.Module, method: str) -> None:
-    """Replace a method without arguments, on this instance only, by the value that it returns now."""
-    module.register_buffer(f"fixed_{method}", getattr(module, method)().detach())
-    object.__setattr__(module, method, lambda: getattr(module, f"fixed_{method}"))
+        model, config = self.model, self.model.config
+        condition = model.condition(mel, mel.shape[2] * config.hop_length).transpose(1, 2)
+        first = config.n_group - model.last_dim  # of the channels of z that the flows have processed
+        x = z[:, first:]
+        for k in reversed(range(config.n_flows)):
+            half = x.shape[1] // 2
+            x_a, x_b = x[:, :half], x[:, half:]
+            log_s, b = self.couplings[k](x_a, condition)
+            x = self.inverses[k](torch.cat((x_a, (x_b - b) * torch.exp(-log_s)), 1))
+            if model.leaves_early(k):
+                first -= config.n_early_size
+                x = torch.cat((z[:, first : first + config.n_early_size], x), 1)
+        return model.samples(x.transpose(1, 2))
 
 
 @torch.no_grad()
@@ -153,7 +235,8 @@ def example_inputs(
     text = torch.randint(1, config.n_symbols, (batch, length), generator=generator)
     text_lengths, mel_lengths = torch.full((batch,), length), torch.full((batch,), num_frames)
     text_lengths[-1], mel_lengths[-1] = length // 2, num_frames // 2
-    memory, keys = EncoderGraph(tacotron2)(text, text_lengths)
+    memory = tacotron2.encode(text, text_lengths)
+    keys = tacotron2.decoder.attention_layer.memory_layer(memory)
     sizes = dataclasses.asdict(config) | {"length": length}
     state = {name: torch.rand(batch, sizes[size], generator=generator) for name, size in STATE.items()}
     masks = torch.randint(0, 2, (2, batch, config.prenet_dim), generator=generator) * 2.0
@@ -186,34 +269,37 @@ def free_dimensions(inputs: dict[str, Tensor], waveglow: WaveGlow) -> dict[str, 
     return {name: named.get(name, {0: batch}) for name in inputs}
 
 
-def export(path: Path, graph: nn.Module, inputs: dict[str, Tensor], outputs: list[str], waveglow: WaveGlow) -> None:
+def export(path: Path, graph: Graph, inputs: dict[str, Tensor], waveglow: WaveGlow) -> None:
     """Write `graph` to `path`."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     shapes: tuple[Any, ...] = tuple(free_dimensions(inputs, waveglow).values())
-    parameters = inspect.signature(graph.forward).parameters.values()
+    parameters = inspect.signature(graph.module.forward).parameters.values()
     named = sum(parameter.kind is not parameter.VAR_POSITIONAL for parameter in parameters)
     if len(shapes) > named:  # those of *state form a tuple of their own
         shapes = (*shapes[:named], shapes[named:])
     with torch.no_grad():
-        torch.onnx.export(
-            graph.eval(),
+        program = torch.onnx.export(
+            graph.module.eval(),
             tuple(inputs.values()),
-            path,
             input_names=list(inputs),
-            output_names=outputs,
+            output_names=graph.outputs,
             dynamic_shapes=shapes,
-            external_data=False,
             verbose=False,
+            optimize=False,  # onnxruntime does the same when it loads the file, in a hundredth of the time
         )
+    assert program is not None
+    ClearMetadataAndDocStringPass()(program.model)  # stack traces, with paths of this machine
+    program.save(path, external_data=False)
 
 
-def largest_difference(path: Path, graph: nn.Module, inputs: dict[str, Tensor]) -> float:
+def largest_difference(path: Path, graph: Graph, inputs: dict[str, Tensor]) -> float:
     """The largest difference between PyTorch and onnxruntime over all outputs."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     theirs = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
     with torch.no_grad():
-        ours = graph(*inputs.values())
+        ours = graph.computed(*inputs.values())
     ours = ours if isinstance(ours, tuple) else (ours,)
     return max(float((a - torch.from_numpy(b)).abs().max()) for a, b in zip(ours, theirs, strict=True))

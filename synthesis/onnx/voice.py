@@ -5,52 +5,76 @@ The code is written to be read, and to be copied into other programs.
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 
-from common.errors import UserError
+from common.errors import UserError, first_line
+from common.schema import Count, Index, NonNegative, Options, Seed
+from synthesis.onnx.corrections import Corrections
+from synthesis.onnx.files import GRAPHS, read_config
+from synthesis.sentences import split_long
 from tacotron2.text import encode
 
 
-class Voice:
-    """The four graphs of an export and the loop around them."""
+@dataclass(frozen=True)
+class SpeechOptions(Options):
+    """How to synthesize. The seed and the text determine the audio."""
 
-    def __init__(self, directory: Path) -> None:
+    seed: Seed = 0
+    sigma: NonNegative | None = None  # standard deviation of WaveGlow's noise; None: the model's own
+    denoiser_strength: NonNegative = 0.01  # 0: no denoiser
+    match_mel: Index | None = None  # passes of the mel match; None: the model's own number
+    max_steps: Count | None = None  # limit of decoder steps; None: the model's own
+
+
+@dataclass(frozen=True)
+class Speech:
+    """The result for one text."""
+
+    audio: np.ndarray  # samples (N), empty if there is nothing to say
+    truncated: bool = False  # the decoder did not stop by itself
+    num_pieces: int = 1  # number of pieces that a long text was cut into
+
+
+class Voice:
+    """The files of an export and the loop around the graphs."""
+
+    def __init__(self, directory: str | Path) -> None:
+        directory = Path(directory)
+        self.config = read_config(directory)
         try:
-            import onnxruntime
-        except ImportError as error:
-            raise UserError("onnxruntime is not installed; run in the repository: pip install -e '.[onnx]'") from error
-        try:
-            self.config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
             self.encoder, self.decoder_step, self.postnet, self.waveglow = (
                 onnxruntime.InferenceSession(str(directory / f"{name}.onnx"), providers=["CPUExecutionProvider"])
-                for name in ("encoder", "decoder_step", "postnet", "waveglow")
+                for name in GRAPHS
             )
+            self.corrections = Corrections(directory, self.config)
         except Exception as error:  # onnxruntime's errors have no common type
-            reason = str(error)[:200]
-            raise UserError(f"{directory}: not an export ({reason}); run scripts/export_onnx.py first") from error
+            raise UserError(
+                f"{directory}: not a complete export ({first_line(error)}); run scripts/export_onnx.py again"
+            ) from error
         self.sample_rate = self.config["audio"]["sample_rate"]
 
-    def ids(self, text: str) -> np.ndarray:
-        """text -> (1, L)"""
-        return np.array([encode(text, **self.config["text"]).ids], dtype=np.int64)
+    def ids(self, text: str) -> list[int]:
+        return encode(text, **self.config["text"]).ids
 
     def dropped(self, text: str) -> list[str]:
         """The characters of `text` that the model has no symbol for."""
         return encode(text, **self.config["text"]).dropped
 
-    def mel(self, ids: np.ndarray, rng: np.random.Generator, max_steps: int | None = None) -> tuple[np.ndarray, bool]:
-        """ids (1, L) -> mel (1, n_mels, T), truncated. Decodes until the gate opens or the steps are used up."""
-        config = self.config["tacotron2"]
-        lengths = np.array([ids.shape[1]])
-        memory, keys = self.encoder.run(None, {"text": ids, "text_lengths": lengths})
-        sizes = config | {"length": ids.shape[1]}
+    def mel(self, ids: list[int], rng: np.random.Generator, max_steps: int | None = None) -> tuple[np.ndarray, bool]:
+        """ids -> mel (n_mels, T), truncated. Decodes until the gate opens or the steps are used up."""
+        config, lengths = self.config["tacotron2"], np.array([len(ids)])
+        text = np.array([ids], dtype=np.int64)
+        memory, keys = self.encoder.run(None, {"text": text, "text_lengths": lengths})
+        sizes = config | {"length": len(ids)}
         state = {name: np.zeros((1, sizes[size]), np.float32) for name, size in self.config["state"].items()}
         frames = np.zeros((1, config["n_mel_channels"] * config["n_frames_per_step"]), np.float32)
         keep = 1 - config["prenet_dropout"]  # the prenet's dropout is always on: it gives the voice its variety
-        steps = []
+        steps, truncated = [], True
         for _ in range(max_steps or config["max_decoder_steps"]):
             masks = (rng.random((2, 1, config["prenet_dim"])) < keep).astype(np.float32) / np.float32(keep)
             inputs = {"frames": frames, "prenet_masks": masks, "memory": memory, "keys": keys, "text_lengths": lengths}
@@ -60,27 +84,31 @@ class Voice:
             if 1 / (1 + np.exp(-gate[0])) > config["gate_threshold"]:
                 truncated = False
                 break
-        else:
-            truncated = True
         # (S, 1, n_mels * r) -> (1, n_mels, S * r)
         mel = np.stack(steps).reshape(1, -1, config["n_mel_channels"]).transpose(0, 2, 1)
         mel = self.postnet.run(None, {"mel": mel, "mel_lengths": np.array([mel.shape[2]])})[0]
-        return mel, truncated
+        return mel[0], truncated
 
-    def audio(self, mel: np.ndarray, rng: np.random.Generator, sigma: float | None = None) -> np.ndarray:
-        """mel (1, n_mels, T) -> samples (N)"""
+    def audio(self, mel: np.ndarray, rng: np.random.Generator, options: SpeechOptions) -> np.ndarray:
+        """mel (n_mels, T) -> samples (T * hop_length)"""
         config = self.config["waveglow"]
-        num_groups = mel.shape[2] * config["hop_length"] // config["n_group"]
-        sigma = config["sigma"] if sigma is None else sigma
-        z = np.float32(sigma) * rng.standard_normal((1, config["n_group"], num_groups), dtype=np.float32)
-        audio: np.ndarray = self.waveglow.run(None, {"mel": mel, "z": z})[0][0]
-        return audio
+        sigma = config["sigma"] if options.sigma is None else options.sigma
+        passes = config["match_mel"] if options.match_mel is None else options.match_mel
+        shape = 1, config["n_group"], mel.shape[1] * config["hop_length"] // config["n_group"]
+        z = np.float32(sigma) * rng.standard_normal(shape, dtype=np.float32)
+        audio: np.ndarray = self.waveglow.run(None, {"mel": mel[np.newaxis], "z": z})[0][0]
+        if options.denoiser_strength:
+            audio = self.corrections.denoise(audio, options.denoiser_strength)
+        return self.corrections.match_mel(mel, audio, passes)
 
-    def speak(self, text: str, seed: int = 0, max_steps: int | None = None) -> tuple[np.ndarray, bool]:
-        """text -> samples (N), empty if there is nothing to say, and whether the decoder had to be stopped"""
-        rng = np.random.default_rng(seed)
-        ids = self.ids(text)
-        if not ids.size:
-            return np.zeros(0, np.float32), False
-        mel, truncated = self.mel(ids, rng, max_steps)
-        return self.audio(mel, rng), truncated
+    def speak(self, text: str, **options: Any) -> Speech:
+        """Synthesize one text, a long one in pieces, see `split_long`; `options` are the fields of SpeechOptions."""
+        chosen = SpeechOptions(**options)
+        rng, ids = np.random.default_rng(chosen.seed), self.ids(text)
+        pieces = split_long(ids, self.config["text"]["symbols"]) if ids else []
+        parts, truncated = [np.zeros(0, np.float32)], False
+        for piece in pieces:
+            mel, stopped = self.mel(piece, rng, chosen.max_steps)
+            truncated |= stopped
+            parts.append(self.audio(mel, rng, chosen))
+        return Speech(np.concatenate(parts), truncated, len(pieces))

