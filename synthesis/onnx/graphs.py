@@ -166,8 +166,8 @@ class Conv(nn.Module):
 
 
 class CouplingGraph(nn.Module):
-    """WN with its weight norm applied. Channels come second, as in ONNX's convolutions, which makes this graph small:
-    WN itself would be traced as ten times as many operators, for a minute."""
+    """WN with its weight norm applied. Channels come second, as in ONNX's convolutions: tracing WN itself takes four
+    times as long, and its graph runs three times slower."""
 
     def __init__(self, wn: WN) -> None:
         super().__init__()
