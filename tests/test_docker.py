@@ -133,7 +133,7 @@ def test_a_terminal_is_passed_on(checkout: Path) -> None:
 
 
 def test_gpus_where_there_are_any(checkout: Path) -> None:
-    (checkout / "bin/nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: NVIDIA A100 (UUID: GPU-1)'\n")
+    (checkout / "bin/nvidia-smi").write_text("#!/bin/sh\necho GPU 0: NVIDIA A100\necho GPU 1: NVIDIA A100\n")
     assert " --gpus all tacotron2-waveglow" in started(checkout)
     assert ' --gpus "device=0,1" tacotron2-waveglow' in started(checkout, GPUS="0,1")
     assert "--gpus" not in started(checkout, GPUS="none")

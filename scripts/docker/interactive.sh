@@ -22,13 +22,13 @@ options=(--rm --interactive --init --ipc=host --stop-timeout 120 -v "$PWD:$home"
 if [ -t 0 ] && [ -t 1 ]; then options+=(--tty); fi
 
 if [[ $(docker info --format '{{.SecurityOptions}}') == *rootless* ]]; then
-    options+=(--user 0:0) # without root's rights outside: in rootless Docker, this is you
+    options+=(--user 0:0) # in rootless Docker, the container's root is you, without root's rights
 else
     options+=(--user "${SUDO_UID:-$(id -u)}:${SUDO_GID:-$(id -g)}" --ulimit memlock=-1)
 fi
 
 if [ -z "${GPUS:-}" ]; then
-    if nvidia-smi --list-gpus 2>/dev/null | grep -q GPU; then GPUS=all; else GPUS=none; fi
+    if [[ $(nvidia-smi --list-gpus 2>/dev/null) == *"GPU 0"* ]]; then GPUS=all; else GPUS=none; fi
 fi
 case $GPUS in
     all) options+=(--gpus all) ;;
