@@ -24,6 +24,7 @@ from common.errors import UserError
 from common.wording import counted
 from evaluation.corpus import Row
 from evaluation.judges import RATE, Listener, errors
+from tacotron2.text.cleaners import english_cleaners
 
 SHIFTS = (0, -1, 1, -2, 2)
 DEVIATION = 0.2  # of a logarithm of speech seconds per symbol, generously
@@ -162,7 +163,8 @@ def _error_rate(rows: Sequence[Row], place: int, heard: str) -> float:
     if not 0 <= place < len(rows):
         return math.inf
     try:
-        found = errors(rows[place].clip.text, heard)
+        # The cleaners read "1469" as years are read, which Whisper's normalizer does not.
+        found = errors(english_cleaners(rows[place].clip.text), english_cleaners(heard))
     except UserError:  # ARPAbet, or no word
         return math.inf
     return found.words_wrong / found.words
