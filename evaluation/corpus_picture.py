@@ -16,7 +16,9 @@ def picture(rows: list[Row]) -> Figure:
     sounds = [row.sound for row in rows]
     axes[0, 0].hist([sound.seconds for sound in sounds], bins=40)
     axes[0, 0].set(xlabel="clip length in seconds", ylabel="clips")
-    axes[0, 1].hist([row.text.num_words for row in rows], bins=40)
+    words = [row.text.num_words for row in rows]
+    edges = range(min(words, default=0), max(words, default=0) + 2, 1 + max(words, default=0) // 40)
+    axes[0, 1].hist(words, bins=[*edges, edges[-1] + edges.step])  # whole numbers: bins of equally many
     axes[0, 1].set(xlabel="words per clip", ylabel="clips")
     axes[0, 2].scatter([sound.speech_seconds for sound in sounds], [row.text.num_symbols for row in rows], s=4)
     axes[0, 2].set(xlabel="seconds of speech, without pauses", ylabel="symbols")
