@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -50,6 +51,8 @@ def hydra_entry(config_name: str) -> Callable[[Job], Callable[[], None]]:
                 if int(os.environ.get("WORLD_SIZE", "1")) > 1 and re.search(r"Connection (closed|reset)", str(error)):
                     fail("another process of this run has ended; see its message")
                 raise
+            finally:
+                print_or_drop("")
 
         return main
 
@@ -257,8 +260,14 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def print_or_drop(text: str) -> None:
-    """Print `text`, or drop all output if its reader, such as head, has gone."""
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Print `text`, and drop the output to a reader that has gone: head, or a closed terminal.
+
+    Text that cannot be written stays in the buffer, and Python would end with status 120 because of it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            print(text if stream is sys.stdout else "", end="", file=stream, flush=True)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
