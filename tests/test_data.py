@@ -19,6 +19,7 @@ from common.config import AudioConfig, DataConfig
 from common.data.batching import BatchPlan, BatchSize, RankSampler
 from common.data.filelist import read_filelist, read_lines
 from common.data.mels import MelDirectory
+from common.data.metadata import read_entries
 from common.errors import UserError
 from tacotron2.data import TextMelDataset, collate
 from tests.helpers import REPOSITORY
@@ -130,13 +131,30 @@ def test_metadata_of_another_format_is_refused(
     result = run_here("scripts/prepare_filelists.py", tmp_path, expect=1)
     fails_with(result, *parts)
     # The command that the message ends with cures it.
-    if command := re.search(r"(?:To convert it|To remove them|to UTF-8): (.*)", result.stderr):
+    if command := re.search(r"(?:rename it to metadata.csv|to UTF-8): (.*)", result.stderr):
+        before = metadata.read_bytes()
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # python is this one
         subprocess.run(command[1], shell=True, check=True, cwd=tmp_path, env={**os.environ, "PATH": path})
+        if (copy := tmp_path / "metadata.csv.new").exists():
+            assert metadata.read_bytes() == before
+            copy.rename(metadata)
         metadata.write_text(metadata.read_text().removeprefix("id|text\n"))
         assert len(run_here("scripts/prepare_filelists.py", tmp_path).stdout.splitlines()) == 3
         for name in ("train", "val"):
             assert (tmp_path / f"filelists/{name}.txt").read_text() == (corpus / f"filelists/{name}.txt").read_text()
+
+
+@pytest.mark.fault(17)
+def test_a_conversion_keeps_commas_and_quotes_of_transcripts(tmp_path: Path) -> None:
+    """Transcripts that nobody has quoted: read as a table, they lose text at their commas, and rows at a quote."""
+    texts = ["one", 'two, "three', "four, five, six", 'a "word", seven', "eight"]
+    metadata = tmp_path / "metadata.csv"
+    metadata.write_text("".join(f"clip{i},{text}\n" for i, text in enumerate(texts)))
+    with pytest.raises(UserError, match="separated by commas") as error:
+        read_entries(metadata)
+    subprocess.run(str(error.value).split("rename it to metadata.csv: ")[1], shell=True, check=True)
+    converted = Path(f"{metadata}.new").read_text().splitlines()
+    assert converted == [f"clip{i}|{text}" for i, text in enumerate(texts)]
 
 
 def test_columns_that_are_no_speakers_are_accepted(corpus: Path, tmp_path: Path) -> None:

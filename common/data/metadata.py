@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +14,13 @@ from common.wording import counted
 
 SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas"}
 FORMAT = "a row is id|text or id|raw text|text as read, for wavs/id.wav, without a header"
-# Rewrites a table with another separator, or with quoted cells. "{0}" is the file, "{1}" its separator.
-CONVERT = (
-    "python -c \"import csv; rows = list(csv.reader(open('{0}', encoding='utf-8-sig', newline=''), delimiter='{1}')); "
-    "open('{0}', 'w', encoding='utf-8').writelines('|'.join(' '.join(cell.split()) for cell in row) + chr(10) "
-    'for row in rows if row)"'
+# Rewrite a table in our format, into a copy. "{0}" is the file, "{1}" its separator.
+CONVERT_TABLE = (
+    "python -c \"import csv; rows = csv.reader(open(0, encoding='utf-8-sig', newline=''), delimiter='{1}'); "
+    "open(1, 'w', encoding='utf-8').writelines('|'.join(' '.join(cell.split()) for cell in row) + chr(10) "
+    'for row in rows if row)" < {0} > {0}.new'
 )
+CONVERT_FIRST = "sed 's/{1}/|/' {0} > {0}.new"
 SAME = 0.5  # a column with fewer different values than this fraction of its rows holds labels, not texts
 
 
@@ -64,18 +67,29 @@ def read_entries(metadata: Path) -> list[Entry]:
     if not any("|" in line for _, line in lines):
         for separator, name in SEPARATORS.items():
             if sum(separator in line for _, line in lines) > 0.9 * len(lines):
-                written = "\\t" if separator == "\t" else separator
-                raise UserError(
-                    f"metadata {metadata}: its columns are separated by {name}, not by |; {FORMAT}. To convert it: "
-                    f"{CONVERT.format(metadata, written)}"
-                )
+                cure = _conversion(metadata, [line for _, line in lines], separator)
+                raise UserError(f"metadata {metadata}: its columns are separated by {name}, not by |; {FORMAT}. {cure}")
         raise UserError(f"metadata {metadata}: no row has a |; {FORMAT}")
     if all(line.startswith('"') and '"|' in line for _, line in lines):
-        raise UserError(
-            f"metadata {metadata}: its columns are in quotes; {FORMAT}. To remove them: {CONVERT.format(metadata, '|')}"
-        )
+        cure = _conversion(metadata, [line for _, line in lines], "|")
+        raise UserError(f"metadata {metadata}: its columns are in quotes; {FORMAT}. {cure}")
     split = ((number, line.split("|")) for number, line in lines)
     return [Entry(number, clip, texts) for number, (clip, *texts) in split]
+
+
+def _conversion(metadata: Path, lines: Sequence[str], separator: str) -> str:
+    """The command that converts the file into a copy.
+
+    Where transcripts hold the separator without being quoted, only the first separator of a row is one between columns.
+    """
+    rows = list(csv.reader(lines, delimiter=separator))
+    is_table = len(rows) == len(lines) and {len(row) for row in rows} in ({2}, {3})
+    command = CONVERT_TABLE if is_table else CONVERT_FIRST
+    written, file = separator.replace("\t", "\\t"), shlex.quote(str(metadata))
+    return (
+        f"Convert it into {metadata}.new, look at the result, and rename it to {metadata.name}: "
+        f"{command.format(file, written)}"
+    )
 
 
 def _missing(corpus: Path, clip: str, is_first: bool) -> str:
