@@ -2,7 +2,7 @@
 
 PyTorch splits an operation among the threads of a team (OpenMP). A thread that is done spins: it keeps its core busy
 while it waits for the others. That is fast on an idle machine. If another program needs a core, a thread of the team
-waits for that core, the others spin meanwhile, and synthesis becomes up to 90 times slower. So:
+waits for that core, the others spin meanwhile, and synthesis was 30 times slower. So:
 
 - `before_torch` shortens the spinning and respects the CPU limit of a container.
 - `watch` starts a thread that looks for other programs. While they need the cores, waiting threads sleep instead of
@@ -54,11 +54,11 @@ def before_torch(environment: MutableMapping[str, str] = os.environ) -> None:
         environment.setdefault("OMP_NUM_THREADS", str(min(limit, allowed_cores())))
 
 
-def others_running(proc: Path = PROC) -> int:
+def others_running() -> int:
     """Return how many threads of other programs are running or waiting for a core at this moment."""
-    running = int((proc / "loadavg").read_text().split()[3].split("/")[0])
+    running = int((PROC / "loadavg").read_text().split()[3].split("/")[0])
     own = 0
-    for task in (proc / "self" / "task").iterdir():
+    for task in (PROC / "self" / "task").iterdir():
         try:
             own += (task / "stat").read_text().rpartition(")")[2].split()[0] == "R"
         except OSError:  # the thread has ended

@@ -72,7 +72,7 @@ def main(values: dict[str, Any]) -> None:
     print(
         f"exported in {time.perf_counter() - start:.1f} s; to synthesize, here or on another machine:\n"
         f"    pip install -r {output}/requirements-onnx-runtime.txt\n"
-        f"    python {output}/scripts/speak_onnx.py {output} phrases.txt speech"
+        f"    python {output}/scripts/speak_onnx.py {output} phrases.txt speech_onnx"
     )
 
 
