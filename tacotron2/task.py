@@ -91,15 +91,17 @@ class Tacotron2Objective:
             return weight
         return 0.0 if step is None else weight * max(0.0, 1 - step / steps)
 
-    def advice(self, step: int, parts: Mapping[str, float]) -> str:
+    def advice(self, step: int | None, parts: Mapping[str, float]) -> str:
         by_step = self.options.align_by_step
-        if by_step is None or step < by_step or parts["diagonality"] >= ALIGNED:
+        if by_step is None or (step is not None and step < by_step) or parts["diagonality"] >= ALIGNED:
             return ""
+        when = "yet" if step is None else f"at step {step}"
         return (
-            f"the attention does not follow the text at step {step}: its diagonality is {parts['diagonality']:.2f} "
-            f"and should be {ALIGNED} by step {by_step} (task.align_by_step). Look at the alignments in "
-            "run_dir/samples. This helps, in a new run_dir: task.guided_attention_weight=5; transcripts that match, "
-            "and no silence at the ends of clips (scripts/check_dataset.py, scripts/trim_silence.py); "
+            f"the attention does not follow the text {when}: its diagonality is {parts['diagonality']:.2f} "
+            f"and should be {ALIGNED} by step {by_step} (task.align_by_step). Before, nobody can understand what the "
+            "model says. Look at the alignments in run_dir/samples. If more steps do not help, this does, in a new "
+            "run_dir: task.guided_attention_weight=5; transcripts that match, and no silence at the ends of clips "
+            "(scripts/check_dataset.py, scripts/trim_silence.py); "
             "model.n_frames_per_step=2 or 3; larger batches; more clips; "
             "init_from=CHECKPOINT of another voice with warm_start=true"
         )

@@ -402,6 +402,8 @@ def test_bad_filelists(corpus: Path, tmp_path: Path, model: str, row: str | None
 def test_bad_input_ends_without_a_traceback(corpus: Path, tmp_path: Path) -> None:
     command = train_command(corpus, tmp_path / "run", TINY_TACOTRON2)
     fails_with(run_here(*command, f"data.train_filelist={tmp_path}/x.txt", expect=1), "x.txt", "check the path")
+    absent = f"data.train_filelist={corpus}/filelists/x.txt"
+    fails_with(run_here(*command, absent, expect=1), "x.txt: no such file", f"prepare_dataset.sh {corpus}")
     fails_with(run_here(*command, "audio.fmax=7000", expect=1), "audio.fmax is 7000.0, stored 8000.0")
     fails_with(run_here(*command, "data.mel_dir=/nowhere", expect=1), "/nowhere", "prepare_mels.sh")
     assert not list((tmp_path / "run/checkpoints").glob("*.pt"))
@@ -449,6 +451,10 @@ def test_a_run_directory_of_another_run(tacotron2_run: Path, corpus: Path, tmp_p
         make_trainer(corpus, run_dir, "waveglow")
     with pytest.raises(UserError, match=r"decoder.attention_rnn.*\(96, .*the model's is \(128"):
         make_trainer(corpus, run_dir, "tacotron2", "model.attention_rnn_dim=32")
+    with pytest.raises(UserError, match=r"data.cleaners=english_cleaners, not basic_cleaners; use the same"):
+        make_trainer(corpus, run_dir, "tacotron2", "data.cleaners=basic_cleaners")
+    with pytest.raises(UserError, match=r"other symbols \(data.characters\); use the same, or another run_dir"):
+        make_trainer(corpus, run_dir, "tacotron2", "data.characters=' abcdefghijklmnopqrstuvwxyz.'")
     with pytest.raises(UserError, match=r"was trained with model.mel_mean=0.0; use the same, or another run_dir"):
         make_trainer(corpus, run_dir, "tacotron2", "model.mel_mean=-5")
 

@@ -60,7 +60,7 @@ class WaveGlowObjective:
             loss = loss + options.spectral_weight * parts["spectral"]
         return Loss(loss, audio.numel(), audio.numel(), {"loss": loss, **parts})
 
-    def advice(self, step: int, parts: Mapping[str, float]) -> str:
+    def advice(self, step: int | None, parts: Mapping[str, float]) -> str:
         return ""
 
 

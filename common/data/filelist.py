@@ -5,6 +5,7 @@ Rows with more columns, such as LJSpeech's `id|raw|normalized`, are refused; scr
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +98,9 @@ def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"data.root={root}: no such directory; set data.root=DIR to the folder that holds the clips")
+    if Path(path).parent == root / "filelists" and not Path(path).exists() and (root / "metadata.csv").is_file():
+        cure = f"bash scripts/prepare_dataset.sh {shlex.quote(str(root))}"
+        raise UserError(f"filelist {path}: no such file; to write it, run: {cure}")
     resolved_root = root.resolve()
     for number, line in read_lines(path, "filelist"):
         where = f"{path}:{number}"

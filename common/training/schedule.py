@@ -1,8 +1,9 @@
-"""The learning rate of each epoch, a pure function."""
+"""The learning rate of each epoch, and the length of a run: pure functions."""
 
 from __future__ import annotations
 
 from common.config import TrainerConfig
+from common.data.dataset import RunData
 
 
 def learning_rate(config: TrainerConfig, epoch: int) -> float:
@@ -12,3 +13,12 @@ def learning_rate(config: TrainerConfig, epoch: int) -> float:
         if epoch >= start:
             factor = next_factor
     return config.learning_rate * factor
+
+
+def total_steps(config: TrainerConfig, data: RunData) -> int | None:
+    """About how many steps a run takes, since epochs differ a little; None if `max_minutes` limits it."""
+    if config.max_minutes is not None:
+        return None
+    batches = len(data.plan.batches(0, data.batch_size, []))
+    total = config.epochs * -(-batches // config.accumulation_steps)
+    return min(total, config.max_steps or total)

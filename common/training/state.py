@@ -89,8 +89,13 @@ def _check(checkpoint: Checkpoint, task: Task, config: TrainConfig) -> None:
         raise UserError(f"{run_dir} holds a {checkpoint.model_name}; choose another run_dir")
     if differences := audio_differences(config.audio, checkpoint.audio):
         raise UserError(f"{run_dir}: {'; '.join(differences)}; choose another run_dir")
+    if checkpoint.text and task.text and checkpoint.text.cleaners != task.text.cleaners:
+        raise UserError(
+            f"{run_dir} was trained with data.cleaners={checkpoint.text.cleaners}, not {task.text.cleaners}; use the "
+            "same, or another run_dir"
+        )
     if checkpoint.text != task.text:
-        raise UserError(f"{run_dir}: trained with other symbols or cleaners (data.*); choose another run_dir")
+        raise UserError(f"{run_dir}: trained with other symbols (data.characters); use the same, or another run_dir")
     ours = dataclasses.asdict(task.model_config)
     theirs = ours | checkpoint.with_present_names(task.spec).model_config
     if other := [f"model.{key}={theirs[key]}" for key in task.spec.meanings if theirs[key] != ours[key]]:

@@ -37,8 +37,11 @@ class Objective(Protocol):
         """`step` is the training step, on which schedules depend; None stands for the end of training."""
         ...
 
-    def advice(self, step: int, parts: Mapping[str, float]) -> str:
-        """What goes wrong at `step`, and what to try; empty if all is well. `parts` holds averages of Loss.parts."""
+    def advice(self, step: int | None, parts: Mapping[str, float]) -> str:
+        """What goes wrong at `step` (None: at the end of training), and what to try; empty if all is well.
+
+        `parts` holds averages of Loss.parts.
+        """
         ...
 
 

@@ -24,7 +24,7 @@ from common.training.diagnosis import MAX_BAD_STEPS, diagnose_bad_steps
 from common.training.dry_run import dry_run
 from common.training.memory import memory_errors
 from common.training.meter import Meter, paused, timed
-from common.training.schedule import learning_rate
+from common.training.schedule import learning_rate, total_steps
 from common.training.state import TrainingState
 from common.training.step import OptimizerStep
 from common.training.task import Task
@@ -60,7 +60,7 @@ class Trainer:
         self.stop = StopFlag()
         self.stop_reason = 0  # what the ranks agreed on
         self.best_step: int | None = None  # the step that this process saved as the best
-        self.advised = False
+        self.advised, self.parts = False, dict[str, float]()  # the latest means of Loss.parts
         self.meter = self.new_meter()
 
     def new_meter(self) -> Meter:
@@ -93,7 +93,7 @@ class Trainer:
         if options.dry_run and not self._is_done():
             self.heartbeat.at("the dry run")
             self.tracker.message(dry_run(self.task.objective, self.data, self.state, options, self.ranks))
-        self.tracker.start(first_step, self._total_steps())
+        self.tracker.start(first_step, total_steps(options, self.data))
         self.meter = self.new_meter()
         with self._profiler():
             while progress.epoch < options.epochs and not self._is_over():
@@ -106,6 +106,7 @@ class Trainer:
             if progress.step % options.val_every_steps:
                 self.validate()
             self.save()
+            self._advise(None)
             self.tracker.message(f"finished at step {progress.step}; {self.task.then.format(run_dir=self.run_dir)}")
         else:
             limits = "trainer.max_minutes" if self.stop_reason == TIME_IS_UP else "trainer.epochs or max_steps"
@@ -212,11 +213,6 @@ class Trainer:
 
     # ---- log, validation, checkpoints ----
 
-    def _total_steps(self) -> int | None:
-        batches = len(self.data.plan.batches(0, self.data.batch_size, []))  # about the same in every epoch
-        total = self.options.epochs * -(-batches // self.options.accumulation_steps)
-        return min(total, self.options.max_steps or total) if self.options.max_minutes is None else None
-
     def _log(self) -> None:
         """Write a line of the log. Its time starts at the previous line, so it includes waiting for data."""
         meter, self.meter = self.meter, self.new_meter()
@@ -239,9 +235,13 @@ class Trainer:
         speed = f"{per_second:,.0f} {self.task.item_name}/s"
         line = f"loss {means.parts['loss']:.4f} grad {norm:.2f} lr {rate:.1e} {speed}"
         self.tracker.scalars(progress.step, progress.epoch, values, line)
-        if not self.advised and (advice := self.task.objective.advice(progress.step, means.parts)):
+        self.parts = means.parts
+        self._advise(progress.step)
+
+    def _advise(self, step: int | None) -> None:
+        if not self.advised and (advice := self.task.objective.advice(step, self.parts)):
             self.advised = True
-            self.tracker.warning(advice, progress.step)
+            self.tracker.warning(advice, self.state.progress.step)
 
     def validate(self) -> None:
         """Log the validation loss and keep the best checkpoint."""
