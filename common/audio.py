@@ -58,6 +58,15 @@ def load_audio(
     return np.asarray(audio)
 
 
+def needs_conversion(path: str | Path, config: AudioConfig) -> bool:
+    """Whether `load_audio` refuses a clip for its sample rate or channels; False if the file cannot be read."""
+    try:
+        info = soundfile.info(str(path))
+    except (soundfile.LibsndfileError, OSError):
+        return False
+    return bool(info.samplerate != config.sample_rate or info.channels != 1)
+
+
 def _refuse_truncated_wav(path: Path) -> None:
     """Raise a UserError if a wav has fewer samples than its header says; libsndfile would read it without an error."""
     with open(path, "rb") as file:

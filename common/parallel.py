@@ -25,9 +25,9 @@ def in_parallel(
     """
     count = min(num_processes or allowed_cores(), len(jobs))
     if count <= 1:
-        yield from tqdm(map(function, jobs), total=len(jobs), unit=unit)
+        yield from tqdm(map(function, jobs), total=len(jobs), unit=unit, disable=None)
         return
     # "spawn", because PyTorch can hang in a process forked from one that has used its thread pool. One thread each, so
     # that the processes do not compete for the cores.
     with multiprocessing.get_context("spawn").Pool(count, torch.set_num_threads, (1,)) as pool:
-        yield from tqdm(pool.imap(function, jobs, chunksize=4), total=len(jobs), unit=unit)
+        yield from tqdm(pool.imap(function, jobs, chunksize=4), total=len(jobs), unit=unit, disable=None)

@@ -154,7 +154,7 @@ def repeated(lists: dict[str, list[Row]]) -> tuple[list[str], list[str]]:
 
 def summary(lists: dict[str, list[Row]], unknown: Counter[str], characters: str | None) -> list[str]:
     """A table with a line for each list; silence, clipping, and the symbols that the model lacks."""
-    head = f"{'list':<6} {'clips':>7} {'hours':>7} {'shortest':>9} {'median':>7} {'longest':>8} {'symbols/s':>10}"
+    head = f"{'list':<6} {'clips':>7} {'minutes':>8} {'shortest':>9} {'median':>7} {'longest':>8} {'symbols/s':>10}"
     lines = [head]
     for name, rows in lists.items():
         if not rows:
@@ -162,7 +162,7 @@ def summary(lists: dict[str, list[Row]], unknown: Counter[str], characters: str 
         seconds = [row.sound.seconds for row in rows]
         rate = statistics.median(row.symbols_per_second for row in rows)
         lengths = f"{min(seconds):>7.2f} s {statistics.median(seconds):>5.2f} s {max(seconds):>6.2f} s"
-        lines.append(f"{name:<6} {len(rows):>7,} {sum(seconds) / 3600:>7.2f} {lengths} {rate:>10.1f}")
+        lines.append(f"{name:<6} {len(rows):>7,} {sum(seconds) / 60:>8,.1f} {lengths} {rate:>10.1f}")
     every = [row.sound for rows in lists.values() for row in rows]
     if every:
         ends = (

@@ -121,7 +121,7 @@ def _place(shift: int) -> str:
 def _cure(shift: int) -> str:
     return (
         f"move their texts {'up' if shift > 0 else 'down'} by {counted(abs(shift), 'row')} in metadata.csv and run "
-        "scripts/prepare_filelists.py"
+        "scripts/prepare_dataset.sh again"
     )
 
 

@@ -16,6 +16,7 @@ if __name__ == "__main__":  # before the slow imports
 
     show_help("check_dataset", __doc__)
 
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ def main(values: dict[str, Any]) -> None:
     print(f"\n{output / 'report.txt'}  {output / 'report.png'}", flush=True)
     if found.whole or found.rows:
         fail(f"{found.count()} of {config.data.root} must be corrected; they are listed above")
+    option = " data.convert_audio=true" if config.data.convert_audio else ""
+    print(f"next: bash scripts/prepare_mels.sh {shlex.quote(config.data.root)}{option}")
 
 
 def read_rows(config: CheckConfig, found: Findings) -> tuple[dict[str, list[Row]], Counter[str]]:

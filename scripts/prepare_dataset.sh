@@ -4,8 +4,8 @@
 #   bash scripts/prepare_dataset.sh [DIR]      DIR: where the corpus goes; default LJSpeech-1.1
 #
 # An interrupted download resumes where it stopped. If DIR already holds a corpus (metadata.csv and wavs/, LJSpeech or
-# your own recordings), only the filelists are written. To use a mirror, set LJSPEECH_URL and, if its archive differs,
-# LJSPEECH_SHA256.
+# your own recordings), only the filelists are written. If DIR does not exist and its name is not one for LJSpeech, it is
+# taken for a mistyped one. To use a mirror, set LJSPEECH_URL and, if its archive differs, LJSPEECH_SHA256.
 set -euo pipefail
 usage() { sed -n '2,8s/^# \{0,1\}//p' "$0"; }
 case ${1:-} in
@@ -55,6 +55,8 @@ if [ -f "$root/metadata.csv" ] && [ -d "$root/wavs" ]; then
     echo "$root already holds a corpus: only its filelists are written"
 elif [ -e "$root" ] && [ -n "$(ls -A "$root")" ]; then
     fail "$root is not empty and holds no corpus: add metadata.csv and wavs/, or name another directory"
+elif [ ! -e "$root" ] && [[ ${root,,} != *ljspeech* ]]; then
+    fail "there is no directory $root. For your own recordings, correct the name; to download LJSpeech (2.7 GB) into it, run first: mkdir -p $root"
 else
     for tool in curl sha256sum tar bzip2; do
         command -v $tool >/dev/null || fail "$tool is needed to fetch LJSpeech; install it with your package manager"
@@ -64,4 +66,3 @@ else
     unpack
 fi
 "$python" "$(dirname "$0")/prepare_filelists.py" "$root"
-echo "next: bash scripts/prepare_mels.sh $root"

@@ -15,9 +15,12 @@ import argparse
 import hashlib
 import itertools
 import json
+import shlex
 from pathlib import Path
 
-from common.data.metadata import read_metadata
+from common.audio import needs_conversion
+from common.config import AudioConfig
+from common.data.metadata import read_metadata, without_row
 from common.entry import run_command
 from common.errors import UserError
 from common.files import make_directory, write_text
@@ -65,7 +68,13 @@ def main() -> None:
     for part in ("train", "val", "test"):
         lines = [f"{path}|{text}\n" for clip, path, text in rows if parts[clip] == part]
         write_list(corpus / "filelists" / f"{part}.txt", "".join(lines))
-        print(f"{corpus / 'filelists' / part}.txt: {counted(len(lines), 'clip')}")
+        if lines or part != "test":
+            print(f"{corpus / 'filelists' / part}.txt: {counted(len(lines), 'clip')}")
+    if left_out := without_row(corpus, [path for _, path, _ in rows]):
+        names = ", ".join(left_out[:3]) + (", ..." if len(left_out) > 3 else "")
+        print(f"left out, because metadata.csv has no row for them: {counted(len(left_out), 'audio file')} ({names})")
+    option = " data.convert_audio=true" if needs_conversion(corpus / rows[0][1], AudioConfig()) else ""
+    print(f"next: python scripts/check_dataset.py data.root={shlex.quote(str(corpus))}{option}")
 
 
 if __name__ == "__main__":

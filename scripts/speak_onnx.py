@@ -22,6 +22,7 @@ from common.data.filelist import read_lines
 from common.entry import run_command
 from common.files import make_directory, refuse_existing
 from synthesis.onnx.files import read_config
+from synthesis.sentences import CUT_OFF
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,7 +71,7 @@ def main() -> None:
         if speech.num_pieces > 1:
             print(f"{where}: a long line, synthesized in {speech.num_pieces} pieces into {path.name}")
         if speech.truncated:
-            print(f"warning: {where}: the decoder did not stop by itself; {path.name} ends at the step limit")
+            print(f"warning: {where}: {CUT_OFF.format(path.name, '--max-steps')}")
         soundfile.write(path, np.clip(speech.audio, -1, 1), voice.sample_rate, subtype="PCM_16")
         print(f"{path}  {length:.2f} s  RTF {took / length:.3f} ({length / took:.2f} x real time)", flush=True)
         seconds, audio_seconds = seconds + took, audio_seconds + length

@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.files import make_directory, refuse_existing
 from common.schema import Count, Index, NonNegative, Options, Seed
 from common.tracking.jsonl import JsonLines
+from synthesis.sentences import CUT_OFF
 from synthesis.synthesizer import Synthesizer, Utterance
 from synthesis.vocoder import SpeechPrecision
 
@@ -71,7 +72,7 @@ class Job:
         if utterance.num_pieces > 1:
             print(f"{where}: a long line, synthesized in {utterance.num_pieces} pieces into {name}")
         if utterance.truncated:
-            print(f"warning: {where}: the decoder did not stop by itself; {name} ends at the step limit")
+            print(f"warning: {where}: {CUT_OFF.format(name, 'max_decoder_steps')}")
         from common.tracking.plots import alignment_figure  # matplotlib is slow to import
 
         save_audio(self.output / name, utterance.audio, voice.audio.sample_rate)

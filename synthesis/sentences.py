@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 MAX_SYMBOLS = 300  # attention loses its place in texts longer than those of training; LJSpeech's longest have 190
+CUT_OFF = (  # a warning about a file, with the option that limits the steps
+    "{} ends at the step limit, because the decoder did not stop by itself. Listen to it: if it is cut off, raise {}; "
+    "if it babbles, as a voice in training does, train longer"
+)
 BREAKS = (".!?", ";:", ",", " ")  # where a text is cut, the best places first
 
 

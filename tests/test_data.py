@@ -60,6 +60,20 @@ def test_ljspeech_split(tmp_path: Path) -> None:
     assert lists["train"].count("\n") == 2
 
 
+def test_what_to_run_next_suits_the_clips(tmp_path: Path) -> None:
+    root = write_corpus(tmp_path / "my voice")
+    assert run_here("scripts/prepare_filelists.py", root).stdout.splitlines()[-1].endswith(f"data.root='{root}'")
+    for clip in (root / "wavs").iterdir():
+        soundfile.write(clip, soundfile.read(clip)[0], 16000)
+    (root / "wavs/take 2.WAV").write_bytes(b"")
+    lines = run_here("scripts/prepare_filelists.py", root).stdout.splitlines()
+    assert lines[-2] == "left out, because metadata.csv has no row for them: 1 audio file (wavs/take 2.WAV)"
+    assert lines[-1] == f"next: python scripts/check_dataset.py data.root='{root}' data.convert_audio=true"
+    clips = read_filelist(root / "filelists/train.txt", root)
+    with pytest.raises(UserError, match=r"holds no prepared mels.* data.convert_audio=true"):
+        MelDirectory(root / "mels").check(clips, AudioConfig())
+
+
 def test_an_edited_filelist_is_kept(tmp_path: Path) -> None:
     root = write_corpus(tmp_path / "c")
     run_here("scripts/prepare_filelists.py", root)
@@ -492,28 +506,35 @@ def test_prepare_dataset_downloads_resumes_and_verifies(tmp_path: Path) -> None:
         "LJSPEECH_SHA256": hashlib.sha256(archive.read_bytes()).hexdigest(),
     }
 
-    def prepare_dataset(**more: str) -> subprocess.CompletedProcess[str]:
-        command = ["bash", "scripts/prepare_dataset.sh", str(tmp_path / "data/lj")]
+    def prepare_dataset(name: str = "LJSpeech", **more: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", "scripts/prepare_dataset.sh", str(tmp_path / "data" / name)]
         return subprocess.run(command, cwd=REPOSITORY, env={**environment, **more}, capture_output=True, text=True)
 
     try:
         # an interrupted download continues where it stopped
         (tmp_path / "data").mkdir()
-        (tmp_path / "data/lj.tar.bz2.part").write_bytes(archive.read_bytes()[:1000])
+        (tmp_path / "data/LJSpeech.tar.bz2.part").write_bytes(archive.read_bytes()[:1000])
         result = prepare_dataset()
         assert result.returncode == 0, result.stdout + result.stderr
         assert (tmp_path / "requests").read_text() == "1000\n"
-        assert (tmp_path / "data/lj/metadata.csv").read_text() == (tmp_path / "LJSpeech-1.1/metadata.csv").read_text()
-        assert len(list((tmp_path / "data/lj/wavs").iterdir())) == 8
-        assert (tmp_path / "data/lj/filelists/train.txt").is_file()
+        same = [(tmp_path / name / "metadata.csv").read_text() for name in ("data/LJSpeech", "LJSpeech-1.1")]
+        assert same[0] == same[1]
+        assert len(list((tmp_path / "data/LJSpeech/wavs").iterdir())) == 8
+        assert (tmp_path / "data/LJSpeech/filelists/train.txt").is_file()
         # an existing corpus is not touched
         assert "only its filelists" in prepare_dataset().stdout
         # neither are a user's other files in its place
-        (tmp_path / "data/lj/metadata.csv").unlink()
+        (tmp_path / "data/LJSpeech/metadata.csv").unlink()
         result = prepare_dataset()
         assert result.returncode == 1
         assert "not empty and holds no corpus" in result.stderr
-        assert (tmp_path / "data/lj/wavs/clip0.wav").is_file()
+        assert (tmp_path / "data/LJSpeech/wavs/clip0.wav").is_file()
+        # a mistyped name of a folder with recordings downloads nothing
+        result = prepare_dataset("my_voise")
+        assert result.returncode == 1
+        assert f"there is no directory {tmp_path}/data/my_voise" in result.stderr
+        (tmp_path / "data/other").mkdir()
+        assert prepare_dataset("other").returncode == 0
         # a damaged archive is refused and removed, and nothing is unpacked
         shutil.rmtree(tmp_path / "data")
         result = prepare_dataset(LJSPEECH_SHA256="0" * 64)

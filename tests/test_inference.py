@@ -121,7 +121,7 @@ def test_truncated_and_silent_lines_are_named(tacotron2_run: Path, waveglow_run:
     state["state_dict"]["decoder.gate_layer.linear_layer.bias"].fill_(-100.0)  # never stops
     torch.save(state, tmp_path / "endless.pt")
     result = speak(tmp_path / "endless.pt", waveglow_run, tmp_path / "phrases.txt", tmp_path / "out")
-    assert "phrases.txt:1: the decoder did not stop" in result.stdout
+    assert "phrases.txt:1: 0000.wav ends at the step limit" in result.stdout
     assert "phrases.txt:3: left out, because the model has no symbol for them: #" in result.stdout
     assert "phrases.txt:3: nothing to say" in result.stdout
     assert "UserWarning" not in result.stderr

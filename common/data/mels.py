@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.audio import needs_conversion
 from common.config import AudioConfig
 from common.data.filelist import Clip, raise_problems
 from common.errors import UserError
 from common.files import replacing, write_text
+from common.schema import from_dict
 from common.wording import counted
 
 AUDIO_FILE, MANIFEST_FILE = "audio.json", "manifest.jsonl"
@@ -172,6 +175,6 @@ class MelDirectory:
         config = dataclasses.asdict(audio) if audio else self.audio or {}
         default = dataclasses.asdict(AudioConfig())
         options = [f"audio.{key}={value}" for key, value in config.items() if default.get(key) != value]
-        return " ".join(
-            ["bash scripts/prepare_mels.sh", str(root), *([f"data.mel_dir={mel_dir}"] if mel_dir else []), *options]
-        )
+        options += ["data.convert_audio=true"] * needs_conversion(clips[0].file, from_dict(AudioConfig, config))
+        options = [f"data.mel_dir={mel_dir}"] * bool(mel_dir) + options
+        return " ".join(["bash scripts/prepare_mels.sh", *map(shlex.quote, [str(root), *options])])

@@ -61,6 +61,12 @@ def read_metadata(corpus: Path) -> list[tuple[str, str, str]]:
     return rows
 
 
+def without_row(corpus: Path, paths: Sequence[str]) -> list[str]:
+    """The audio files below wavs/ that `paths`, relative to the corpus, do not name."""
+    found = (path for path in (corpus / "wavs").rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    return sorted({str(path.relative_to(corpus)) for path in found} - {*paths})
+
+
 def read_entries(metadata: Path) -> list[Entry]:
     """The rows of metadata.csv; raise a UserError that names the conversion if the columns are not separated by |."""
     lines = read_lines(metadata, "metadata")

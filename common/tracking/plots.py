@@ -20,7 +20,7 @@ def _figure(image: Tensor, xlabel: str, ylabel: str, title: str) -> Figure:
 
 def alignment_figure(alignment: Tensor, title: str = "") -> Figure:
     """alignment (T, L)"""
-    return _figure(alignment.T, "mel frame", "character", title)
+    return _figure(alignment.T, "mel frame", "symbol", title)
 
 
 def mel_figure(mel: Tensor, title: str = "") -> Figure:
