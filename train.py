@@ -27,7 +27,7 @@ from common.checkpoint.checkpoint import Progress
 from common.config import TrainConfig
 from common.data.dataset import RunData
 from common.distributed.heartbeat import Heartbeat
-from common.distributed.ranks import Ranks, start_ranks, stop_ranks
+from common.distributed.ranks import Ranks, barrier, start_ranks, stop_ranks
 from common.distributed.run_lock import run_lock
 from common.entry import hydra_entry
 from common.errors import UserError, did_you_mean
@@ -35,7 +35,7 @@ from common.ops.precision import set_tf32
 from common.schema import from_dict
 from common.tracking.tracker import Tracker
 from common.training.ema import MovingAverage
-from common.training.resume import open_run_dir, resume_or_initialize
+from common.training.resume import open_run_dir, remove_earlier_run, resume_or_initialize
 from common.training.state import TrainingState
 from common.training.step import OptimizerStep
 from common.training.task import Task
@@ -73,8 +73,11 @@ def build_trainer(task: Task, config: TrainConfig, ranks: Ranks, heartbeat: Hear
         generator=torch.Generator(device).manual_seed(config.seed + ranks.rank),  # different dropout on each rank
         progress=Progress(data=data.identity),
     )
-    run_dir = open_run_dir(config, ranks)
+    run_dir = open_run_dir(config)
     note = resume_or_initialize(state, task, config, ranks)
+    if options.fresh and ranks.is_main:
+        remove_earlier_run(run_dir)
+    barrier()
     tracker = Tracker(run_dir, config.audio.sample_rate, state.progress.step, ranks.is_main, options.progress)
     if note:
         tracker.message(note)

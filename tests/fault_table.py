@@ -27,6 +27,10 @@ FAULTS = {
     20: "phrases: silent, unknown characters, very long",
     21: "the decoder does not stop",
     22: "output is not overwritten, file names are safe",
+    23: "debug runs and scripts destroy nothing",
+    24: "divergence",
+    25: "failures in validation, logs, pictures",
+    26: "signals during a stall; frozen processes",
 }
 
 

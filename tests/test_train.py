@@ -178,13 +178,30 @@ def test_a_bad_step_leaves_batch_norms_averages_alone(corpus: Path, tmp_path: Pa
 
 
 def test_fresh_removes_the_earlier_run_and_nothing_else(corpus: Path, tmp_path: Path) -> None:
-    make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=2").fit()
-    (tmp_path / "notes.txt").write_text("mine")
-    trainer = make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=1", "trainer.fresh=true")
+    run_dir = tmp_path / "runs/debug/waveglow"
+    make_trainer(corpus, run_dir, "waveglow", "trainer.max_steps=2").fit()
+    (run_dir / "notes.txt").write_text("mine")
+    trainer = make_trainer(corpus, run_dir, "waveglow", "trainer.max_steps=1", "trainer.fresh=true")
     assert trainer.state.progress.step == 0
     trainer.fit()
-    assert max(losses(tmp_path)) == 1
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert max(losses(run_dir)) == 1
+    assert (run_dir / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.fault(23)
+def test_a_debug_run_never_removes_a_real_one(corpus: Path, waveglow_run: Path, tmp_path: Path) -> None:
+    for run_dir in (tmp_path / "real", tmp_path / "runs/debug"):
+        shutil.copytree(waveglow_run, run_dir)
+        before = sorted(path.name for path in run_dir.rglob("*"))
+        with pytest.raises(UserError, match=r"run_dir=.* holds a run.* only runs below runs/debug"):
+            make_trainer(corpus, run_dir, "waveglow", "debug=fdr", f"run_dir={run_dir}")
+        assert sorted(path.name for path in run_dir.rglob("*")) == before
+    # Even there, only when all else is well.
+    run_dir = tmp_path / "runs/debug/waveglow"
+    shutil.copytree(waveglow_run, run_dir)
+    with pytest.raises(UserError, match=r"absent.pt: no such file"):
+        make_trainer(corpus, run_dir, "waveglow", "debug=fdr", f"run_dir={run_dir}", f"init_from={tmp_path}/absent.pt")
+    assert (run_dir / "checkpoints/best.pt").exists()
 
 
 def test_present_options_apply_after_a_resume(corpus: Path, tmp_path: Path) -> None:
