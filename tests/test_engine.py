@@ -362,7 +362,7 @@ def test_a_line_of_the_console_fits_80_columns(
     trainer.state.progress.step, trainer.state.progress.epoch = 123456, 1000
     meter = trainer.meter
     meter.steps, meter.positions, meter.grad_norm = 1, 9_999_999, 112.38
-    meter.items, meter.parts = 9_999_999, [torch.tensor(-9_999_999 * 5.72)]
+    meter.items, meter.weight, meter.parts = 9_999_999, 9_999_999, [torch.tensor(-9_999_999 * 5.72)]
     meter.start = time.monotonic() - 1
     trainer._log()
     line = capsys.readouterr().out.splitlines()[-1]

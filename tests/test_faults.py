@@ -208,7 +208,7 @@ def test_a_checkpoint_that_cannot_be_removed_is_a_warning(tmp_path: Path) -> Non
     (tmp_path / "step_00000000.pt").mkdir()  # unlink fails on a directory, even for root
     (tmp_path / ".step_00000004.pt.tmp").touch()
     with pytest.warns(UserWarning, match=r"step_00000000.pt could not be removed"):
-        checkpoints.prune(tmp_path, 2)
+        checkpoints.prune(tmp_path, 2, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_0000000{step}.pt" for step in (0, 2, 3)]
 
 

@@ -19,7 +19,7 @@ from common.config import TrainConfig
 from common.data.batching import BatchSize
 from common.errors import UserError
 from common.schema import from_dict
-from common.training.diagnosis import MAX_BAD_STEPS
+from common.training.health import MAX_BAD_STEPS
 from common.training.step import OptimizerStep
 from common.training.task import Loss
 from inference import load_model
@@ -160,7 +160,9 @@ def test_a_run_of_bad_steps_names_the_clips_and_the_last_good_checkpoint(corpus:
     epoch, position = divmod(len(used) - 2, 4)
     clips = trainer.data.plan.batches(epoch, BatchSize(2), [])[position]
     assert ", ".join(trainer.data.train.clips[index].where for index in clips) in str(error.value)
-    assert f"The newest checkpoint: {checkpoints.all_steps(tmp_path / 'checkpoints')[-1]}" in str(error.value)
+    newest = checkpoints.all_steps(tmp_path / "checkpoints")[-1]
+    assert "newest good checkpoint, in a new run_dir, with a lower trainer.learning_rate" in str(error.value)
+    assert str(error.value).endswith(f"init_from={newest}")
     assert state_is_finite(tmp_path)
 
 
@@ -175,6 +177,49 @@ def test_a_bad_step_leaves_batch_norms_averages_alone(corpus: Path, tmp_path: Pa
     assert not torch.equal(
         trainer.state.model.postnet.convolutions[0][1].running_mean, before["postnet.convolutions.0.1.running_mean"]
     )
+
+
+@pytest.mark.fault(24)
+@pytest.mark.parametrize("model", ["tacotron2", "waveglow"])
+@pytest.mark.parametrize("rate", ["1e30", "1e10"])
+def test_divergence_keeps_the_good_checkpoints_and_its_advice_recovers(
+    corpus: Path, tmp_path: Path, model: str, rate: str
+) -> None:
+    """A huge rate ruins the weights in the first step after a resume, with losses that are NaN, or huge but finite."""
+    options = ("trainer.checkpoint_every_steps=1", "trainer.val_every_steps=7", "trainer.epochs=100")
+    make_trainer(corpus, tmp_path / "run", model, *options, "trainer.max_steps=4").fit()
+    ruining = make_trainer(
+        corpus, tmp_path / "run", model, *options, f"trainer.learning_rate={rate}", "trainer.max_steps=60"
+    )
+    with pytest.raises(UserError) as error:
+        ruining.fit()
+    message = str(error.value)
+    assert ruining.state.progress.step < 60
+    good = Path(message.rpartition("init_from=")[2])
+    assert good == tmp_path / "run/checkpoints/step_00000004.pt", message
+    assert len(checkpoints.all_steps(tmp_path / "run/checkpoints")) <= 3
+    recovered = make_trainer(corpus, tmp_path / "new", model, *options, f"init_from={good}", "trainer.max_steps=2")
+    recovered.fit()
+    assert losses(tmp_path / "new")[2] < losses(tmp_path / "run")[1]
+
+
+@pytest.mark.fault(24)
+def test_a_run_that_ends_with_ruined_weights_is_an_error(corpus: Path, tmp_path: Path) -> None:
+    options = ("trainer.max_steps=3", "trainer.learning_rate=1e10", "trainer.val_every_steps=7")
+    with pytest.raises(UserError, match=r"the loss has exploded.*no good checkpoint has been saved"):
+        make_trainer(corpus, tmp_path, "tacotron2", *options).fit()
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.fault(24)
+def test_an_overflow_stays_out_of_the_buffers(corpus: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(corpus, tmp_path, "tacotron2")
+    batch = trainer.task.collate([trainer.data.train[(0, 0)]])
+    norm = trainer.state.model.postnet.convolutions[0][1]
+    with torch.no_grad():
+        trainer.state.model.postnet.convolutions[0][0].conv.weight.mul_(1e25)  # its variance is infinite, its output is not
+    trainer.step([batch], trainer.new_meter())
+    assert all(torch.isfinite(buffer).all() for buffer in norm.buffers())
 
 
 def test_fresh_removes_the_earlier_run_and_nothing_else(corpus: Path, tmp_path: Path) -> None:

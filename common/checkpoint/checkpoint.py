@@ -23,6 +23,8 @@ class Progress:
     done: list[list[int]] = field(default_factory=list)  # finished batches of this epoch, see common/data/batching.py
     data: list[int] = field(default_factory=list)  # RunData.identity of the data that `done` refers to
     best_loss: float = float("inf")  # in validation
+    best_measure: int = 0  # identifies the data and the loss that `best_loss` was measured with; 0: unknown
+    validated: int = -1  # the latest step that was validated
     bad_steps: int = 0  # consecutive steps without a finite gradient
 
 

@@ -20,9 +20,9 @@ from common.errors import UserError, first_line
 from common.files import replacing
 
 FAMILY = "tacotron2-waveglow/"
-FORMAT = FAMILY + "4"
-# What each version changed: 2, the order of parameters; 3, buffers; 4, names.
-READABLE = tuple(f"{FAMILY}{version}" for version in (1, 2, 3, 4))
+FORMAT = FAMILY + "5"
+# What each version changed: 2, the order of parameters; 3, buffers; 4, names; 5, fields of Progress.
+READABLE = tuple(f"{FAMILY}{version}" for version in (1, 2, 3, 4, 5))
 RESUMABLE = READABLE[2:]
 FILE_NAME = "step_{:08d}.pt"
 BEST = "best.pt"
@@ -111,8 +111,12 @@ def check_format(path: Path, found: object) -> None:
 
 def all_steps(directory: Path) -> list[Path]:
     """The step checkpoints in `directory`, oldest first."""
-    found = [(int(match[1]), path) for path in directory.glob("*.pt") if (match := _FILE_PATTERN.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    return sorted((path for path in directory.glob("*.pt") if _FILE_PATTERN.fullmatch(path.name)), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step of a step checkpoint, from its name."""
+    return int(path.stem.removeprefix("step_"))
 
 
 def newest(directory: Path) -> Path | None:
@@ -170,12 +174,16 @@ def load_state(
     module.load_state_dict(state_dict, assign=assign)
 
 
-def prune(directory: Path, keep_last: int) -> None:
-    """Keep the `keep_last` newest step checkpoints; remove the older ones, and the temporary files of killed saves.
+def prune(directory: Path, keep_last: int, trusted: int) -> None:
+    """Remove old step checkpoints, and the temporary files of killed saves.
 
+    The `keep_last` newest stay, and the newest of a step up to `trusted`, since the newer ones may turn out to be bad.
     Only warn if a file cannot be removed: it takes up space, but the run can go on.
     """
-    for path in [*all_steps(directory)[:-keep_last], *directory.glob(".*.pt.tmp")]:
+    steps = all_steps(directory)
+    good = [path for path in steps if step_of(path) <= trusted][-1:]
+    old = [path for path in steps[:-keep_last] if path not in good]
+    for path in [*old, *directory.glob(".*.pt.tmp")]:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

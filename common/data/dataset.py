@@ -57,6 +57,14 @@ class RunData:
         names = "\n".join(clip.path for clip in self.train.clips)
         return [self.config.seed, len(self.train), zlib.crc32(names.encode())]
 
+    @property
+    def measure(self) -> int:
+        """Identifies what the validation loss is measured with: the clips and the options that change it."""
+        options = self.config.trainer
+        clips = [(clip.path, clip.text, frames) for clip, frames in zip(self.val.clips, self.val.lengths, strict=True)]
+        number = options.val_batches and [options.val_batches, options.batch_size, options.batch_frames]
+        return zlib.crc32(repr((clips, self.config.task, self.config.seed, number)).encode())
+
     def start_epoch(self, epoch: int, done: Done) -> list[list[int]]:
         """Let `loader` yield the remaining batches of an epoch. Return the clips of each, over all ranks.
 

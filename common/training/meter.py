@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ T = TypeVar("T")
 class Summary(NamedTuple):
     """A meter's result over all ranks."""
 
-    parts: dict[str, float]  # means of the loss's parts over the items
+    parts: dict[str, float]  # means of the loss's parts over the items of batches with a finite loss; NaN: none had
     items: float
     padding_share: float  # fraction of all computed positions
     seconds: float  # on this rank
@@ -37,12 +38,16 @@ class Meter:
         self.grad_norm: Tensor | float = 0.0  # of the last step
         self.part_names = part_names
         self.parts = [torch.zeros(()) for _ in part_names]  # weighted by items
+        self.weight: Tensor | int = 0  # of the parts: the items of finite losses
 
     def add(self, loss: Loss) -> None:
         self.items = self.items + loss.num_items
         self.positions += loss.num_positions
+        finite = torch.isfinite(loss.parts["loss"].detach())
+        self.weight = self.weight + finite * loss.num_items
         for i, name in enumerate(self.part_names):
-            self.parts[i] = self.parts[i] + loss.parts[name].detach().float() * loss.num_items
+            part = loss.parts[name].detach().float() * loss.num_items
+            self.parts[i] = self.parts[i] + torch.where(finite, part, 0)
 
     def add_step(self, grad_norm: Tensor, finite: Tensor) -> None:
         self.steps += 1
@@ -52,10 +57,11 @@ class Meter:
     def summary(self, device: torch.device) -> Summary:
         """Sum over all ranks; all of them must call it."""
         # This waits for the device, so the clock is read after it.
-        sums = [float(self.items), self.positions, *map(float, self.parts)]
+        sums = [float(self.items), self.positions, float(self.weight), *map(float, self.parts)]
         seconds = time.monotonic() - self.start
-        items, positions, *sums = sum_over_ranks(sums, device)
-        parts = {name: value / max(items, 1) for name, value in zip(self.part_names, sums, strict=True)}
+        items, positions, weight, *sums = sum_over_ranks(sums, device)
+        means = [value / weight for value in sums] if weight else [math.nan] * len(sums)
+        parts = dict(zip(self.part_names, means, strict=True))
         return Summary(parts, items, 1 - items / max(positions, 1), seconds)
 
 

@@ -52,7 +52,8 @@ class OptimizerStep:
         # A fused optimizer does not count its writes, but packed weights (common/ops/packed.py) rely on that count.
         torch.autograd.graph.increment_version(list(model.parameters()))
         for buffer, before in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(torch.where(finite, buffer, before))
+            # The average of a large activation can overflow although the gradient is finite.
+            buffer.copy_(torch.where(finite & torch.isfinite(buffer).all(), buffer, before))
         self.bad_steps = torch.where(finite, 0, self.bad_steps + 1)
         for meter in meters:
             meter.add_step(norm, finite)

@@ -11,19 +11,20 @@ from pathlib import Path
 
 import torch
 
-from common.checkpoint import files
 from common.config import TrainConfig
 from common.data.dataset import RunData
 from common.data.loading import grouped, loader_errors
 from common.distributed.heartbeat import Heartbeat
 from common.distributed.preemption import MARKER, SIGNALED, TIME_IS_UP, StopFlag, write_marker
-from common.distributed.ranks import Ranks, barrier, gather
+from common.distributed.ranks import Ranks
 from common.errors import UserError
 from common.tracking.tracker import Tracker
-from common.training.diagnosis import MAX_BAD_STEPS, diagnose_bad_steps
+from common.training.diagnosis import diagnose_bad_steps, diagnose_divergence
 from common.training.dry_run import dry_run
+from common.training.health import MAX_BAD_STEPS, Health
 from common.training.memory import memory_errors
 from common.training.meter import Meter, paused, timed
+from common.training.saving import Saver
 from common.training.schedule import learning_rate, total_steps
 from common.training.state import TrainingState
 from common.training.step import OptimizerStep
@@ -56,11 +57,13 @@ class Trainer:
         self.ranks, self.heartbeat, self.device = ranks, heartbeat, ranks.device
         self.run_dir = Path(config.run_dir)
         self.validation = Validation(task, config, data, state, ranks, heartbeat)
-        self.started = self.saved = time.monotonic()
+        self.saver = Saver(task, config, state, tracker, ranks, heartbeat, data.measure)
+        self.health, self.postponed = Health(state.progress.step), False
+        self.started = time.monotonic()
         self.stop = StopFlag()
         self.stop_reason = 0  # what the ranks agreed on
-        self.best_step: int | None = None  # the step that this process saved as the best
         self.advised, self.parts = False, dict[str, float]()  # the latest means of Loss.parts
+        self.val_loss = float("nan")  # of the latest validation
         self.meter = self.new_meter()
 
     def new_meter(self) -> Meter:
@@ -94,8 +97,10 @@ class Trainer:
             self.heartbeat.at("the dry run")
             self.tracker.message(dry_run(self.task.objective, self.data, self.state, options, self.ranks))
         self.tracker.start(first_step, total_steps(options, self.data))
+        if 0 < first_step != progress.validated and first_step % options.val_every_steps == 0 and not self._is_done():
+            self._validate_and_save()  # the run ended in the middle of it
         self.meter = self.new_meter()
-        with self._profiler():
+        with _profiler(self):
             while progress.epoch < options.epochs and not self._is_over():
                 self._train_epoch()
         if self.meter.steps:
@@ -103,9 +108,7 @@ class Trainer:
         if self.stop_reason > SIGNALED:
             return self._stop_early(first_step)
         if progress.step > first_step:
-            if progress.step % options.val_every_steps:
-                self.validate()
-            self.save()
+            self._finish()
             self._advise(None)
             self.tracker.message(f"finished at step {progress.step}; {self.task.then.format(run_dir=self.run_dir)}")
         else:
@@ -153,12 +156,13 @@ class Trainer:
             self._check_bad_steps(clips)
         with paused(self.meter, epoch_meter):
             if step % options.val_every_steps == 0:
-                self.validate()
+                self._validate_and_save()
             else:
                 self.validation.preview(self.tracker)
         if self._is_over():
             return True
-        if step % options.checkpoint_every_steps == 0 or self.stop.save_agreed:
+        is_due = step % options.checkpoint_every_steps == 0 or self.stop.save_agreed or self.postponed
+        if is_due and self.saver.saved_step != step:
             self.save()
         return False
 
@@ -180,8 +184,11 @@ class Trainer:
         options, now = self.options, time.monotonic()
         if options.max_minutes is not None and now - self.started > 60 * options.max_minutes:
             self.stop.set(TIME_IS_UP)
-        if options.checkpoint_every_minutes is not None and now - self.saved > 60 * options.checkpoint_every_minutes:
-            self.stop.save_wanted, self.saved = True, now
+        if (
+            options.checkpoint_every_minutes is not None
+            and now - self.saver.saved_at > 60 * options.checkpoint_every_minutes
+        ):
+            self.stop.save_wanted, self.saver.saved_at = True, now
 
     def _signaled(self) -> bool:
         """True if a signal asks the run to end; all ranks must call it the same number of times."""
@@ -193,7 +200,7 @@ class Trainer:
         step = self.state.progress.step
         saved = ""
         if step > first_step:
-            self.save()
+            self.saver.save(int(self.step.bad_steps), self.health.trusted)
             saved = ", saved"
         name = signal.Signals(self.stop_reason - SIGNALED).name
         self.tracker.message(f"stopped by {name} at step {step}{saved}; run the same command to continue")
@@ -209,7 +216,9 @@ class Trainer:
         progress.bad_steps = int(self.step.bad_steps)
         if progress.bad_steps > MAX_BAD_STEPS:
             clips = [self.data.train.clips[index] for batch in batches for index in batch]
-            raise UserError(diagnose_bad_steps(progress, clips, self.run_dir / "checkpoints"))
+            raise UserError(diagnose_bad_steps(progress, clips, self.health, self.saver.directory))
+        if self.health.bad_steps > MAX_BAD_STEPS:
+            raise UserError(diagnose_divergence(self.parts["loss"], self.health, self.saver.directory))
 
     # ---- log, validation, checkpoints ----
 
@@ -236,6 +245,7 @@ class Trainer:
         line = f"loss {means.parts['loss']:.4f} grad {norm:.2f} lr {rate:.1e} {speed}"
         self.tracker.scalars(progress.step, progress.epoch, values, line)
         self.parts = means.parts
+        self.health.see(progress.step, means.parts["loss"])
         self._advise(progress.step)
 
     def _advise(self, step: int | None) -> None:
@@ -243,50 +253,51 @@ class Trainer:
             self.advised = True
             self.tracker.warning(advice, self.state.progress.step)
 
-    def validate(self) -> None:
-        """Log the validation loss and keep the best checkpoint."""
+    def validate(self) -> bool:
+        """Log the validation loss and keep the best checkpoint; return whether it is the best."""
         progress, meter = self.state.progress, self.new_meter()
         means = self.validation.run(meter, self.tracker, self._signaled)
         if means is None:
-            return
+            return False
         self.tracker.message(f"step {progress.step:>7,}  validation loss {means.parts['loss']:.4f}")
         values = {f"val_{name}": value for name, value in means.parts.items()}
         values["val_items_per_sec"] = means.items / means.seconds
         self.tracker.scalars(progress.step, progress.epoch, values)
-        if means.parts["loss"] < progress.best_loss:  # never true for NaN
-            progress.best_loss, self.best_step = means.parts["loss"], progress.step
-            self._write(files.BEST)
+        progress.validated, self.val_loss = progress.step, means.parts["loss"]
+        return self.saver.keep_best(self.val_loss)
 
     def save(self) -> None:
-        """Write a checkpoint of this step and remove the oldest ones."""
-        directory, name = self.run_dir / "checkpoints", files.FILE_NAME.format(self.state.progress.step)
-        if self.best_step != self.state.progress.step:
-            self._write(name)
-        elif self.ranks.is_main:  # this state was just saved as the best
-            files.link(directory / files.BEST, directory / name)
-        if self.ranks.is_main:
-            files.prune(directory, self.options.keep_last)
-        self.saved, self.stop.save_agreed = time.monotonic(), False
+        """Write a checkpoint of this step, or postpone it until the steps are good again."""
+        bad_steps = int(self.step.bad_steps)
+        self.postponed, self.stop.save_agreed = bool(bad_steps or self.health.bad_steps), False
+        if not self.postponed:
+            self.saver.save(bad_steps, self.health.trusted)
 
-    def _write(self, name: str) -> None:
-        self.heartbeat.at("saving")
-        self.state.progress.bad_steps = int(self.step.bad_steps)
-        rng = gather(self.state.rng())
-        if self.ranks.is_main:
-            path = self.run_dir / "checkpoints" / name
-            files.save(path, self.state.checkpoint(self.task, self.config, rng))
-        barrier()
+    def _validate_and_save(self) -> None:
+        self.save()  # first, so that a failure of the validation costs no step
+        if self.validate() or self.task.calibrate:
+            self.save()
 
-    @contextmanager
-    def _profiler(self) -> Iterator[None]:
-        if not self.options.profile:
-            yield
-            return
-        with torch.profiler.profile() as profile:
-            yield
-        if self.ranks.is_main:
-            self.tracker.message(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=20))
-            profile.export_chrome_trace(str(self.run_dir / "profile.json"))
+    def _finish(self) -> None:
+        """Validate and save the last step, unless that was done; refuse to end with ruined weights."""
+        if self.state.progress.validated != self.state.progress.step:
+            self._validate_and_save()
+        if self.postponed and not self.health.is_good(self.val_loss):
+            raise UserError(diagnose_divergence(self.parts["loss"], self.health, self.saver.directory))
+        if self.saver.saved_step != self.state.progress.step:
+            self.saver.save(int(self.step.bad_steps), self.health.trusted)
+
+
+@contextmanager
+def _profiler(trainer: Trainer) -> Iterator[None]:
+    if not trainer.options.profile:
+        yield
+        return
+    with torch.profiler.profile() as profile:
+        yield
+    if trainer.ranks.is_main:
+        trainer.tracker.message(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=20))
+        profile.export_chrome_trace(str(trainer.run_dir / "profile.json"))
 
 
 def _headline(trainer: Trainer) -> str:
