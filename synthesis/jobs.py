@@ -93,7 +93,6 @@ class Job:
         )
 
     def close(self) -> None:
-        self.log.close()
         if self.audio_seconds:
             rtf = self.seconds / self.audio_seconds
             print(f"total {self.audio_seconds:.2f} s of speech, RTF {rtf:.3f} ({1 / rtf:.2f} x real time)")

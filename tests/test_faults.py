@@ -1,5 +1,6 @@
 """Faults that must not harm a run: signals, kills, lost machines, a second run in its directory."""
 
+import dataclasses
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from torch import nn
 from common.checkpoint import files as checkpoints
 from common.distributed.preemption import StopFlag
 from common.distributed.run_lock import run_lock
+from common.errors import UserError
 from common.training.task import Loss
+from common.training.trainer import Trainer
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import fails_with, run_here, run_process
 from tests.helpers.runs import (
@@ -432,3 +436,94 @@ def test_slurm_queues_again_after_a_signal(corpus: Path, tmp_path: Path) -> None
     assert (tmp_path / "requeued").read_text() == "requeue 42\n"  # a finished run is not queued again
     job = launch(*script, "model=tacotron2", **environment)
     assert "run_dir is not set" in end(job)
+
+
+class Disturbed:
+    """A task's objective that calls `disturb` with the number of each training step, before it."""
+
+    def __init__(self, trainer: Trainer, disturb: Callable[[int], None]) -> None:
+        objective = trainer.task.objective
+        self.objective, self.disturb, self.steps = objective, disturb, trainer.state.progress
+        self.part_names, self.advice = objective.part_names, objective.advice
+        with_objective(trainer, self)
+
+    def __call__(self, model: nn.Module, batch: Any, step: int | None, generator: Any) -> Loss:
+        if step is not None:
+            self.disturb(step + 1)
+        return self.objective(model, batch, step, generator)
+
+
+@pytest.mark.fault(25)
+def test_what_is_removed_during_a_run_is_made_again(corpus: Path, tmp_path: Path) -> None:
+    options = ("trainer.max_steps=6", "trainer.val_every_steps=2", "trainer.dry_run=false")
+    trainer = make_trainer(corpus, tmp_path, "waveglow", *options)
+    log = tmp_path / "log.jsonl"
+
+    def disturb(step: int) -> None:
+        if step == 3:
+            for name in ("samples", "tensorboard", "checkpoints"):
+                shutil.rmtree(tmp_path / name)
+            log.rename(tmp_path / "moved.jsonl")
+            log.mkdir()  # cannot be written to, like a file on a full disk
+        if step == 5:
+            log.rmdir()
+
+    Disturbed(trainer, disturb)
+    trainer.fit()
+    assert (tmp_path / "checkpoints/step_00000006.pt").exists()
+    assert (tmp_path / "checkpoints/best.pt").exists()
+    assert list((tmp_path / "samples").glob("*_00000006.wav"))
+    assert list((tmp_path / "tensorboard").iterdir())
+    rows = read_log(tmp_path)
+    assert [row["step"] for row in rows if "train_loss" in row] == [3, 4, 5, 6]  # none is lost
+    assert any("was removed, with its checkpoints" in row.get("warning", "") for row in rows)
+
+
+@pytest.mark.fault(25)
+def test_a_failure_of_pictures_is_a_warning(corpus: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=1")
+
+    def report(*_: object) -> None:
+        raise ZeroDivisionError("in a plot")
+
+    trainer.validation.task = dataclasses.replace(trainer.task, report=report)
+    trainer.fit()
+    warnings = [row["warning"] for row in read_log(tmp_path) if "warning" in row]
+    assert warnings == ["the plots and audio of step 1 failed (ZeroDivisionError: in a plot)"]
+    assert (tmp_path / "checkpoints/step_00000001.pt").exists()
+
+
+@pytest.mark.fault(25)
+def test_a_failure_of_the_validation_costs_no_step(corpus: Path, tmp_path: Path) -> None:
+    root = tmp_path / "corpus"
+    shutil.copytree(corpus, root)
+    (mel,) = [root / f"mels/{line.split('|')[0]}.npy" for line in (root / "filelists/val.txt").read_text().splitlines()]
+    options = ("trainer.max_steps=4", "trainer.val_every_steps=2", "trainer.dry_run=false")
+    trainer = make_trainer(root, tmp_path / "run", "tacotron2", *options)
+
+    def disturb(step: int) -> None:
+        if step == 2:
+            mel.write_bytes(mel.read_bytes()[:200])
+
+    Disturbed(trainer, disturb)
+    with pytest.raises(UserError, match=r"\.npy is not a readable mel"):
+        trainer.fit()
+    assert checkpoints.load(checkpoints.find(tmp_path / "run")).progress.step == 2
+    # Once the cause is removed, the run repeats the validation and goes on.
+    shutil.copy(corpus / mel.relative_to(root), mel)
+    make_trainer(root, tmp_path / "run", "tacotron2", *options).fit()
+    assert [row["step"] for row in read_log(tmp_path / "run") if "val_loss" in row] == [2, 4]
+    make_trainer(corpus, tmp_path / "whole", "tacotron2", *options).fit()
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.fault(7)
+def test_another_validation_set_has_another_best(corpus: Path, tmp_path: Path) -> None:
+    make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=1").fit()
+    best = (tmp_path / "checkpoints/best.pt").read_bytes()
+    (tmp_path / "val.txt").write_text((corpus / "filelists/train.txt").read_text().splitlines()[0] + "\n")
+    trainer = make_trainer(corpus, tmp_path, "waveglow", f"data.val_filelist={tmp_path}/val.txt", "trainer.max_steps=2")
+    trainer.fit()
+    assert trainer.state.progress.best_loss == read_log(tmp_path)[-2]["val_loss"]
+    assert checkpoints.load(tmp_path / "checkpoints/best.pt").progress.step == 2
+    assert (tmp_path / "checkpoints/best_until_00000002.pt").read_bytes() == best

@@ -217,7 +217,9 @@ def test_an_overflow_stays_out_of_the_buffers(corpus: Path, tmp_path: Path) -> N
     batch = trainer.task.collate([trainer.data.train[(0, 0)]])
     norm = trainer.state.model.postnet.convolutions[0][1]
     with torch.no_grad():
-        trainer.state.model.postnet.convolutions[0][0].conv.weight.mul_(1e25)  # its variance is infinite, its output is not
+        trainer.state.model.postnet.convolutions[0][0].conv.weight.mul_(
+            1e25
+        )  # its variance is infinite, its output is not
     trainer.step([batch], trainer.new_meter())
     assert all(torch.isfinite(buffer).all() for buffer in norm.buffers())
 

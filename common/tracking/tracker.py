@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,32 +13,62 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.audio import save_audio
+from common.errors import UserError, first_line
 from common.tracking.jsonl import JsonLines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch.utils.tensorboard import SummaryWriter
 
 BAR_FORMAT = "{n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"  # leaves room for the numbers in 80 columns
 
 
 class Tracker:
-    """The record of a run, kept by rank 0. On the other ranks (`active=False`) every method is a no-op."""
+    """The record of a run, kept by rank 0. On the other ranks (`active=False`) every method is a no-op.
+
+    The record is less than the run: what cannot be written is a warning, and a directory that is gone is made again.
+    """
 
     def __init__(
         self, run_dir: Path, sample_rate: int, step: int = 0, active: bool = True, progress: bool = True
     ) -> None:
         self.active = active
         self.sample_rate = sample_rate
-        self.samples = run_dir / "samples"
+        self.samples, self.board_directory = run_dir / "samples", run_dir / "tensorboard"
+        self.purge_step = step + 1
+        self.failing: set[str] = set()  # what could not be written the last time
         self.bar: tqdm[Any] | None = None
         self.show_bar = progress and sys.stderr.isatty()
         if active:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import
-
             self.log = JsonLines(run_dir / "log.jsonl")
-            # purge_step drops the steps that a crash undid.
-            self.board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
+            self.board = self._open_board()
             self.samples.mkdir(parents=True, exist_ok=True)
+
+    def _open_board(self) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        # purge_step drops the steps that a crash undid.
+        return SummaryWriter(str(self.board_directory), purge_step=self.purge_step)
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        """Warn if the block cannot write, once until it can again."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield
+            self.failing.discard(path.name)
+        except (OSError, UserError) as error:
+            if path.name not in self.failing:
+                self.message(f"warning: {path}: not written ({first_line(error)}); the run goes on")
+            self.failing.add(path.name)
+
+    @contextmanager
+    def _on_board(self) -> Iterator[SummaryWriter]:
+        """The TensorBoard writer, opened again if its files were removed or could not be written."""
+        with self._writing(self.board_directory / "events"):
+            if "events" in self.failing or not any(self.board_directory.iterdir()):
+                self.board = self._open_board()
+            yield self.board
 
     def start(self, step: int, total_steps: int | None) -> None:
         """Show the progress bar, at `step` of `total_steps`, if the output is a terminal."""
@@ -46,7 +77,10 @@ class Tracker:
 
     def advance(self) -> None:
         if self.bar:
-            self.bar.update()
+            try:
+                self.bar.update()
+            except OSError:  # the terminal was closed
+                self.bar = None
 
     def message(self, text: str) -> None:
         if self.active:
@@ -65,15 +99,17 @@ class Tracker:
     def record(self, **values: Any) -> None:
         """Write a line to log.jsonl that is not a measurement."""
         if self.active:
-            self.log.write(**values)
+            with self._writing(self.log.path):
+                self.log.write(**values)
 
     def scalars(self, step: int, epoch: int, values: Mapping[str, float], line: str = "") -> None:
         """Log `values`. The console shows `line`, beside the progress bar or as a line of its own."""
         if not self.active:
             return
-        self.log.write(step=step, epoch=epoch, **values)
-        for key, value in values.items():
-            self.board.add_scalar(key, value, step)
+        self.record(step=step, epoch=epoch, **values)
+        with self._on_board() as board:
+            for key, value in values.items():
+                board.add_scalar(key, value, step)
         if line and self.bar:
             self.bar.set_postfix_str(line)
         elif line:
@@ -81,19 +117,25 @@ class Tracker:
 
     def figure(self, name: str, figure: Figure, step: int) -> None:
         if self.active:
-            figure.savefig(self.samples / f"{name}_{step:08d}.png", dpi=100)
-            self.board.add_figure(name, figure, step, close=False)
+            path = self.samples / f"{name}_{step:08d}.png"
+            with self._writing(path):
+                figure.savefig(path, dpi=100)
+            with self._on_board() as board:
+                board.add_figure(name, figure, step, close=False)
 
     def audio(self, name: str, audio: Tensor, step: int) -> None:
         """audio (N)"""
         if self.active:
             audio = audio.detach().float().cpu().clamp(-1, 1)
-            save_audio(self.samples / f"{name}_{step:08d}.wav", audio, self.sample_rate)
-            self.board.add_audio(name, audio.unsqueeze(0), step, self.sample_rate)
+            path = self.samples / f"{name}_{step:08d}.wav"
+            with self._writing(path):
+                save_audio(path, audio, self.sample_rate)
+            with self._on_board() as board:
+                board.add_audio(name, audio.unsqueeze(0), step, self.sample_rate)
 
     def close(self) -> None:
         if self.active:
             if self.bar:
                 self.bar.close()
-            self.log.close()
-            self.board.close()
+            with self._writing(self.board_directory / "events"):
+                self.board.close()

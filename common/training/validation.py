@@ -14,6 +14,7 @@ from common.config import TrainConfig
 from common.data.dataset import RunData
 from common.distributed.heartbeat import Heartbeat
 from common.distributed.ranks import Ranks, broadcast_buffers
+from common.errors import first_line
 from common.ops.packed import forget_packed
 from common.ops.precision import autocast
 from common.tracking.tracker import Tracker
@@ -72,8 +73,12 @@ class Validation:
         tracker.message(f"step {self.state.progress.step:>7,}  plots and audio of this step are in {tracker.samples}")
 
     def _report(self, tracker: Tracker, generator: torch.Generator) -> None:
-        model = self.state.model
-        self.task.report(model, self.data.val, tracker, self.state.progress.step, generator)
+        model, step = self.state.model, self.state.progress.step
+        try:
+            self.task.report(model, self.data.val, tracker, step, generator)
+        except Exception as error:  # whatever it is, pictures and sounds are not worth a run
+            kind = type(error).__name__
+            tracker.warning(f"the plots and audio of step {step} failed ({kind}: {first_line(error)})", step)
         forget_packed(model)  # the weights are about to change, and training needs the memory
 
     def _measure(self, meter: Meter, generator: torch.Generator, interrupted: Callable[[], bool]) -> bool:
