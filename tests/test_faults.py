@@ -16,12 +16,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from common.checkpoint import files as checkpoints
+from common.data.loading import num_workers
 from common.distributed.preemption import StopFlag
 from common.distributed.run_lock import run_lock
 from common.errors import UserError
+from common.threads import allowed_cores
 from common.training.task import Loss
 from common.training.trainer import Trainer
 from tests.helpers import REPOSITORY
@@ -527,3 +530,73 @@ def test_another_validation_set_has_another_best(corpus: Path, tmp_path: Path) -
     assert trainer.state.progress.best_loss == read_log(tmp_path)[-2]["val_loss"]
     assert checkpoints.load(tmp_path / "checkpoints/best.pt").progress.step == 2
     assert (tmp_path / "checkpoints/best_until_00000002.pt").read_bytes() == best
+
+
+def loader_processes(process: "subprocess.Popen[str]") -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+@pytest.mark.fault(26)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_obeyed_while_no_data_comes(corpus: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """The loader processes are frozen, as if their disk did not respond."""
+    command = train_command(corpus, tmp_path / "run", TINY_WAVEGLOW, *ENDLESS, "data.num_workers=2")
+    process = launch(*CATCHING, sys.executable, *command)
+    wait_for_step(tmp_path / "run", 3, process)
+    for pid in loader_processes(process):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(1)
+    process.send_signal(number)
+    output = end(process, 15)
+    assert process.returncode == 128 + number, output
+    marker = json.loads((tmp_path / "run/stopped.json").read_text())
+    assert (
+        checkpoints.load(checkpoints.find(tmp_path / "run")).progress.step
+        == marker["step"]
+        == max(losses(tmp_path / "run"))
+    )
+    run_here(*train_command(corpus, tmp_path / "run", TINY_WAVEGLOW, f"trainer.max_steps={marker['step'] + 2}"))
+    run_here(*train_command(corpus, tmp_path / "whole", TINY_WAVEGLOW, f"trainer.max_steps={marker['step'] + 2}"))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.fault(26)
+def test_frozen_loader_processes_are_an_error(corpus: Path, tmp_path: Path) -> None:
+    options = (*ENDLESS, "data.num_workers=2", "trainer.timeout_minutes=0.03")
+    process = start(*train_command(corpus, tmp_path, TINY_WAVEGLOW, *options))
+    wait_for_step(tmp_path, 3, process)
+    for pid in loader_processes(process):
+        os.kill(pid, signal.SIGSTOP)
+    output = end(process, 20)
+    assert process.returncode == 1, output
+    assert "have given no batch for 0.03 minutes (trainer.timeout_minutes)" in output
+
+
+@pytest.mark.fault(26)
+def test_little_shared_memory_means_fewer_loader_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("common.data.loading.PLENTY", 1e15)
+    wanted = min(2, allowed_cores())
+    assert num_workers(2, lambda: 1) == wanted
+    assert capsys.readouterr().err == ""
+    assert num_workers(2, lambda: 10**15) == 0
+    assert f"MB free: 0 processes load data instead of {wanted}" in capsys.readouterr().err
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
+    assert num_workers(2, lambda: 1) == 0
+    assert "cannot be used ([Errno 30] Read-only file system): 0 processes" in capsys.readouterr().err
+
+
+@pytest.mark.fault(26)
+def test_a_long_path_of_temporary_files(corpus: Path, tmp_path: Path) -> None:
+    """Loader processes hand over batches through sockets, whose paths may have at most 108 characters."""
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    command = train_command(corpus, tmp_path / "run", TINY_WAVEGLOW, "trainer.max_steps=2", "data.num_workers=1")
+    output = end(launch(sys.executable, *command, TMPDIR=str(long)), 30)
+    assert "finished at step 2" in output
+    assert "Traceback" not in output

@@ -6,12 +6,10 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from torch.utils.data import DataLoader
-
 from common.config import TrainConfig
 from common.data.batching import BatchPlan, BatchSize, Done, Draw, RankSampler
 from common.data.filelist import Clip
-from common.data.loading import close_loader, make_loader
+from common.data.loading import Loader, num_workers
 from common.distributed.ranks import Ranks
 from common.errors import UserError
 
@@ -49,7 +47,9 @@ class RunData:
         self.sampler, val_sampler = RankSampler(ranks.rank, ranks.world_size), RankSampler(0, 1)
         val_batches, self.num_val_batches = self._val_batches()
         val_sampler.set_epoch(0, val_batches)
-        self.loader, self.val_loader = self._loader(self.train, self.sampler), self._loader(self.val, val_sampler)
+        workers = num_workers(config.data.num_workers, self._batch_bytes)
+        self.loader = self._loader(self.train, self.sampler, workers)
+        self.val_loader = self._loader(self.val, val_sampler, workers)
 
     @property
     def identity(self) -> list[int]:
@@ -81,11 +81,14 @@ class RunData:
     def close(self) -> None:
         """End the loader processes."""
         for loader in (self.loader, self.val_loader):
-            close_loader(loader)
+            loader.close()
 
-    def _loader(self, data: ClipDataset, sampler: RankSampler) -> DataLoader[Any]:
-        on_gpu, minutes = self.ranks.device.type == "cuda", self.config.trainer.timeout_minutes
-        return make_loader(data, sampler, self.collate, self.config.data.num_workers, on_gpu, minutes)
+    def _loader(self, data: ClipDataset, sampler: RankSampler, workers: int) -> Loader:
+        return Loader(data, sampler, self.collate, workers, pin_memory=self.ranks.device.type == "cuda")
+
+    def _batch_bytes(self) -> int:
+        batch = self.collate([self.train[(clip, 0)] for clip in self.largest_batch()])
+        return sum(tensor.nbytes for tensor in batch)
 
     def _check_lengths(self) -> None:
         """Raise a UserError if a training item does not fit into a batch."""

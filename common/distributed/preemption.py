@@ -6,6 +6,8 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,12 +15,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from common.errors import UserError
+
 # Kubernetes and torchrun send SIGTERM; Slurm sends the signal that --signal in the job script names; Ctrl-C sends
 # SIGINT, and a terminal that is closed SIGHUP.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 TIME_IS_UP = 1  # a reason to stop
 SIGNALED = 128  # plus the number of a signal: a reason to stop, and the exit status that shells use for it
 MARKER = "stopped.json"
+
+
+class StopNow(Exception):  # noqa: N818 (not an error)
+    """Raised by StopFlag.waiting: a signal asks the run to stop."""
 
 
 class StopFlag:
@@ -31,6 +39,7 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.reason = 0  # of this rank; the result of `agreed` is equal on all ranks
+        self.is_waiting = False
         self.save_wanted = False  # by this rank
         self.save_agreed = False  # by all ranks: save after this step
         self._before: dict[int, Any] = {}
@@ -56,6 +65,34 @@ class StopFlag:
         if number == signal.SIGINT and self.reason == SIGNALED + number:
             raise KeyboardInterrupt
         self.reason = SIGNALED + number
+        if self.is_waiting and self._group is None:  # several ranks can only stop together, after a step
+            raise StopNow
+
+    @contextmanager
+    def waiting(self, seconds: float, what: str) -> Iterator[None]:
+        """The block waits for something that may never come.
+
+        Raises StopNow when a signal asks a run of one rank to stop, and a UserError with the message `what` after
+        `seconds`, even if the block is in a system call.
+        """
+        if not self._before:  # not in the main thread, which alone gets signals
+            yield
+            return
+
+        def ring(*_: object) -> None:
+            raise UserError(what)
+
+        before = signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        self.is_waiting = True
+        try:
+            if self.reason > SIGNALED and self._group is None:
+                raise StopNow
+            yield
+        finally:
+            self.is_waiting = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
     def set(self, reason: int) -> None:
         """Request a stop, unless there already is a reason for one."""

@@ -11,26 +11,35 @@ from common.checkpoint import files
 from common.checkpoint.checkpoint import Progress
 from common.data.filelist import Clip
 from common.errors import UserError
-from common.training.health import Health
+from common.training.health import MAX_BAD_STEPS, Health
 
 MAX_NAMED = 8  # clips that the message names; it counts the rest
 
 
-def diagnose_bad_steps(progress: Progress, clips: Sequence[Clip], health: Health, checkpoints: Path) -> str:
-    """The message after too many steps without a finite gradient, the last of them on `clips`."""
+def check_steps(progress: Progress, clips: Sequence[Clip], loss: float, health: Health, checkpoints: Path) -> None:
+    """Raise a UserError after too many bad steps. The last one was on `clips`, the latest line had `loss`."""
+    if progress.bad_steps > MAX_BAD_STEPS:
+        raise _bad_steps(progress, clips, health, checkpoints)
+    if health.bad_steps > MAX_BAD_STEPS:
+        raise divergence(loss, health, checkpoints)
+
+
+def _bad_steps(progress: Progress, clips: Sequence[Clip], health: Health, checkpoints: Path) -> UserError:
+    """The error after too many steps without a finite gradient."""
     rows = [clip.where for clip in clips]
     listed = ", ".join(rows[:MAX_NAMED]) + (f" and {len(rows) - MAX_NAMED} more" if len(rows) > MAX_NAMED else "")
-    return (
+    return UserError(
         f"{progress.bad_steps} steps in a row without a finite gradient; the last one, step {progress.step}, was on "
         f"the clips {listed}. If it is always these clips, correct or remove their rows (scripts/check_dataset.py "
         f"checks all rows). {_cure(health, checkpoints)}"
     )
 
 
-def diagnose_divergence(loss: float, health: Health, checkpoints: Path) -> str:
-    """The message after the loss has become `loss` for too long."""
+def divergence(loss: float, health: Health, checkpoints: Path) -> UserError:
+    """The error after the loss has become `loss` for too long."""
     usual = "" if health.usual is None else f", and was {health.usual:.3g} before"
-    return f"the loss has exploded: it is {loss:.3g} at step {health.step}{usual}. {_cure(health, checkpoints)}"
+    cure = _cure(health, checkpoints)
+    return UserError(f"the loss has exploded: it is {loss:.3g} at step {health.step}{usual}. {cure}")
 
 
 def _cure(health: Health, checkpoints: Path) -> str:

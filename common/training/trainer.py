@@ -6,20 +6,19 @@ import dataclasses
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
 from common.config import TrainConfig
 from common.data.dataset import RunData
-from common.data.loading import grouped, loader_errors
+from common.data.loading import grouped, loader_errors, no_batch
 from common.distributed.heartbeat import Heartbeat
-from common.distributed.preemption import MARKER, SIGNALED, TIME_IS_UP, StopFlag, write_marker
+from common.distributed.preemption import MARKER, SIGNALED, TIME_IS_UP, StopFlag, StopNow, write_marker
 from common.distributed.ranks import Ranks
-from common.errors import UserError
 from common.tracking.tracker import Tracker
-from common.training.diagnosis import diagnose_bad_steps, diagnose_divergence
+from common.training.diagnosis import check_steps, divergence
 from common.training.dry_run import dry_run
 from common.training.health import MAX_BAD_STEPS, Health
 from common.training.memory import memory_errors
@@ -61,9 +60,10 @@ class Trainer:
         self.health, self.postponed = Health(state.progress.step), False
         self.started = time.monotonic()
         self.stop = StopFlag()
+        minutes = self.options.timeout_minutes
+        data.loader.waiting = data.val_loader.waiting = lambda: self.stop.waiting(60 * minutes, no_batch(minutes))
         self.stop_reason = 0  # what the ranks agreed on
-        self.advised, self.parts = False, dict[str, float]()  # the latest means of Loss.parts
-        self.val_loss = float("nan")  # of the latest validation
+        self.advised, self.parts, self.val_loss = False, dict[str, float](), float("nan")  # of the latest line
         self.meter = self.new_meter()
 
     def new_meter(self) -> Meter:
@@ -97,18 +97,16 @@ class Trainer:
             self.heartbeat.at("the dry run")
             self.tracker.message(dry_run(self.task.objective, self.data, self.state, options, self.ranks))
         self.tracker.start(first_step, total_steps(options, self.data))
-        if 0 < first_step != progress.validated and first_step % options.val_every_steps == 0 and not self._is_done():
-            self._validate_and_save()  # the run ended in the middle of it
-        self.meter = self.new_meter()
-        with _profiler(self):
-            while progress.epoch < options.epochs and not self._is_over():
-                self._train_epoch()
+        with suppress(StopNow):
+            self._train(first_step)
         if self.meter.steps:
             self._log()
-        if self.stop_reason > SIGNALED:
+        with suppress(StopNow):
+            if progress.step > first_step and not self._signaled():
+                self._finish()
+        if self._signaled():
             return self._stop_early(first_step)
         if progress.step > first_step:
-            self._finish()
             self._advise(None)
             self.tracker.message(f"finished at step {progress.step}; {self.task.then.format(run_dir=self.run_dir)}")
         else:
@@ -116,6 +114,15 @@ class Trainer:
             self.tracker.message(f"nothing to do: raise {limits}, or choose another run_dir")
         run_time = time.monotonic() - self.started
         self.tracker.scalars(progress.step, progress.epoch, {"run_time": run_time})
+
+    def _train(self, first_step: int) -> None:
+        progress, options = self.state.progress, self.options
+        if 0 < first_step != progress.validated and first_step % options.val_every_steps == 0 and not self._is_done():
+            self._validate_and_save()  # the run ended in the middle of it
+        self.meter = self.new_meter()
+        with _profiler(self):
+            while progress.epoch < options.epochs and not self._is_over():
+                self._train_epoch()
 
     def _train_epoch(self) -> None:
         progress, options = self.state.progress, self.options
@@ -208,17 +215,11 @@ class Trainer:
             write_marker(self.run_dir, self.stop_reason, step)
 
     def _check_bad_steps(self, batches: list[list[int]]) -> None:
-        """Raise a UserError after too many steps without a finite gradient; `batches` are those of the last step.
-
-        It waits for the device, so it is not called after every step.
-        """
+        """Raise a UserError after too many bad steps; `batches` are those of the last. It waits for the device."""
         progress = self.state.progress
         progress.bad_steps = int(self.step.bad_steps)
-        if progress.bad_steps > MAX_BAD_STEPS:
-            clips = [self.data.train.clips[index] for batch in batches for index in batch]
-            raise UserError(diagnose_bad_steps(progress, clips, self.health, self.saver.directory))
-        if self.health.bad_steps > MAX_BAD_STEPS:
-            raise UserError(diagnose_divergence(self.parts["loss"], self.health, self.saver.directory))
+        clips = [self.data.train.clips[index] for batch in batches for index in batch]
+        check_steps(progress, clips, self.parts.get("loss", 0.0), self.health, self.saver.directory)
 
     # ---- log, validation, checkpoints ----
 
@@ -283,7 +284,7 @@ class Trainer:
         if self.state.progress.validated != self.state.progress.step:
             self._validate_and_save()
         if self.postponed and not self.health.is_good(self.val_loss):
-            raise UserError(diagnose_divergence(self.parts["loss"], self.health, self.saver.directory))
+            raise divergence(self.val_loss, self.health, self.saver.directory)
         if self.saver.saved_step != self.state.progress.step:
             self.saver.save(int(self.step.bad_steps), self.health.trusted)
 
