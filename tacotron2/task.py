@@ -26,7 +26,7 @@ from tacotron2.text.cleaners import ENGLISH_CLEANERS
 
 THEN = (
     "listen with: python inference.py tacotron2={run_dir} vocoder=griffin_lim input=filelists/demo_phrases.txt "
-    "output={run_dir}/speech (or waveglow=CKPT instead of vocoder=griffin_lim); "
+    "output={run_dir}/speech_{step} (or waveglow=RUN instead of vocoder=griffin_lim); "
     "look at: python scripts/report.py {run_dir}"
 )
 ALIGNED = 0.6  # diagonality of a model whose attention follows the text

@@ -435,7 +435,7 @@ def test_checkpoints_by_the_clock(corpus: Path, tmp_path: Path, capsys: pytest.C
     assert [[path.name[-6:] for path in paths] for paths in steps] == [["001.pt", "002.pt", "003.pt"], ["003.pt"]]
     assert_same_run(tmp_path / "a", tmp_path / "b")
     assert (
-        f"finished at step 3; listen with: python inference.py tacotron2=CKPT waveglow={tmp_path}"
+        f"finished at step 3; listen with: python inference.py tacotron2=RUN waveglow={tmp_path}"
         in capsys.readouterr().out
     )
 

@@ -22,8 +22,8 @@ from waveglow.spec import WAVEGLOW
 
 REPORT_SECONDS = 3.0
 THEN = (
-    "listen with: python inference.py tacotron2=CKPT waveglow={run_dir} input=filelists/demo_phrases.txt "
-    "output={run_dir}/speech; look at: python scripts/report.py {run_dir}"
+    "listen with: python inference.py tacotron2=RUN waveglow={run_dir} input=filelists/demo_phrases.txt "
+    "output={run_dir}/speech_{step}; look at: python scripts/report.py {run_dir}"
 )
 
 

@@ -50,7 +50,8 @@ def verify(path: Path) -> None:
     torch.load does not check them.
     """
     if not path.is_file():
-        raise UserError(f"checkpoint {path}: no such file; check the path")
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise UserError(f"checkpoint {path}: no such file{where}; check the path")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -147,6 +148,8 @@ def find(path: str | Path) -> Path:
         return path
     found = newest(path / "checkpoints") or newest(path)
     if found is None:
+        if (path / "log.jsonl").exists():
+            raise UserError(f"{path}: the run has saved no checkpoint yet; see trainer.checkpoint_every_minutes")
         raise UserError(f"{path}: the directory holds no checkpoint (checkpoints/step_*.pt); train first")
     return found
 

@@ -53,7 +53,7 @@ def resume_or_initialize(state: TrainingState, task: Task, config: TrainConfig, 
     if path is not None:
         state.restore(path, task, config, ranks)
         note = f"resumed from {path} at step {state.progress.step}"
-        ignored = f"\ninit_from={config.init_from} is ignored: it applies only to a run_dir without checkpoints"
+        ignored = f"; init_from={config.init_from} was only for the start of the run"
         return note + ignored if config.init_from else note
     if config.init_from is None:
         return ""

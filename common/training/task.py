@@ -59,7 +59,7 @@ class Task:
     objective: Objective
     # Writes the pictures and sounds of a validation; `model` is in eval mode, `data` is the validation set.
     report: Callable[[nn.Module, Any, Tracker, int, Generator], None]
-    then: str  # what to do after training; {run_dir} stands for the run directory
+    then: str  # what to do after training; {run_dir} stands for the run directory, {step} for its last step
     # Called before the report: measures a systematic error of the model's output, and stores in the model what
     # synthesis needs to correct it.
     calibrate: Callable[[nn.Module, Any, Generator], None] | None = None

@@ -108,7 +108,7 @@ class Trainer:
             return self._stop_early(first_step)
         if progress.step > first_step:
             self._advise(None)
-            self.tracker.message(f"finished at step {progress.step}; {self.task.then.format(run_dir=self.run_dir)}")
+            self.tracker.message(_end(self))
         else:
             limits = "trainer.max_minutes" if self.stop_reason == TIME_IS_UP else "trainer.epochs or max_steps"
             self.tracker.message(f"nothing to do: raise {limits}, or choose another run_dir")
@@ -309,3 +309,11 @@ def _headline(trainer: Trainer) -> str:
         f"{counted(len(trainer.data.val), 'validation clip')}, {trainer.ranks.world_size} x {trainer.device}, "
         f"{trainer.options.precision}, in {trainer.run_dir}"
     )
+
+
+def _end(trainer: Trainer) -> str:
+    step = trainer.state.progress.step
+    then = trainer.task.then.format(run_dir=trainer.run_dir, step=step)
+    is_up = trainer.stop_reason == TIME_IS_UP
+    longer = " because trainer.max_minutes are over; to train longer, run the same command again" if is_up else ""
+    return f"finished at step {step}{longer}; {then}"
