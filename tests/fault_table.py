@@ -27,6 +27,10 @@ FAULTS = {
     20: "phrases: silent, unknown characters, very long",
     21: "the decoder does not stop",
     22: "output is not overwritten, file names are safe",
+    28: "mels of another config, damaged mels",
+    31: "killed workers of scripts",
+    32: "hostile files: pickles, archives, names, links",
+    33: "full disks in scripts",
 }
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,7 @@ def test_a_filelist_names_its_bad_lines(corpus: Path, tmp_path: Path) -> None:
         "not a path below",
         "already on line 1",
         "names no clip",
-        "does not exist",
+        "cannot be read (File name too long)",
     ]
     assert all(part in message for part, message in zip(expected, messages, strict=True)), messages
     filelist.write_bytes(b"wavs/clip0.wav|caf\xe9\n")
@@ -231,6 +232,114 @@ def test_a_filelist_names_its_bad_lines(corpus: Path, tmp_path: Path) -> None:
         read_filelist(tmp_path / "absent.txt", corpus)
     with pytest.raises(UserError, match=r"data.root=nowhere"):
         read_filelist(filelist, "nowhere")
+
+
+@pytest.mark.fault(32)
+def test_hostile_names_become_rows(corpus: Path, tmp_path: Path) -> None:
+    root = tmp_path / "c"
+    shutil.copytree(corpus, root)
+    (root / "wavs/loop.wav").symlink_to("loop.wav")
+    (root / "wavs/folder.wav").mkdir()
+    os.mkfifo(root / "wavs/pipe.wav")  # reading it would wait for ever
+    names = {
+        "wavs/a\0b.wav": "contains a NUL byte",
+        f"wavs/{'é' * 130}.wav": "File name too long",
+        "wavs/" * 900 + "a.wav": "File name too long",
+        "wavs/loop.wav": "symbolic links",
+        "wavs/folder.wav": "is not a file",
+        "wavs/pipe.wav": "is not a file",
+        "wavs/clip0.wav/a.wav": "Not a directory",
+        "wavs/\x1b[2Jx.wav": r"\x1b[2Jx.wav' does not exist",
+    }
+    filelist = root / "filelists/train.txt"
+    filelist.write_text("".join(f"{name}|Some text.\n" for name in names))
+    output = tmp_path / "out"
+    command = ("scripts/check_dataset.py", f"data.root={root}", f"output={output}", "num_processes=1")
+    fails_with(run_here(*command, expect=1), f"{len(names)} bad rows of")
+    report = (output / "report.txt").read_text()
+    assert "\0" not in report + report.replace("\x1b", "\0")
+    for number, reason in enumerate(names.values(), 1):
+        (row,) = (row for row in report.splitlines() if row.startswith(f"{filelist}:{number}:"))
+        assert reason in row
+        assert len(row) < 500
+
+
+@pytest.mark.fault(32)
+def test_a_folder_that_cannot_be_read_is_named(corpus: Path) -> None:
+    with tempfile.TemporaryDirectory() as directory:  # tmp_path is itself in a folder that others cannot read
+        root = Path(directory)
+        shutil.copytree(corpus / "wavs", root / "wavs")
+        (root / "list.txt").write_text("wavs/clip0.wav|text\n")
+        root.chmod(0o755)
+        (root / "wavs").chmod(0)
+        uid = os.geteuid()
+        os.seteuid(uid or 65534)  # root may read everything
+        try:
+            with pytest.raises(UserError, match=r"list.txt:1: .*clip0.wav cannot be read \(Permission denied\)"):
+                read_filelist(root / "list.txt", root)
+            with pytest.raises(UserError, match=r"data.root=.*no such directory"):
+                read_filelist(root / "list.txt", root / "wavs/below")
+        finally:
+            os.seteuid(uid)
+            (root / "wavs").chmod(0o755)
+
+
+@pytest.mark.fault(32)
+def test_one_clip_has_one_name(corpus: Path, tmp_path: Path) -> None:
+    """However its path is written, a clip is found twice in a list and in two lists, and has one mel."""
+    (tmp_path / "list.txt").write_text("wavs/clip0.wav|a\n./wavs//clip0.wav|b\nwavs/./clip0.wav|c\n")
+    with pytest.raises(UserError, match=r"list.txt:2: wavs/clip0.wav is already on line 1") as error:
+        read_filelist(tmp_path / "list.txt", corpus)
+    assert "list.txt:3: wavs/clip0.wav is already on line 1" in str(error.value)
+    train = (corpus / "filelists/train.txt").read_text()
+    (tmp_path / "train.txt").write_text(train.replace("wavs/", ".//wavs/./"))
+    (tmp_path / "val.txt").write_text(train.splitlines()[0] + "\n")
+    clips = read_filelist(tmp_path / "train.txt", corpus)
+    assert len(MelDirectory(corpus / "mels").check(clips, AUDIO)) == 7
+    lists = [f"data.{part}_filelist={tmp_path}/{part}.txt" for part in ("train", "val")]
+    command = ("scripts/check_dataset.py", f"data.root={corpus}", f"output={tmp_path}", "num_processes=1", *lists)
+    assert "is also in train" in run_here(*command, expect=1).stdout
+
+
+@pytest.mark.parametrize("name", ["../../neighbour", "{absolute}", "spk1/../../../neighbour", "//neighbour", ".."])
+@pytest.mark.fault(32)
+def test_metadata_does_not_leave_the_corpus(tmp_path: Path, name: str) -> None:
+    root, neighbour = write_corpus(tmp_path / "in/c"), tmp_path / "neighbour.wav"
+    soundfile.write(neighbour, tone(0.5, 0), 22050)
+    soundfile.write(tmp_path / "in/neighbour.wav", tone(0.5, 0), 22050)
+    run_here("scripts/prepare_filelists.py", root)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with open(root / "metadata.csv", "a") as file:
+        file.write(f"{name.format(absolute=neighbour.with_suffix(''))}|text\n")
+    reason = "metadata.csv:9: the id "
+    fails_with(run_here("scripts/prepare_filelists.py", root, expect=1), reason, "is not the name of a clip below")
+    fails_with(run_here("scripts/trim_silence.py", root, tmp_path / "out", expect=1), reason)
+    command = ("scripts/check_dataset.py", f"data.root={root}", f"output={tmp_path}/check", "num_processes=1")
+    assert reason in run_here(*command, expect=1).stdout
+    changed = {path for path, content in before.items() if path.read_bytes() != content}
+    assert changed == {root / "metadata.csv"}
+
+
+def test_clips_may_be_in_subfolders(tmp_path: Path) -> None:
+    """Ids such as spk1/a work in every command, and `./` and `//` in them change nothing."""
+    root = write_corpus(tmp_path / "c")
+    for speaker in (0, 1):
+        (root / f"wavs/spk{speaker}").mkdir()
+        for i in range(4 * speaker, 4 * speaker + 4):
+            (root / f"wavs/clip{i}.wav").rename(root / f"wavs/spk{speaker}/clip{i}.wav")
+    rows = [f"spk{i // 4}/clip{i}|{text}\n" for i, text in enumerate(SENTENCES)]
+    rows[0], rows[1] = f".//{rows[0]}", rows[1].replace("/", "/./")
+    (root / "metadata.csv").write_text("".join(rows))
+    run_here("scripts/trim_silence.py", root, tmp_path / "out")
+    for corpus in (root, tmp_path / "out"):
+        assert "left out" not in run_here("scripts/prepare_filelists.py", corpus).stdout
+        check = ("scripts/check_dataset.py", f"data.root={corpus}", f"output={tmp_path}/check", "num_processes=1")
+        assert "0 bad rows" in run_here(*check).stdout
+        run_here("scripts/prepare_mels.py", f"data.root={corpus}", "num_processes=1")
+        data = TextMelDataset(f"{corpus}/filelists/train.txt", data_config(corpus), AUDIO)
+        assert {clip.path for clip in data.clips} < {f"wavs/spk{i // 4}/clip{i}.wav" for i in range(8)}
+    (root / "metadata.csv").write_text("".join(rows) + "spk0/clip0|again\n")
+    fails_with(run_here("scripts/prepare_filelists.py", root, expect=1), "metadata.csv:9: spk0/clip0 is already in a")
 
 
 @pytest.mark.fault(17)
