@@ -2,7 +2,7 @@
 
     python scripts/prepare_mels.py data.root=DIR [audio.fmax=7600 ...]
 
-Clips whose mel is up to date are skipped.
+Clips whose mel is up to date and undamaged are skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from common.data.filelist import Clip, raise_problems, read_filelist
 from common.data.mels import MEL_SUFFIXES, Entry, MelDirectory, audio_differences
 from common.entry import hydra_entry
 from common.errors import UserError
-from common.files import make_directory
+from common.files import locked, make_directory
 from common.parallel import in_parallel
 from common.schema import Count, Options, from_dict
 from common.wording import counted
@@ -59,14 +59,17 @@ def log_mel(audio: AudioConfig) -> LogMel:
 def compute(job: tuple[Clip, AudioConfig, DataConfig]) -> Entry | str:
     """Write the mel of a clip, and return its entry in the manifest, or the problem with the clip."""
     clip, audio, data = job
-    stat = clip.file.stat()
     try:
+        stat = clip.file.stat()
         samples = load_audio(clip.file, audio, data.convert_audio)
-    except UserError as error:
+    except (OSError, UserError) as error:  # a clip that has been removed meanwhile is an OSError
         return f"{clip.where}: {error}"
     mel = log_mel(audio)(torch.from_numpy(samples).unsqueeze(0))[0]
-    MelDirectory.save(Path(data.mel_dir), clip.path, mel.numpy())
-    return Entry(clip.path, mel.shape[1], stat.st_size, stat.st_mtime_ns)
+    if not mel.isfinite().all():
+        return (
+            f"{clip.where}: {clip.file}: samples as large as {abs(samples).max():g}; replace it or leave the clip out"
+        )
+    return MelDirectory.save(Path(data.mel_dir), clip, stat, mel.numpy(), audio)
 
 
 @hydra_entry("prepare_mels")
@@ -74,13 +77,19 @@ def main(values: dict[str, Any]) -> None:
     config = from_dict(PrepareConfig, values)
     clips = all_clips(config.data)
     make_directory(Path(config.data.mel_dir), "data.mel_dir")
+    with locked(Path(config.data.mel_dir), "data.mel_dir"):
+        update(clips, config)
+
+
+def update(clips: list[Clip], config: PrepareConfig) -> None:
+    """Compute the mels that are missing, stale or damaged."""
     mels = MelDirectory(config.data.mel_dir)
     if mels.audio is None or audio_differences(config.audio, mels.audio):
         if mels.audio is not None:
             print(f"{mels.path}: the audio config has changed; all mels are recomputed")
         mels.reset(config.audio)
+    todo = [(clip, config.audio, config.data) for clip in clips if not mels.is_sound(clip)]
     mels.compact()  # a killed run may have left half a line; appending to it would corrupt the next entry
-    todo = [(clip, config.audio, config.data) for clip in clips if not mels.is_fresh(clip)]
     problems = []
     for result in in_parallel(compute, todo, config.num_processes, "clip") if todo else ():
         if isinstance(result, Entry):

@@ -1,5 +1,6 @@
 """From a corpus to batches: filelists, prepared mels, datasets, and the batch plan of an epoch."""
 
+import dataclasses
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,12 @@ from common.data.filelist import read_filelist, read_lines
 from common.data.mels import MelDirectory
 from common.data.metadata import read_entries
 from common.errors import UserError
+from common.files import locked
 from tacotron2.data import TextMelDataset, collate
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import fails_with, load_script, run_here
 from tests.helpers.corpus import SENTENCES, prepare, tone, write_corpus
+from tests.helpers.runs import TINY_TACOTRON2, train_command
 from waveglow.data import SegmentDataset
 
 AUDIO = AudioConfig()
@@ -404,7 +408,6 @@ def test_mels_are_skipped_refreshed_and_refused(tmp_path: Path) -> None:
     MelDirectory.mel_path(mels.path, clips[0].path).write_bytes(b"")
     with pytest.raises(UserError, match="not a readable mel") as error:
         mels.load(clips[0])
-    MelDirectory.mel_path(mels.path, clips[0].path).unlink()
     assert "1 mel computed, 7 were up to date" in run_message(error.value)
 
 
@@ -424,6 +427,135 @@ def test_an_interrupted_run_continues(tmp_path: Path) -> None:
     manifest.write_text("".join(lines[:5]) + lines[5][:20])
     result = run_here("scripts/prepare_mels.py", f"data.root={root}", "num_processes=2")
     assert "3 mels computed, 5 were up to date" in result.stdout
+
+
+def forget_checksums(mel_dir: Path) -> None:
+    """Make the manifest one of an earlier version."""
+    entries = [json.loads(line) for line in (mel_dir / "manifest.jsonl").read_text().splitlines()]
+    old = ({key: entry[key] for key in ("clip", "frames", "size", "mtime_ns")} for entry in entries)
+    (mel_dir / "manifest.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in old))
+
+
+def test_mels_of_an_earlier_version_are_used_as_they_are(corpus: Path, tmp_path: Path) -> None:
+    mel_dir = tmp_path / "mels"
+    shutil.copytree(corpus / "mels", mel_dir)
+    forget_checksums(mel_dir)
+    config = dataclasses.replace(data_config(corpus), mel_dir=str(mel_dir))
+    data, again = (TextMelDataset(config.train_filelist, config, AUDIO) for _ in range(2))
+    assert all(torch.equal(data[(i, 0)][1], again[(i, 0)][1]) for i in range(len(data)))
+    result = run_here("scripts/prepare_mels.py", f"data.root={corpus}", f"data.mel_dir={mel_dir}", "num_processes=1")
+    assert "0 mels computed, 8 were up to date" in result.stdout  # the next preparation adds the checksums
+    lines = [set((directory / "manifest.jsonl").read_text().splitlines()) for directory in (mel_dir, corpus / "mels")]
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "at_start", "reason"),
+    [
+        (lambda mel: mel[:, :20], True, "missing, damaged or"),
+        (lambda mel: np.concatenate([mel] * 3, axis=1), True, "missing, damaged or"),
+        (lambda mel: mel[:79], True, "missing, damaged or"),
+        (lambda mel: mel.astype(np.float64), True, "missing, damaged or"),
+        (lambda mel: mel.T, False, "not (80, "),
+        (lambda mel: mel[None], False, "has the shape (1, 80, "),
+        (lambda mel: mel.reshape(40, -1), False, "has the shape (40, "),
+        (lambda mel: mel[:, ::-1], False, "is not the mel that was prepared"),
+        (lambda mel: np.where(mel == mel.max(), np.nan, mel), False, "NaN or infinite"),
+        (lambda mel: np.full(mel.shape, "text", "S4"), False, "is not a readable mel"),
+    ],
+)
+@pytest.mark.fault(28)
+def test_damaged_mels_are_refused_and_repaired(
+    corpus: Path, tmp_path: Path, damage: Callable[[np.ndarray], np.ndarray], at_start: bool, reason: str
+) -> None:
+    """What the size shows is refused at the start, the rest when the mel is read. Preparing again repairs it."""
+    shutil.copytree(corpus / "mels", tmp_path / "mels")
+    config = dataclasses.replace(data_config(corpus), mel_dir=f"{tmp_path}/mels")
+    clip = read_filelist(config.val_filelist, corpus)[0]
+    file = MelDirectory.mel_path(tmp_path / "mels", clip.path)
+    before = np.load(file)
+    np.save(file, damage(before))
+    data = None if at_start else TextMelDataset(config.val_filelist, config, AUDIO)
+    with pytest.raises(UserError) as error:
+        _ = data[(0, 0)] if data else TextMelDataset(config.val_filelist, config, AUDIO)
+    assert reason in str(error.value)
+    assert clip.path in str(error.value)
+    assert "1 mel computed, 7 were up to date" in run_message(error.value)
+    assert np.array_equal(np.load(file), before)
+    TextMelDataset(config.val_filelist, config, AUDIO)[(0, 0)]
+
+
+@pytest.mark.fault(28)
+def test_a_damaged_mel_ends_training_with_its_name(corpus: Path, tmp_path: Path) -> None:
+    """In a loader process too, whose errors would otherwise come with its traceback."""
+    shutil.copytree(corpus / "mels", tmp_path / "mels")
+    for file in (tmp_path / "mels/wavs").iterdir():
+        np.save(file, np.full_like(np.load(file), np.inf))
+    command = train_command(corpus, tmp_path / "run", TINY_TACOTRON2, f"data.mel_dir={tmp_path}/mels")
+    result = run_here(*command, "data.num_workers=1", "trainer.max_steps=1", expect=1)
+    fails_with(result, ".wav.npy holds values that are NaN or infinite; run: bash scripts/prepare_mels.sh")
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["checksums", "earlier version"])
+@pytest.mark.fault(28)
+def test_mels_that_change_while_a_run_reads_are_noticed(tmp_path: Path, is_old: bool) -> None:
+    root = prepare(write_corpus(tmp_path / "c"))
+    if is_old:
+        forget_checksums(root / "mels")
+    config = data_config(root)
+    text, audio = (
+        TextMelDataset(config.train_filelist, config, AUDIO),
+        SegmentDataset(config.val_filelist, config, AUDIO, 0),
+    )
+    for data in (text, audio):
+        data[(0, 0)]
+    command = ["scripts/prepare_mels.py", f"data.root={root}", "num_processes=1"]
+    run_here(*command)  # the same mels again change nothing
+    for data in (text, audio):
+        data[(0, 0)]
+    run_here(*command, "audio.fmax=7600")
+    reason = "has changed since it was checked" if is_old else "its checksum differs"
+    for data in (text, audio):
+        with pytest.raises(UserError, match=rf"clip\d.wav.npy .*{reason}.*run: bash scripts/prepare_mels.sh"):
+            data[(0, 0)]
+
+
+@pytest.mark.fault(28)
+def test_two_preparations_of_one_directory(tmp_path: Path) -> None:
+    root = prepare(write_corpus(tmp_path / "c"))
+    command = ["scripts/prepare_mels.py", f"data.root={root}", "num_processes=1"]
+    config = data_config(root)
+    clips = read_filelist(config.train_filelist, root)
+    before = (root / "mels/manifest.jsonl").read_bytes()
+    with locked(root / "mels", "data.mel_dir"):
+        result = run_here(*command, "audio.fmax=7600", expect=1)
+        fails_with(result, f"data.mel_dir={root}/mels is in use", f"process {os.getpid()} on", "another data.mel_dir")
+        MelDirectory(root / "mels").check(clips, AUDIO)  # training may read
+    assert (root / "mels/manifest.jsonl").read_bytes() == before
+    # Where the file system has no locks, each line of the manifest says with which config its mel was made.
+    mels, other = MelDirectory(root / "mels"), AudioConfig(fmax=7600.0)
+    mel = LogMel(other)(torch.from_numpy(load_audio(clips[0].file, AUDIO)).unsqueeze(0))[0].numpy()
+    mels.add(mels.save(mels.path, clips[0], clips[0].file.stat(), mel, other))
+    with pytest.raises(UserError, match=r"1 of 7 mels is missing, damaged"):
+        MelDirectory(root / "mels").check(clips, AUDIO)
+    assert "1 mel computed, 7 were up to date" in run_here(*command).stdout
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "5", "null", "[]", "{}", "[" * 99999, '{"clip": "wavs/clip0.wav"}', "\0\xff", "{frames}", "{clip}", "{more}"],
+)
+@pytest.mark.fault(28)
+def test_odd_lines_of_a_manifest_are_left_out(corpus: Path, tmp_path: Path, line: str) -> None:
+    lines = (corpus / "mels/manifest.jsonl").read_text().splitlines(keepends=True)
+    entry = json.loads(lines[0])
+    for name, change in (("frames", {"frames": "9"}), ("clip", {"clip": ["a"]}), ("more", {"more": 1})):
+        line = line.replace(f"{{{name}}}", json.dumps(entry | change))
+    (tmp_path / "manifest.jsonl").write_text("".join([f"{line}\n", *lines[1:]]))
+    shutil.copy(corpus / "mels/audio.json", tmp_path)
+    assert len(MelDirectory(tmp_path).entries) == 7
+    (tmp_path / "audio.json").write_text(line)
+    assert not MelDirectory(tmp_path).is_fresh(read_filelist(corpus / "filelists/train.txt", corpus)[0])
 
 
 @pytest.mark.fault(16)
@@ -478,6 +610,30 @@ def test_rows_may_name_mels(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("wrong.npy|one\n")
     with pytest.raises(UserError, match=r"wrong.npy has the shape \(33, 80\)"):
         TextMelDataset(str(tmp_path / "list.txt"), config, AUDIO)
+
+
+@pytest.mark.fault(28)
+def test_values_of_mels_that_rows_name(tmp_path: Path) -> None:
+    mel = np.zeros((80, 33), np.float32)
+    np.save(tmp_path / "a.npy", mel)
+    torch.save(torch.from_numpy(np.full_like(mel, np.nan)), tmp_path / "nan.pt")
+    for name, shape in (("flat", (80,)), ("deep", (1, 80, 33)), ("none", (80, 0)), ("one", ())):
+        np.save(tmp_path / f"{name}.npy", np.zeros(shape, np.float32))
+    (tmp_path / "list.txt").write_text("a.npy|one\nnan.pt|two\n")
+    data = TextMelDataset(str(tmp_path / "list.txt"), data_config(tmp_path), AUDIO)
+    data[(0, 0)]
+    with pytest.raises(UserError, match=r"list.txt:2: .*nan.pt holds values that are NaN.*; replace it or remove its"):
+        data[(1, 0)]
+    np.save(tmp_path / "a.npy", mel + 1)
+    with pytest.raises(UserError, match=r"list.txt:1: .*a.npy has changed since it was checked"):
+        data[(0, 0)]
+    (tmp_path / "list.txt").write_text("flat.npy|a\ndeep.npy|b\nnone.npy|c\none.npy|d\n")
+    with pytest.raises(UserError) as error:
+        TextMelDataset(str(tmp_path / "list.txt"), data_config(tmp_path), AUDIO)
+    for number, shape in enumerate(("(80,)", "(1, 80, 33)", "(80, 0)", "()"), 1):
+        assert re.search(
+            rf"list.txt:{number}: .* has the shape {re.escape(shape)}, not \(80, frames\)", str(error.value)
+        )
 
 
 @pytest.mark.parametrize("name", ["empty.pt", "empty.npy", "dict.pt", "text.npy"])
