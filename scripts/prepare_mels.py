@@ -27,7 +27,8 @@ from common.data.filelist import Clip, raise_problems, read_filelist
 from common.data.mels import MEL_SUFFIXES, Entry, MelDirectory, audio_differences
 from common.entry import hydra_entry
 from common.errors import UserError
-from common.files import locked, make_directory
+from common.files import make_directory
+from common.lock import locked
 from common.parallel import in_parallel
 from common.schema import Count, Options, from_dict
 from common.wording import counted

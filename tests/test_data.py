@@ -24,7 +24,7 @@ from common.data.filelist import read_filelist, read_lines
 from common.data.mels import MelDirectory
 from common.data.metadata import read_entries
 from common.errors import UserError
-from common.files import locked
+from common.lock import locked
 from tacotron2.data import TextMelDataset, collate
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import fails_with, load_script, run_here
@@ -617,7 +617,8 @@ def test_values_of_mels_that_rows_name(tmp_path: Path) -> None:
     mel = np.zeros((80, 33), np.float32)
     np.save(tmp_path / "a.npy", mel)
     torch.save(torch.from_numpy(np.full_like(mel, np.nan)), tmp_path / "nan.pt")
-    for name, shape in (("flat", (80,)), ("deep", (1, 80, 33)), ("none", (80, 0)), ("one", ())):
+    shapes: dict[str, tuple[int, ...]] = {"flat": (80,), "deep": (1, 80, 33), "none": (80, 0), "one": ()}
+    for name, shape in shapes.items():
         np.save(tmp_path / f"{name}.npy", np.zeros(shape, np.float32))
     (tmp_path / "list.txt").write_text("a.npy|one\nnan.pt|two\n")
     data = TextMelDataset(str(tmp_path / "list.txt"), data_config(tmp_path), AUDIO)
@@ -630,10 +631,9 @@ def test_values_of_mels_that_rows_name(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("flat.npy|a\ndeep.npy|b\nnone.npy|c\none.npy|d\n")
     with pytest.raises(UserError) as error:
         TextMelDataset(str(tmp_path / "list.txt"), data_config(tmp_path), AUDIO)
-    for number, shape in enumerate(("(80,)", "(1, 80, 33)", "(80, 0)", "()"), 1):
-        assert re.search(
-            rf"list.txt:{number}: .* has the shape {re.escape(shape)}, not \(80, frames\)", str(error.value)
-        )
+    for number, shape in enumerate(shapes.values(), 1):
+        reason = re.escape(f" has the shape {shape}, not (80, frames)")
+        assert re.search(f"list.txt:{number}: .*{reason}", str(error.value))
 
 
 @pytest.mark.parametrize("name", ["empty.pt", "empty.npy", "dict.pt", "text.npy"])
