@@ -23,7 +23,7 @@ import torch
 
 from common.audio import LogMel, load_audio
 from common.config import AudioConfig, DataConfig
-from common.data.filelist import Clip, raise_problems, read_filelist
+from common.data.filelist import Clip, filelists, raise_problems, read_filelist
 from common.data.mels import MEL_SUFFIXES, Entry, MelDirectory, audio_differences
 from common.entry import hydra_entry
 from common.errors import UserError
@@ -45,9 +45,7 @@ class PrepareConfig(Options):
 
 def all_clips(data: DataConfig) -> list[Clip]:
     """The clips of all filelists, each once, without those that are mels already."""
-    lists = [data.train_filelist, data.val_filelist]
-    if data.test_filelist and Path(data.test_filelist).is_file() and Path(data.test_filelist).stat().st_size:
-        lists.append(data.test_filelist)
+    lists = filelists(data).values()
     clips = {clip.path: clip for filelist in lists for clip in read_filelist(filelist, data.root, data.follow_links)}
     return [clip for clip in clips.values() if clip.file.suffix not in MEL_SUFFIXES]
 

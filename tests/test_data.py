@@ -5,9 +5,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from common.data.mels import MelDirectory
 from common.data.metadata import read_entries
 from common.errors import UserError
 from common.lock import locked
+from common.parallel import in_parallel
 from tacotron2.data import TextMelDataset, collate
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import fails_with, load_script, run_here
@@ -558,6 +561,40 @@ def test_odd_lines_of_a_manifest_are_left_out(corpus: Path, tmp_path: Path, line
     assert not MelDirectory(tmp_path).is_fresh(read_filelist(corpus / "filelists/train.txt", corpus)[0])
 
 
+@pytest.mark.fault(31)
+def test_a_killed_process_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"one of the 2 processes was killed.*memory.*num_processes=1"):
+        list(in_parallel(signal.raise_signal, [signal.SIGKILL] * 2, 2, "clip"))
+
+
+@pytest.mark.fault(31)
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for the processes in /proc")
+def test_processes_end_with_the_one_that_started_them() -> None:
+    """Killed by SIGKILL, it cannot end them itself. Takes seconds, because three processes import PyTorch."""
+    code = "import time; from common.parallel import in_parallel; list(in_parallel(time.sleep, [60] * 8, 2, 'job'))"
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+
+    def running(process: str) -> bool:
+        try:
+            return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+        except OSError:
+            return False
+
+    wait_until(lambda: len(children.read_text().split()) == 3)  # two, and the one that cleans up after all of them
+    processes = children.read_text().split()
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any(map(running, processes)))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.fault(16)
 def test_bad_clips_are_all_listed(tmp_path: Path) -> None:
     root = write_corpus(tmp_path / "c")
@@ -746,8 +783,6 @@ server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
 open({str(port_file)!r}, "w").write(str(server.server_port))
 server.serve_forever()
 """
-    import time
-
     process = subprocess.Popen([sys.executable, "-c", code], text=True)
     while not (port_file.exists() and port_file.read_text()):
         assert process.poll() is None

@@ -11,6 +11,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from common.config import DataConfig
 from common.errors import UserError
 from common.wording import counted
 
@@ -99,6 +100,14 @@ def file_problem(file: Path) -> str:
 def _is_link_out(file: Path, root: str) -> bool:
     """True if `file`, which exists, is a link to outside of `root`, a path without links."""
     return not Path(os.path.realpath(file)).is_relative_to(root)
+
+
+def filelists(data: DataConfig) -> dict[str, str]:
+    """The filelists of a corpus by name: train, val, and test unless it is missing or empty."""
+    lists = {"train": data.train_filelist, "val": data.val_filelist}
+    if data.test_filelist and os.path.isfile(data.test_filelist) and os.path.getsize(data.test_filelist):
+        lists["test"] = data.test_filelist
+    return lists
 
 
 def read_filelist(path: str | Path, root: str | Path, follow_links: bool = False) -> list[Clip]:
