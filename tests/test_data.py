@@ -4,13 +4,15 @@ import dataclasses
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -559,6 +561,59 @@ def test_odd_lines_of_a_manifest_are_left_out(corpus: Path, tmp_path: Path, line
     assert len(MelDirectory(tmp_path).entries) == 7
     (tmp_path / "audio.json").write_text(line)
     assert not MelDirectory(tmp_path).is_fresh(read_filelist(corpus / "filelists/train.txt", corpus)[0])
+
+
+@contextmanager
+def full_disk(num_bytes: int) -> Iterator[None]:
+    """Let every write beyond `num_bytes` of a file fail, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def content(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.fault(33)
+def test_a_full_disk_in_the_preparation_of_mels(tmp_path: Path) -> None:
+    root = write_corpus(tmp_path / "c")
+    run_here("scripts/prepare_filelists.py", root)
+    command = ["scripts/prepare_mels.py", f"data.root={root}", "num_processes=1"]
+    with full_disk(50):
+        fails_with(run_here(*command, expect=1), "mels/audio.json: not written (", "free some space")
+    with full_disk(20_000):  # some mels fit
+        fails_with(run_here(*command, expect=1), ".wav.npy: not written (", "free some space")
+    assert not [name for name in content(root) if "tmp" in name]
+    mels = MelDirectory(root / "mels")
+    kept = len(mels.entries)
+    assert f"{8 - kept} mels computed, {kept} w" in run_here(*command).stdout
+    mels = MelDirectory(root / "mels")
+    mels.check(read_filelist(root / "filelists/train.txt", root), AUDIO)
+    (root / "mels/manifest.jsonl").unlink()
+    (root / "mels/manifest.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"manifest.jsonl: not written \(.*No space left.*free some space"):
+        mels.add(next(iter(mels.entries.values())))
+
+
+@pytest.mark.fault(33)
+def test_a_full_disk_in_other_scripts_of_data(tmp_path: Path) -> None:
+    root = write_corpus(tmp_path / "c")
+    run_here("scripts/prepare_filelists.py", root)
+    (root / "filelists/train.txt").write_text("wavs/clip0.wav|my own\n")
+    before = content(tmp_path)
+    with full_disk(10):
+        fails_with(run_here("scripts/prepare_filelists.py", root, expect=1), "train.txt.old: not written (")
+    with full_disk(20_000):
+        fails_with(run_here("scripts/trim_silence.py", root, tmp_path / "out", expect=1), ".wav: not written (")
+        command = ("scripts/check_dataset.py", f"data.root={root}", f"output={tmp_path}/check", "num_processes=1")
+        fails_with(run_here(*command, expect=1), "report.png: not written (")
+    shutil.rmtree(tmp_path / "check")
+    assert content(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 @pytest.mark.fault(31)
