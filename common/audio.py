@@ -21,6 +21,8 @@ from common.files import replacing
 
 MOMENTUM = 0.99  # alpha of the fast Griffin-Lim algorithm
 TINY = 1e-12  # avoids division by zero
+MAX_SAMPLES = 2**29  # 7 hours of LJSpeech, 2 GB; the header of a damaged file may promise more
+LOUDEST = 1e9  # full scale is 1; larger samples overflow in a mel
 MIN_RATE, MAX_RATE = 1000, 1_000_000  # Hz; a header with another sample rate is damaged
 FRAMES_AT_ONCE = 4096  # of a mel, 48 s of LJSpeech: more would take memory (12 kB per frame) and no less time
 
@@ -29,22 +31,26 @@ def read_audio(path: str | Path, start: int = 0, num_samples: int = -1) -> tuple
     """Read a clip in any format that libsndfile reads: samples (N) or (N, channels), and its sample rate.
 
     `start` and `num_samples` select a part. Raises UserError if it has no samples, fewer than it should have, or one
-    that is NaN or infinite.
+    that is no plausible number.
     """
     try:
         if start == 0 and num_samples < 0:
             _refuse_truncated_wav(Path(path))
         with soundfile.SoundFile(str(path)) as file:
+            if num_samples < 0 and file.frames * file.channels > MAX_SAMPLES:
+                raise UserError(f"{path}: {file.frames} samples, more than a clip may have; cut it or leave it out")
             file.seek(start)
             audio, sample_rate = file.read(num_samples, dtype="float32"), file.samplerate
-    except (soundfile.LibsndfileError, OSError, MemoryError) as error:  # a header may promise more than fits in memory
+    except (soundfile.LibsndfileError, OSError, MemoryError) as error:
         raise UserError(f"{path}: not a readable audio file ({error}); replace it or leave the clip out") from error
     if audio.size == 0:
         raise UserError(
             f"{path}: no samples after {start}; the clip is empty or truncated: replace it or leave the clip out"
         )
-    if not np.isfinite(audio).all():
-        raise UserError(f"{path}: holds samples that are NaN or infinite; replace it or leave the clip out")
+    if not -LOUDEST < audio.min() <= audio.max() < LOUDEST:
+        raise UserError(
+            f"{path}: holds samples that are NaN or infinite, or beyond {LOUDEST:g}; replace it or leave the clip out"
+        )
     return audio, int(sample_rate)
 
 

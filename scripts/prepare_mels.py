@@ -64,10 +64,6 @@ def compute(job: tuple[Clip, AudioConfig, DataConfig]) -> Entry | str:
     except (OSError, UserError) as error:  # a clip that has been removed meanwhile is an OSError
         return f"{clip.where}: {error}"
     mel = log_mel(audio)(torch.from_numpy(samples).unsqueeze(0))[0]
-    if not mel.isfinite().all():
-        return (
-            f"{clip.where}: {clip.file}: samples as large as {abs(samples).max():g}; replace it or leave the clip out"
-        )
     return MelDirectory.save(Path(data.mel_dir), clip, stat, mel.numpy(), audio)
 
 
