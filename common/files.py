@@ -82,6 +82,7 @@ def new_directory(path: Path, key: str) -> Iterator[Path]:
     make_directory(part, key)
     try:
         yield part
+        refuse_existing([path], f"choose another {key} or remove it")  # another command may have made it meanwhile
         part.rename(path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
