@@ -10,10 +10,13 @@ import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-from common.config import DataConfig
 from common.errors import UserError
 from common.wording import counted
+
+if TYPE_CHECKING:  # an ONNX export contains this file, but no torch
+    from common.config import DataConfig
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
