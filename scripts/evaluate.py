@@ -27,7 +27,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from common.audio import load_audio, save_audio
@@ -70,7 +69,7 @@ def write_wavs(output: Path, system: System, audio: AudioConfig) -> None:
     make_directory(folder, "output")
     for utterance in system.utterances:
         file = folder / f"{utterance.name}.wav"
-        save_audio(file, np.nan_to_num(utterance.audio), audio.sample_rate)  # NaN: of a diverged model
+        save_audio(file, utterance.audio, audio.sample_rate)
         utterance.audio = load_audio(file, audio)
 
 

@@ -27,6 +27,7 @@ FAULTS = {
     20: "phrases: silent, unknown characters, very long",
     21: "the decoder does not stop",
     22: "output is not overwritten, file names are safe",
+    27: "NaN in weights or options of synthesis",
 }
 
 

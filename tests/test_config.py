@@ -83,6 +83,8 @@ def test_strictness() -> None:
     assert (
         from_dict(InferenceConfig, {"tacotron2": "a", "waveglow": "b", "input": "c", "output": 2024}).output == "2024"
     )
+    with pytest.raises(UserError, match=r"audio.fmax=inf must be a finite number"):
+        from_dict(AudioConfig, {"fmax": 10**400})
     assert from_dict(AudioConfig, {"fmax": 7600}).fmax == 7600.0
     assert from_dict(TrainerConfig, {"max_steps": None}).max_steps is None
 
@@ -98,6 +100,14 @@ def test_strictness() -> None:
         (TrainerConfig, {"anneal_epochs": [1, 2], "anneal_factors": [0.1]}, "same length"),
         (TrainerConfig, {"learning_rate": float("nan")}, "learning_rate=nan"),
         (TrainerConfig, {"weight_decay": -1.0}, "weight_decay=-1.0"),
+        (TrainerConfig, {"max_steps": 10**30}, "max_steps must be at most 9,223,372,036,854,775,807"),
+        (
+            TrainerConfig,
+            {"anneal_epochs": [1], "anneal_factors": [float("nan")]},
+            "anneal_factors.0.=nan",
+        ),
+        (AudioConfig, {"log_floor": float("nan")}, "log_floor=nan must be a finite number"),
+        (AudioConfig, {"log_floor": 1e-50}, "log_floor=1e-50 must be at least 1e-30"),
         (DataConfig, {"segment_length": 0}, "segment_length=0"),
         (Tacotron2Config, {"prenet_dim": 0}, "prenet_dim=0"),
         (Tacotron2Config, {"prenet_dropout": 1.5}, "prenet_dropout=1.5"),

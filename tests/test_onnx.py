@@ -86,7 +86,7 @@ def test_free_running_equals_the_reference(exported: Path) -> None:
         np.testing.assert_allclose(mel, expected[row], atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("frames", [37, 4])
+@pytest.mark.parametrize("frames", [37, 4, 2, 1])  # the last two are shorter than half a window
 def test_audio_with_denoiser_and_mel_match_equals_pytorch(exported: Path, frames: int) -> None:
     voice, waveglow = Voice(exported / "export"), load_model(exported / "waveglow.pt")
     assert isinstance(waveglow, WaveGlow)
@@ -173,6 +173,18 @@ def test_synthesis_with_only_the_listed_packages(exported: Path, tmp_path: Path)
     assert audio.any()
 
 
+@pytest.mark.fault(27)
+def test_nan_is_an_error_that_names_export_and_phrase(exported: Path, tmp_path: Path) -> None:
+    directory, speak = tmp_path / "onnx", (tmp_path / "phrases.txt", tmp_path / "out")
+    shutil.copytree(exported / "export", directory)
+    speak[0].write_text("Hello.\n")
+    with np.load(directory / "filters.npz") as arrays:
+        np.savez(directory / "filters.npz", hum=arrays["hum"] * np.nan, filterbank=arrays["filterbank"])
+    result = run_here(SPEAK, directory, *speak, "--max-steps", "3", expect=1)
+    fails_with(result, f"'Hello.': {directory} gives NaN or infinity in its audio")
+    assert not list((tmp_path / "out").glob("*.wav"))
+
+
 def test_a_long_line_is_synthesized_in_pieces(exported: Path) -> None:
     voice = Voice(exported / "export")
     speech = voice.speak("A sentence of forty characters, or so. " * 12, max_steps=3)
@@ -250,6 +262,10 @@ def test_mistakes(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     fails_with(
         run_here(SPEAK, exported / "export", *speak, "--max-steps", "0", expect=1), "max_steps=0 must be at least"
     )
+    for option in ("--sigma", "--denoiser-strength"):
+        fails_with(
+            run_here(SPEAK, exported / "export", *speak, option, "nan", expect=1), "=nan must be a finite number"
+        )
     shutil.copytree(exported / "export", tmp_path / "copy")
     (tmp_path / "copy/postnet.onnx").unlink()
     fails_with(run_here(SPEAK, tmp_path / "copy", *speak, expect=1), "not a complete export", "postnet.onnx")
