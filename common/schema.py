@@ -129,7 +129,8 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     if origin is None and type(value) is hint:
         return value
     expected = getattr(hint, "__name__", str(hint))
-    raise UserError(f"config key '{name}' is {value!r} ({type(value).__name__}); it must be of type {expected}")
+    quotes = f"; put text that looks like a number in quotes: {name}='\"1e5\"'" if hint is str else ""
+    raise UserError(f"config key '{name}' is {value!r} ({type(value).__name__}); it must be of type {expected}{quotes}")
 
 
 def check(value: Any, hint: Any, name: str) -> None:

@@ -28,6 +28,7 @@ FAULTS = {
     21: "the decoder does not stop",
     22: "output is not overwritten, file names are safe",
     27: "NaN in weights or options of synthesis",
+    29: "config typos, types of options",
 }
 
 

@@ -149,6 +149,16 @@ def test_paths_of_any_kind(path: str) -> None:
     assert values["tacotron2"] == os.path.expanduser(path)
 
 
+@pytest.mark.fault(29)
+@pytest.mark.parametrize("text", ["1e5", "true", "1_0", "007", "nan", "0x1f", "off"])
+def test_text_that_looks_like_something_else_stays(text: str) -> None:
+    """The name of a run may be the hash of a commit. null stays null, to unset an option that is text by default."""
+    command = ["train.py", "model=tacotron2", f"data.root={text}", f"run_dir={text}", "data.test_filelist=null"]
+    values = yaml.safe_load(run_here(*command, "--cfg", "job", "--resolve").stdout)
+    assert (values["run_dir"], values["data"]["root"], values["data"]["mel_dir"]) == (text, text, f"{text}/mels")
+    assert values["data"]["test_filelist"] is None
+
+
 @pytest.mark.parametrize("argument", ["--cfg", "model=[1,2]", "a.b={c: 1}", "x='already quoted'", "y=${data.root}/z"])
 def test_hydras_own_syntax_is_left_alone(argument: str) -> None:
     assert _quoted(argument) == argument
@@ -166,6 +176,7 @@ def test_annealing_matches_the_reference() -> None:
     assert amp.precision == "fp16"
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize(
     ("command", "parts"),
     [
@@ -182,6 +193,13 @@ def test_annealing_matches_the_reference() -> None:
         (["inference.py", "tacotron2=c", "input=a", "output=b"], ["waveglow=CKPT", "vocoder=griffin_lim"]),
         (["inference.py", "tacotron=c"], ["unknown config key 'tacotron' (value c); did you mean 'tacotron2'?"]),
         (["scripts/prepare_mels.py"], ["data.root=VALUE"]),
+        (["train.py", "model=tacotron2", "debug=fdrr"], ["debug=fdrr is unknown", "did you mean 'fdr'"]),
+        (["train.py", "model=tacotron2", "debug="], ["debug= is unknown", "choose from: fdr, overfit, profile"]),
+        (["train.py", "model=tacotron2", "experiment=[demo,x]"], ["experiment=x is unknown", "demo, demo_voice"]),
+        (["train.py", "model=tacotron2", "data=demo", "run_dir=null"], ["'run_dir' is None", "must be of type str"]),
+        (["train.py", "model=tacotron2", "data=demo", "run_dir=x", "init_from=1e5"], ["'init_from' is 1000", "quotes"]),
+        (["train.py", "model=tacotron2", "hydra.mode=MULTIRUN"], ["hydra.mode=MULTIRUN", "are fixed"]),
+        (["inference.py", "+hydra/launcher=x"], ["+hydra/launcher=x", "are fixed"]),
     ],
 )
 def test_mistakes_on_the_command_line(command: list[str], parts: list[str]) -> None:
