@@ -27,7 +27,7 @@ from torch import Generator
 from tqdm import tqdm
 
 from common.config import DataConfig
-from common.data.mels import MEL_SUFFIXES, Entry, MelDirectory
+from common.data.mels import MEL_SUFFIXES, MelDirectory
 from common.device import Device
 from common.entry import hydra_entry
 from common.errors import UserError, about
@@ -68,9 +68,8 @@ def predict(
             clip, num_frames = dataset.clips[index], dataset.lengths[index]
             with about(clip.where):
                 require_finite(voice.tacotron2, voice.source, mel=mel)
-            stat = clip.file.stat()
-            mels.save(mels.path, clip.path, mel[:, :num_frames].numpy())
-            mels.add(Entry(clip.path, num_frames, stat.st_size, stat.st_mtime_ns))
+            values = mel[:, :num_frames].numpy()
+            mels.add(mels.save(mels.path, clip, clip.file.stat(), values, voice.audio))
 
 
 @hydra_entry("predict_mels")

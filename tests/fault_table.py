@@ -28,7 +28,11 @@ FAULTS = {
     21: "the decoder does not stop",
     22: "output is not overwritten, file names are safe",
     27: "NaN in weights or options of synthesis",
+    28: "mels of another config, damaged mels",
     29: "config typos, types of options",
+    31: "killed workers of scripts",
+    32: "hostile files: pickles, archives, names, links",
+    33: "full disks in scripts",
 }
 
 
