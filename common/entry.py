@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -70,6 +71,8 @@ def _run(command: Command, function: Job) -> None:
         except UserError as error:
             message = str(error).rsplit("common.errors.UserError: ", 1)[-1]  # a loader process adds its traceback
             mistakes.append(message)
+        except OSError as error:
+            mistakes.append(_failed(error))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise its errors instead of printing them
     with command.errors():
@@ -251,9 +254,18 @@ def fail(message: str, status: int = 1) -> None:
     rank = os.environ.get("RANK", "0")
     if rank != "0":  # rank 0 prints the whole message, the others its first line, in case only they fail
         message = f"rank {rank}: {message.splitlines()[0]}"
-    sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    for stream, text in ((sys.stdout, ""), (sys.stderr, f"error: {message}\n")):
+        with contextlib.suppress(OSError):  # its reader has gone, or its disk is full
+            print(text, end="", file=stream, flush=True)
     sys.exit(status)
+
+
+def _failed(error: OSError) -> str:
+    """The message for a full disk, a file without permission, or a reader of the output that has gone."""
+    if isinstance(error, BrokenPipeError):
+        return "nothing reads the output any more; the command has stopped"
+    name = f"{error.filename}: " if error.filename else ""
+    return f"{name}{error.strerror or error}; free some space, or check the path and its permissions"
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -266,6 +278,8 @@ def run_command(main: Callable[[], None]) -> None:
         fail(str(error))
     except KeyboardInterrupt:
         fail("interrupted", status=130)
+    except OSError as error:
+        fail(_failed(error))
     finally:
         print_or_drop("")  # argparse's --help is still in the buffer
 
@@ -279,6 +293,6 @@ def print_or_drop(text: str) -> None:
         try:
             print(text if stream is sys.stdout else "", end="", file=stream, flush=True)
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):
-                raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                fail(_failed(error))

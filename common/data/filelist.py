@@ -10,10 +10,13 @@ import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-from common.config import DataConfig
 from common.errors import UserError
 from common.wording import counted
+
+if TYPE_CHECKING:
+    from common.config import DataConfig  # imports PyTorch, which an ONNX export does without
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 

@@ -52,11 +52,11 @@ class Voice:
                 for name in GRAPHS
             )
             self.corrections = Corrections(directory, self.config)
+            self.sample_rate = self.config["audio"]["sample_rate"]
         except Exception as error:  # onnxruntime's errors have no common type
             raise UserError(
                 f"{directory}: not a complete export ({first_line(error)}); run scripts/export_onnx.py again"
             ) from error
-        self.sample_rate = self.config["audio"]["sample_rate"]
 
     def ids(self, text: str) -> list[int]:
         return encode(text, **self.config["text"]).ids
