@@ -13,6 +13,8 @@ from pathlib import Path
 
 from common.errors import UserError
 
+LOCK_FILE = ".lock"
+
 
 @contextmanager
 def locked(directory: Path, key: str) -> Iterator[None]:
@@ -21,7 +23,7 @@ def locked(directory: Path, key: str) -> Iterator[None]:
     The system releases the lock when a process ends, however it ends. `key` is the option that names the directory.
     """
     try:
-        file = open(directory / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 # it is closed below
+        file = open(directory / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115 # it is closed below
     except OSError as error:
         raise UserError(f"{directory}: cannot be locked ({error.strerror}); choose another {key}") from error
     with file:

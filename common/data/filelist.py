@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from common.errors import UserError
 from common.wording import counted
 
-if TYPE_CHECKING:  # an ONNX export contains this file, but no torch
-    from common.config import DataConfig
+if TYPE_CHECKING:
+    from common.config import DataConfig  # imports PyTorch, which an ONNX export does without
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
