@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, first_line
+from common.lock import LOCK_FILE, locked
 
 
 @contextmanager
@@ -101,8 +102,6 @@ def new_directory(path: Path, key: str) -> Iterator[Path]:
 
     Only one process at a time can make the same directory.
     """
-    from common.lock import LOCK_FILE, locked  # not on Windows
-
     part = path.with_name(f"{path.name}.part")
     refuse_existing([path], f"choose another {key} or remove it")
     make_directory(part, key)
