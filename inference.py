@@ -43,7 +43,6 @@ def main(values: dict[str, Any]) -> None:
         config.match_mel,
         config.postfilter_strength,
     )
-    job.open()
     batches = voice.batches(
         [text for _, text in lines],
         config.batch_size,
@@ -52,9 +51,9 @@ def main(values: dict[str, Any]) -> None:
         denoiser_strength=config.denoiser_strength,
         max_decoder_steps=config.max_decoder_steps,
     )
-    for index, utterance in enumerate(utterance for batch in batches for utterance in batch):
-        job.write(index, utterance, voice)
-    job.close()
+    with job.opened():
+        for index, utterance in enumerate(utterance for batch in batches for utterance in batch):
+            job.write(index, utterance, voice)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Shapes: B batch, N samples, T frames. Samples are float32 in [-1, 1].
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -16,45 +17,69 @@ from torch import Tensor, nn
 
 from common.config import AudioConfig
 from common.errors import UserError
+from common.files import replacing
 
 MOMENTUM = 0.99  # alpha of the fast Griffin-Lim algorithm
 TINY = 1e-12  # avoids division by zero
+MAX_SAMPLES = 2**29  # 7 hours of LJSpeech, 2 GB; the header of a damaged file may promise more
+LOUDEST = 1e9  # full scale is 1; larger samples overflow in a mel
+MIN_RATE, MAX_RATE = 1000, 1_000_000  # Hz; a header with another sample rate is damaged
+FRAMES_AT_ONCE = 4096  # of a mel, 48 s of LJSpeech: more would take memory (12 kB per frame) and no less time
 
 
-def load_audio(
-    path: str | Path, config: AudioConfig, convert: bool = False, start: int = 0, num_samples: int = -1
-) -> np.ndarray:
-    """Read a mono clip as samples (N), in any format that libsndfile reads; `start` and `num_samples` select a part.
+def read_audio(path: str | Path, start: int = 0, num_samples: int = -1) -> tuple[np.ndarray, int]:
+    """Read a clip in any format that libsndfile reads: samples (N) or (N, channels), and its sample rate.
 
-    A clip with another sample rate or several channels is refused; with `convert` it is resampled and mixed down.
+    `start` and `num_samples` select a part. Raises UserError if it has no samples, fewer than it should have, or one
+    that is no plausible number.
     """
     try:
         if start == 0 and num_samples < 0:
             _refuse_truncated_wav(Path(path))
         with soundfile.SoundFile(str(path)) as file:
-            rate, channels = file.samplerate, file.channels
-            if not convert:
-                if rate != config.sample_rate:
-                    raise UserError(
-                        f"{path}: the sample rate is {rate} Hz, but audio.sample_rate={config.sample_rate}; resample "
-                        "the clip, or set data.convert_audio=true"
-                    )
-                if channels != 1:
-                    raise UserError(f"{path}: {channels} channels; make the clip mono, or set data.convert_audio=true")
-                file.seek(start)
-                audio = file.read(num_samples, dtype="float32")
-            else:
-                audio = file.read(dtype="float32", always_2d=True).mean(axis=1)
-                audio = librosa.resample(audio, orig_sr=rate, target_sr=config.sample_rate)
-                audio = audio[start : None if num_samples < 0 else start + num_samples]
-    except (soundfile.LibsndfileError, OSError) as error:
+            if num_samples < 0 and file.frames * file.channels > MAX_SAMPLES:
+                raise UserError(f"{path}: {file.frames} samples, more than a clip may have; cut it or leave it out")
+            file.seek(start)
+            audio, sample_rate = file.read(num_samples, dtype="float32"), file.samplerate
+    except (soundfile.LibsndfileError, OSError, MemoryError) as error:
         raise UserError(f"{path}: not a readable audio file ({error}); replace it or leave the clip out") from error
     if audio.size == 0:
         raise UserError(
             f"{path}: no samples after {start}; the clip is empty or truncated: replace it or leave the clip out"
         )
-    if not np.isfinite(audio).all():
-        raise UserError(f"{path}: holds samples that are NaN or infinite; replace it or leave the clip out")
+    if not -LOUDEST < audio.min() <= audio.max() < LOUDEST:
+        raise UserError(
+            f"{path}: holds samples that are NaN or infinite, or beyond {LOUDEST:g}; replace it or leave the clip out"
+        )
+    return audio, int(sample_rate)
+
+
+def load_audio(
+    path: str | Path, config: AudioConfig, convert: bool = False, start: int = 0, num_samples: int = -1
+) -> np.ndarray:
+    """Read a mono clip as samples (N); `start` and `num_samples` select a part.
+
+    A clip with another sample rate or several channels is refused; with `convert` it is resampled and mixed down.
+    """
+    if not convert:
+        audio, rate = read_audio(path, start, num_samples)
+        if rate != config.sample_rate:
+            raise UserError(
+                f"{path}: the sample rate is {rate} Hz, but audio.sample_rate={config.sample_rate}; resample "
+                "the clip, or set data.convert_audio=true"
+            )
+        if audio.ndim != 1:
+            raise UserError(f"{path}: {audio.shape[1]} channels; make the clip mono, or set data.convert_audio=true")
+        return audio
+    audio, rate = read_audio(path)
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise UserError(f"{path}: a sample rate of {rate} Hz cannot be converted; replace it or leave the clip out")
+    if audio.ndim > 1:
+        audio = audio.mean(axis=1)
+    audio = librosa.resample(audio, orig_sr=rate, target_sr=config.sample_rate)
+    audio = audio[start : None if num_samples < 0 else start + num_samples]
+    if audio.size == 0:
+        raise UserError(f"{path}: no samples after {start}; the clip is too short: replace it or leave the clip out")
     return np.asarray(audio)
 
 
@@ -86,9 +111,15 @@ def _refuse_truncated_wav(path: Path) -> None:
 
 
 def save_audio(path: str | Path, audio: Tensor | np.ndarray, sample_rate: int) -> None:
-    """Write samples (N) as a 16-bit wav; samples outside [-1, 1] are clipped."""
+    """Write samples (N) or (N, channels) as a 16-bit wav; samples outside [-1, 1] are clipped.
+
+    The file is complete or absent, unless the power fails. Raises UserError if it cannot be written.
+    """
     samples = audio.detach().float().cpu().numpy() if isinstance(audio, Tensor) else audio
-    soundfile.write(str(path), np.clip(samples, -1.0, 1.0), sample_rate, subtype="PCM_16", format="WAV")
+    content = io.BytesIO()  # because soundfile fails an assertion when it cannot write to the disk
+    soundfile.write(content, np.clip(samples, -1.0, 1.0), sample_rate, subtype="PCM_16", format="WAV")
+    with replacing(Path(path), durable=False) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def mel_filterbank(config: AudioConfig) -> np.ndarray:
@@ -137,13 +168,18 @@ class LogMel(nn.Module):
         missing = config.n_fft // 2 + 1 - audio.shape[-1]
         if missing > 0:
             audio = nn.functional.pad(audio, (0, missing))
-        # Written out, because torch.stft and the absolute value of complex numbers take three times as long.
         padded = nn.functional.pad(audio, (config.n_fft // 2, config.n_fft // 2), mode="reflect")
         frames = padded.unfold(1, config.n_fft, config.hop_length)[:, :num_frames]  # (B, T, n_fft)
+        mels = [self._mel(part) for part in frames.split(FRAMES_AT_ONCE, dim=1)]
+        return mels[0] if len(mels) == 1 else torch.cat(mels, dim=2)
+
+    def _mel(self, frames: Tensor) -> Tensor:
+        """(B, T, n_fft) -> (B, n_mels, T)"""
+        # Written out, because torch.stft and the absolute value of complex numbers take three times as long.
         spectrum = torch.fft.rfft(frames * self.stft.window)
         magnitude = (spectrum.real.square() + spectrum.imag.square()).sqrt()
         mel = torch.matmul(magnitude, self.filterbank.T)  # (B, T, n_mels)
-        return mel.clamp(min=config.log_floor).log().transpose(1, 2).contiguous()
+        return mel.clamp(min=self.config.log_floor).log().transpose(1, 2).contiguous()
 
 
 class GriffinLim:

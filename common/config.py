@@ -8,12 +8,14 @@ train.yaml.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from common.device import Device
 from common.errors import UserError
 from common.ops.precision import Precision
-from common.schema import Count, Index, NonNegative, Options, Positive, Probability, Seed
+from common.schema import Count, Index, NonNegative, Options, Positive, Probability, Range, Seed
+
+Floor = Annotated[float, Range(least=1e-30)]  # float32 would round a smaller one to 0, whose logarithm is infinite
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class AudioConfig(Options):
     n_mels: Count = 80
     fmin: NonNegative = 0.0
     fmax: Positive = 8000.0
-    log_floor: Positive = 1e-5
+    log_floor: Floor = 1e-5
 
     def __post_init__(self) -> None:
         super().__post_init__()

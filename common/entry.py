@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -70,6 +71,8 @@ def _run(command: Command, function: Job) -> None:
         except UserError as error:
             message = str(error).rsplit("common.errors.UserError: ", 1)[-1]  # a loader process adds its traceback
             mistakes.append(message)
+        except OSError as error:
+            mistakes.append(_failed(error))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise its errors instead of printing them
     with command.errors():
@@ -89,25 +92,33 @@ class Command:
                 f"unknown option {unknown[0]}: options are KEY=VALUE (python {script} --help explains them all); "
                 'docs/reference.md, "Flags", has the new names of old flags'
             )
+        if hydras := [a for a in arguments if re.match(r"[+~]*hydra\b", a)]:
+            fail(f"{hydras[0]}: Hydra's own settings are fixed; for several runs, run the command several times")
         self.help = f"See all keys with: python {script} --help"
-        known = self.known_keys()
-        self.renamed = {old: new for old, new in read_yaml("renamed").items() if new in known}
-        self.arguments = [self._with_present_name(_quoted(argument)) for argument in arguments]
+        self.known = self._known()
+        self.renamed = {old: new for old, new in read_yaml("renamed").items() if new in self.known}
+        self.arguments = [self._with_present_name(_quoted(a, self._is_text(a))) for a in arguments]
 
-    def known_keys(self) -> list[str]:
-        """The keys of the command's YAML file and of the groups in its defaults list."""
-        keys = [key for key in read_yaml(self.config_name) if key != "defaults"]
+    def _known(self) -> dict[str, Any]:
+        """The keys of the command's YAML file and of the groups in its defaults list, each with a value from there."""
+        known = {key: value for key, value in read_yaml(self.config_name).items() if key != "defaults"}
         for group in self.groups():
-            keys.append(group)
+            known[group] = None
             for file in sorted((CONF / group).glob("*.yaml")):
-                names = [f"{group}.{name}" for name in read_yaml(f"{group}/{file.stem}") if name != "defaults"]
-                keys += [name for name in names if name not in keys]
-        return keys
+                for name, value in read_yaml(f"{group}/{file.stem}").items():
+                    if name != "defaults":
+                        known.setdefault(f"{group}.{name}", value)
+        return known
+
+    def _is_text(self, argument: str) -> bool:
+        """Whether the value of KEY=VALUE is text, because conf/ has text there, even if it looks like a number."""
+        value = self.known.get(argument.split("=")[0].lstrip("+"))
+        return isinstance(value, str) and not re.fullmatch(r"\$\{[^}]*\}", value)
 
     def groups(self) -> dict[str, str | None]:
         """The groups in the command's defaults list, each with its usual choice."""
         entries = [entry for entry in read_yaml(self.config_name).get("defaults", []) if isinstance(entry, dict)]
-        return {name.removeprefix("optional "): choice for entry in entries for name, choice in entry.items()}
+        return {name: choice for entry in entries for name, choice in entry.items()}
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -126,7 +137,7 @@ class Command:
 
     def explain(self, message: str) -> str:
         """Rewrite Hydra's message. For an unknown key, Hydra suggests appending it, which would be refused later."""
-        if missing := re.search(r"Could not find '([^/']+)/([^']+)'", message):
+        if missing := re.search(r"Could not (?:find|load) '([^/']+)/([^']*)'", message):
             group, choice = missing.groups()
             choices = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
             return f"config: {group}={choice} is unknown{did_you_mean(choice, choices)}"
@@ -137,13 +148,13 @@ class Command:
         group, _, name = key.partition(".")
         files = sorted((CONF / group).glob("*.yaml"))
         owners = [file.stem for file in files if name in _keys(f"{group}/{file.stem}")]
-        if owners and group in self.known_keys():
+        if owners and group in self.known:
             chosen = [a for a in self.arguments if a.split("=")[0] in ("model", group)]
             return (
                 f"config key '{key}' (value {value}) is not an option of {' '.join(chosen) or f'this {group}'}; "
                 f"only these have it: {', '.join(f'{group}={owner}' for owner in owners)}"
             )
-        return f"unknown config key '{key}' (value {value}){did_you_mean(key, self.known_keys())}"
+        return f"unknown config key '{key}' (value {value}){did_you_mean(key, self.known)}"
 
     def _with_present_name(self, argument: str) -> str:
         key, equals, value = argument.partition("=")
@@ -197,13 +208,16 @@ def _note_renamed(old: str, new: str) -> None:
     print(f"note: {old} is now called {new}; the old name will be an error in version 0.3", file=sys.stderr)
 
 
-def _quoted(argument: str) -> str:
-    """Quote KEY=VALUE for Hydra, so that a path may contain spaces, commas and brackets, and may start with ~."""
+def _quoted(argument: str, is_text: bool = False) -> str:
+    """Quote KEY=VALUE for Hydra, so that a path may contain spaces, commas and brackets, and may start with ~.
+
+    With `is_text`, also so that 1e5 and true stay text.
+    """
     key, equals, value = argument.partition("=")
     if not equals or not re.fullmatch(r"[+~\w./@-]+", key) or value[:1] in ("[", "{", "'", '"') or "${" in value:
         return argument
     value = os.path.expanduser(value)
-    if re.fullmatch(r"[\w./:+-]*", value, re.ASCII):
+    if re.fullmatch(r"[\w./:+-]*", value, re.ASCII) and (not is_text or value.lower() in ("", "null")):
         return f"{key}={value}"
     escaped = value.replace("'", "\\'")
     return f"{key}='{escaped}'"
@@ -240,9 +254,18 @@ def fail(message: str, status: int = 1) -> None:
     rank = os.environ.get("RANK", "0")
     if rank != "0":  # rank 0 prints the whole message, the others its first line, in case only they fail
         message = f"rank {rank}: {message.splitlines()[0]}"
-    sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    for stream, text in ((sys.stdout, ""), (sys.stderr, f"error: {message}\n")):
+        with contextlib.suppress(OSError):  # its reader has gone, or its disk is full
+            print(text, end="", file=stream, flush=True)
     sys.exit(status)
+
+
+def _failed(error: OSError) -> str:
+    """The message for a full disk, a file without permission, or a reader of the output that has gone."""
+    if isinstance(error, BrokenPipeError):
+        return "nothing reads the output any more; the command has stopped"
+    name = f"{error.filename}: " if error.filename else ""
+    return f"{name}{error.strerror or error}; free some space, or check the path and its permissions"
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -255,6 +278,8 @@ def run_command(main: Callable[[], None]) -> None:
         fail(str(error))
     except KeyboardInterrupt:
         fail("interrupted", status=130)
+    except OSError as error:
+        fail(_failed(error))
     finally:
         print_or_drop("")  # argparse's --help is still in the buffer
 
@@ -268,6 +293,6 @@ def print_or_drop(text: str) -> None:
         try:
             print(text if stream is sys.stdout else "", end="", file=stream, flush=True)
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):
-                raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                fail(_failed(error))

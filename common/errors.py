@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -21,6 +22,15 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 def first_line(error: Exception) -> str:
     """The start of a library's message, which may be a page long."""
     return str(error).split("\n", 1)[0][:200]
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Start the message of a UserError in the block with `what` it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
 
 
 def require_packages(names: Iterable[str], cure: str) -> None:

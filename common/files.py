@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError, first_line
+from common.lock import LOCK_FILE, locked
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise a UserError with the cure if the block, which writes to `path`, fails: because of a full disk, say."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for some failed writes
+        raise UserError(f"{path}: not written ({first_line(error)}); free some space or check the path") from error
 
 
 @contextmanager
@@ -19,7 +31,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     disk before it replaces `path`, so that it survives a power failure. Raises UserError if writing fails.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with writing(path):
         temporary.unlink(missing_ok=True)
         try:
             yield temporary
@@ -30,8 +42,6 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
                 _sync(path.parent)  # the new name
         finally:
             temporary.unlink(missing_ok=True)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for some failed writes
-        raise UserError(f"{path}: not written ({first_line(error)}); free some space or check the path") from error
 
 
 def _sync(path: Path) -> None:
@@ -46,6 +56,19 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, complete or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects in a file of JSON lines, without the lines that hold none, such as one that a crash has cut off."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
 
 
 def make_directory(path: Path, key: str) -> None:
@@ -75,14 +98,24 @@ def check_new_file(path: Path, name: str) -> None:
 
 @contextmanager
 def new_directory(path: Path, key: str) -> Iterator[Path]:
-    """Yield an empty temporary directory that becomes `path` when the block ends, and is removed if it fails."""
-    refuse_existing([path], f"choose another {key} or remove it")
+    """Yield an empty temporary directory that becomes `path` when the block ends, and is removed if it fails.
+
+    Only one process at a time can make the same directory.
+    """
     part = path.with_name(f"{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    refuse_existing([path], f"choose another {key} or remove it")
     make_directory(part, key)
-    try:
-        yield part
-        part.rename(path)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    with locked(part, key):
+        refuse_existing([path], f"choose another {key} or remove it")  # another process may just have made it
+        try:
+            for rest in part.iterdir():  # of a process that was killed
+                if rest.is_dir() and not rest.is_symlink():
+                    shutil.rmtree(rest)
+                elif rest.name != LOCK_FILE:
+                    rest.unlink()
+            yield part
+            (part / LOCK_FILE).unlink()
+            part.rename(path)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise

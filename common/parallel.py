@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 import torch
 from tqdm import tqdm
 
+from common.errors import UserError
 from common.threads import allowed_cores
 
 Job = TypeVar("Job")
@@ -21,13 +27,40 @@ def in_parallel(
     """Yield function(job) for each job, in order, with a progress bar.
 
     `num_processes`: None means one for each core that this process may use. There are never more processes than jobs;
-    if that leaves one, the jobs run in this process.
+    if that leaves one, the jobs run in this process. Raises UserError if one of the processes is killed.
     """
     count = min(num_processes or allowed_cores(), len(jobs))
     if count <= 1:
         yield from tqdm(map(function, jobs), total=len(jobs), unit=unit, disable=None)
         return
-    # "spawn", because PyTorch can hang in a process forked from one that has used its thread pool. One thread each, so
-    # that the processes do not compete for the cores.
-    with multiprocessing.get_context("spawn").Pool(count, torch.set_num_threads, (1,)) as pool:
-        yield from tqdm(pool.imap(function, jobs, chunksize=4), total=len(jobs), unit=unit, disable=None)
+    # "spawn", because PyTorch can hang in a process forked from one that has used its thread pool.
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start_process)
+    try:
+        yield from tqdm(pool.map(function, jobs, chunksize=4), total=len(jobs), unit=unit, disable=None)
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"one of the {count} processes was killed, often because the machine has run out of memory; run this again "
+            f"with fewer: num_processes={count // 2}"
+        ) from error
+    except BaseException:  # such as an interrupt: the jobs in progress may be long
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_process() -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # the terminal sends it to all processes; the first one ends the others
+    torch.set_num_threads(1)  # so that the processes do not compete for the cores
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process if the one that gives it jobs is killed; it would wait for the next job for ever."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)

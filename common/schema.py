@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -19,6 +21,8 @@ from common.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 UNIONS = (types.UnionType, typing.Union)
+LARGEST_FLOAT = sys.float_info.max
+LARGEST_INT = 2**63 - 1  # PyTorch's integers have 64 bits
 REQUIRED = "???"  # marks a key in a YAML file that the user must set
 
 
@@ -61,7 +65,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():
-            _check(getattr(self, name), hint, key(type(self), name))
+            check(getattr(self, name), hint, key(type(self), name))
 
 
 def key(cls: type[Any], name: str) -> str:
@@ -117,7 +121,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     if origin is dict and isinstance(value, Mapping):
         return dict(value)
     if hint is float and type(value) is int:
-        return float(value)
+        return float(value) if abs(value) <= LARGEST_FLOAT else math.inf  # which `check` refuses
     if hint is str and type(value) is int:  # run_dir=2024
         return str(value)
     if hint is str and value == "":
@@ -125,22 +129,28 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     if origin is None and type(value) is hint:
         return value
     expected = getattr(hint, "__name__", str(hint))
-    raise UserError(f"config key '{name}' is {value!r} ({type(value).__name__}); it must be of type {expected}")
+    quotes = f"; put text that looks like a number in quotes: {name}='\"1e5\"'" if hint is str else ""
+    raise UserError(f"config key '{name}' is {value!r} ({type(value).__name__}); it must be of type {expected}{quotes}")
 
 
-def _check(value: Any, hint: Any, name: str) -> None:
+def check(value: Any, hint: Any, name: str) -> None:
     """Raise a UserError if `value` is infinite, NaN, or outside the range or choices of its type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    is_number = isinstance(value, numbers.Real)  # also one of NumPy's
     if value is None:
         return
     if origin in UNIONS:
-        _check(value, arguments[0], name)
+        check(value, arguments[0], name)
     elif origin is list:
         for i, item in enumerate(value):
-            _check(item, arguments[0], f"{name}[{i}]")
+            check(item, arguments[0], f"{name}[{i}]")
     elif origin is Literal and value not in arguments:
         raise UserError(f"{name}={value!r} is unknown{did_you_mean(str(value), arguments)}")
-    elif isinstance(value, float) and not math.isfinite(value):
+    elif is_number and not -math.inf < value < math.inf:
         raise UserError(f"{name}={value} must be a finite number")
+    elif isinstance(value, int) and abs(value) > LARGEST_INT:
+        raise UserError(f"{name} must be at most {LARGEST_INT:,}; its value has {len(str(value))} digits")
+    elif origin is Annotated and not is_number:
+        raise UserError(f"{name}={value!r} must be a number")
     elif origin is Annotated and (problem := arguments[1].problem(value)):
         raise UserError(f"{name}={value} {problem}")

@@ -12,7 +12,7 @@ import numpy as np
 
 from common.audio import load_audio
 from common.config import AudioConfig, DataConfig
-from common.data.filelist import Clip, scan_filelist
+from common.data.filelist import Clip, filelists, scan_filelist
 from common.data.mels import MEL_SUFFIXES
 from common.data.metadata import column_problem, read_entries
 from common.errors import UserError
@@ -84,13 +84,14 @@ def measure(job: tuple[Clip, AudioConfig, bool]) -> Sound | str:
         return f"{clip.where}: {error}"
     size = max(1, int(FRAME_SECONDS * audio.sample_rate))
     frames = np.pad(samples, (0, -len(samples) % size)).reshape(-1, size)
-    level = 10 * np.log10((frames.astype(np.float64) ** 2).mean(1) + 1e-20)
+    power = np.einsum("fs,fs->f", frames, frames, dtype=np.float64) / size  # without a copy of a long clip in float64
+    level = 10 * np.log10(power + 1e-20)
     loud = np.flatnonzero(level > SILENCE_DB)
     if not len(loud):
         return f"{clip.where}: {clip.file} is silent, never above {SILENCE_DB:.0f} dB; replace it or remove its row"
     return Sound(
         seconds=len(samples) / audio.sample_rate,
-        peak=float(np.abs(samples).max()),
+        peak=float(max(samples.max(), -samples.min())),
         clipped=float((np.abs(samples) >= CLIPPING).mean()),
         silence_start=float(loud[0]) * FRAME_SECONDS,
         silence_end=float(len(frames) - 1 - loud[-1]) * FRAME_SECONDS,
@@ -115,9 +116,7 @@ def read_text(clip: Clip, data: DataConfig, symbols: Sequence[str]) -> Text:
 def read_lists(data: DataConfig) -> tuple[dict[str, list[Clip]], list[str]]:
     """The audio clips of each filelist, without rows that name mels, and a message for each invalid row."""
     lists, problems = {}, []
-    for name, path in (("train", data.train_filelist), ("val", data.val_filelist), ("test", data.test_filelist)):
-        if path is None or (name == "test" and not (Path(path).is_file() and Path(path).stat().st_size)):
-            continue
+    for name, path in filelists(data).items():
         clips, bad = scan_filelist(path, data.root, data.follow_links)
         lists[name] = [clip for clip in clips if clip.file.suffix not in MEL_SUFFIXES]
         problems += bad

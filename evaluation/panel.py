@@ -25,7 +25,7 @@ class Panel:
 
     def listen(self, utterance: Utterance) -> None:
         """Add the measures that need only the utterance."""
-        utterance.audio = np.nan_to_num(utterance.audio).clip(-1, 1)  # as it would sound, even from a diverged model
+        utterance.audio = utterance.audio.clip(-1, 1)  # as it would sound
         shortest = math.ceil(self.sample_rate / 2)  # the judges need half a second
         padded = np.pad(utterance.audio, (0, max(0, shortest - len(utterance.audio))))
         clip = padded, self.sample_rate

@@ -16,7 +16,7 @@ from common.config import AudioConfig
 from common.data.filelist import AUDIO_SUFFIXES, Clip, read_filelist, read_lines
 from common.data.mels import audio_differences
 from common.device import Device, resolve_device
-from common.errors import UserError
+from common.errors import UserError, about
 from common.ops.precision import set_tf32
 from common.schema import Count, NonNegative, Options, Seed
 from common.wording import counted
@@ -166,7 +166,8 @@ def copies(recordings: System, vocoder: Vocoder, config: EvaluateConfig) -> Syst
     for i, clip in enumerate(tqdm(recordings.utterances, desc=f"copies by {vocoder.name}", disable=None)):
         mel = log_mel(torch.from_numpy(clip.audio).unsqueeze(0))[0]
         generator = torch.Generator(vocoder.device).manual_seed(config.seed)
-        audio, stats = vocoder(mel, generator, config.sigma, config.denoiser_strength)
+        with about(clip.name):
+            audio, stats = vocoder(mel, generator, config.sigma, config.denoiser_strength)
         copied = audio.numpy()[: len(clip.audio)]
         utterances.append(Utterance(clip.name, copied, clip.text, i, {"latency": total_latency(stats)}))
     return System(f"copies by {vocoder.name}", utterances, copies=True, made=True)
@@ -194,7 +195,8 @@ def synthesized(
             audio, stats = utterance.audio, utterance.stats
             if k > 0:  # the first is the voice's own
                 generator = torch.Generator(vocoder.device).manual_seed(config.seed)
-                audio, stats = vocoder(utterance.mel, generator, config.sigma, config.denoiser_strength)
+                with about(repr(text[:60])):
+                    audio, stats = vocoder(utterance.mel, generator, config.sigma, config.denoiser_strength)
                 stats = {"tacotron2_latency": utterance.stats["tacotron2_latency"], **stats}
             found_here = {**found, "latency": total_latency(stats)}
             system.utterances.append(Utterance(name, audio.numpy(), text, clip, found_here))

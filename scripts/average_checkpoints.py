@@ -21,7 +21,6 @@ from common.checkpoint import files, formats
 from common.checkpoint.checkpoint import Checkpoint
 from common.entry import run_command
 from common.errors import UserError
-from common.files import check_new_file
 from synthesis.models import MODELS
 
 
@@ -52,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = parser().parse_args()
-    check_new_file(options.target, "OUT")
+    files.check_new_file_outside_runs(options.target)
     paths: list[Path] = []
     for source in options.sources:
         steps = files.all_steps(source / "checkpoints") or files.all_steps(source)

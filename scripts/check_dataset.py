@@ -23,7 +23,7 @@ from typing import Any
 
 from common.entry import fail, hydra_entry
 from common.errors import UserError
-from common.files import make_directory, write_text
+from common.files import make_directory, replacing, write_text
 from common.parallel import in_parallel
 from common.schema import from_dict
 from evaluation.corpus import CheckConfig, Row, check_metadata, in_order, measure, read_lists, read_text
@@ -50,7 +50,8 @@ def main(values: dict[str, Any]) -> None:
     report = [*summary(lists, unknown, config.data.characters), *found.lines()]
     print("\n".join(report))
     write_text(output / "report.txt", "\n".join(report) + "\n")
-    picture([row for rows in lists.values() for row in rows]).savefig(output / "report.png", dpi=100)
+    with replacing(output / "report.png") as temporary:
+        picture([row for rows in lists.values() for row in rows]).savefig(temporary, dpi=100, format="png")
     print(f"\n{output / 'report.txt'}  {output / 'report.png'}", flush=True)
     if found.whole or found.rows:
         fail(f"{found.count()} of {config.data.root} must be corrected; they are listed above")

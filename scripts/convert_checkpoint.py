@@ -30,7 +30,6 @@ from common.checkpoint.checkpoint import Checkpoint
 from common.config import AudioConfig, TextConfig
 from common.entry import run_command
 from common.errors import UserError
-from common.files import check_new_file
 from common.schema import from_dict
 from common.wording import counted
 from synthesis.models import MODELS
@@ -107,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = parser().parse_args()
-    check_new_file(options.target, "OUT")
+    files.check_new_file_outside_runs(options.target)
     source = files.find(options.source)
     checkpoint = formats.load(source, MODELS.values())
     checkpoint.audio = with_settings(checkpoint.audio, options.audio)

@@ -27,13 +27,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from common.audio import load_audio, save_audio
 from common.config import AudioConfig
 from common.entry import hydra_entry
 from common.files import make_directory, refuse_existing, write_text
+from common.lock import locked
 from common.schema import from_dict
 from evaluation.panel import Panel
 from evaluation.systems import EvaluateConfig, systems
@@ -46,14 +46,24 @@ def main(values: dict[str, Any]) -> None:
     # The judges' packages use deprecated functions of other packages, and pystoi warns about too little speech.
     warnings.simplefilter("ignore")
     output = Path(config.output)
-    if not config.overwrite:
-        refuse_existing([output / "evaluation.json"], "choose another output=DIR or set overwrite=true")
     make_directory(output, "output")
-    waiting = systems(config)
+    with locked(output, "output"):
+        if not config.overwrite:
+            refuse_existing([output / "evaluation.json"], "choose another output=DIR or set overwrite=true")
+        judge(config, output)
+    print((output / "evaluation.md").read_text(encoding="utf-8"), end="")
+
+
+def judge(config: EvaluateConfig, output: Path) -> None:
+    """Judge one system after the other, and write the results to `output`."""
+    waiting, earlier = systems(config), earlier_wavs(output)
     panel, judged = Panel(config.audio), list[System]()
     for system in waiting:
         if system.made:
-            write_wavs(output, system, config.audio)
+            folder = output / folder_name(system.name)
+            for wav in earlier.get(folder, []):  # they would be among the new ones
+                wav.unlink(missing_ok=True)
+            write_wavs(folder, system, config.audio)
         for utterance in tqdm(system.utterances, desc=f"judging {system.name}", disable=None):
             panel.listen(utterance)
         judged.append(system)
@@ -61,16 +71,28 @@ def main(values: dict[str, Any]) -> None:
         for utterance in tqdm(system.utterances, desc=f"comparing {system.name}", disable=None):
             panel.compare(utterance, recordings, system.copies)
         write(output, config, judged)
-    print((output / "evaluation.md").read_text(encoding="utf-8"), end="")
 
 
-def write_wavs(output: Path, system: System, audio: AudioConfig) -> None:
+def earlier_wavs(output: Path) -> dict[Path, list[Path]]:
+    """The wavs that an earlier evaluation made in `output`, by folder, as its evaluation.json lists them."""
+    try:
+        systems = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))["utterances"]
+        folders = {output / folder_name(name): [row["name"] for row in rows] for name, rows in systems.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # there was none, or it is damaged
+        return {}
+    return {folder: [folder / f"{name}.wav" for name in names if _is_name(name)] for folder, names in folders.items()}
+
+
+def _is_name(text: object) -> bool:
+    return isinstance(text, str) and text != "" and Path(text).name == text
+
+
+def write_wavs(folder: Path, system: System, audio: AudioConfig) -> None:
     """Write what the system made, and let the wavs be judged: to some judges their 16 bits make a difference."""
-    folder = output / folder_name(system.name)
     make_directory(folder, "output")
     for utterance in system.utterances:
         file = folder / f"{utterance.name}.wav"
-        save_audio(file, np.nan_to_num(utterance.audio), audio.sample_rate)  # NaN: of a diverged model
+        save_audio(file, utterance.audio, audio.sample_rate)
         utterance.audio = load_audio(file, audio)
 
 

@@ -30,13 +30,15 @@ import numpy as np
 
 from common.entry import hydra_entry
 from common.errors import UserError, require_packages
-from common.files import make_directory, refuse_existing, write_text
+from common.files import new_directory, write_text
 from common.schema import Options, from_dict
+from synthesis.models import RUINED, not_finite
 from synthesis.onnx.files import CONFIG_FILE, FILTERS_FILE, GRAPHS, copy_code
 from synthesis.onnx.graphs import STATE, TOLERANCE, example_inputs, export, graphs, largest_difference
 from synthesis.synthesizer import Synthesizer
 from synthesis.vocoder import Vocoder
 from tacotron2.model import Tacotron2
+from waveglow.model import WaveGlow
 
 
 @dataclass
@@ -53,22 +55,24 @@ def main(values: dict[str, Any]) -> None:
     config = from_dict(ExportConfig, values)
     require_packages(("onnx", "onnxscript", "onnxruntime"), "pip install -e '.[onnx]' in the repository")
     output, start = Path(config.output), time.perf_counter()
-    names = [output / name for name in (*(f"{name}.onnx" for name in GRAPHS), CONFIG_FILE, FILTERS_FILE)]
-    refuse_existing(names, "choose another output=DIR, or remove it")
-    voice = Synthesizer.load(config.tacotron2, config.waveglow, device="cpu")
-    make_directory(output, "output")
-    export_graphs(output, voice.tacotron2, voice.vocoder)
-    write_filters(output / FILTERS_FILE, voice.vocoder)
-    assert voice.vocoder.waveglow is not None
-    description = {
-        "tacotron2": dataclasses.asdict(voice.tacotron2.config),
-        "waveglow": dataclasses.asdict(voice.vocoder.waveglow.config),
-        "audio": dataclasses.asdict(voice.audio),
-        "text": {"symbols": list(voice.symbols), "cleaners": voice.cleaners},
-        "state": STATE,
-    }
-    copy_code(output)
-    write_text(output / CONFIG_FILE, json.dumps(description, indent=2) + "\n")  # last: without it, nothing reads DIR
+    with new_directory(output, "output") as part:
+        voice = Synthesizer.load(config.tacotron2, config.waveglow, device="cpu")
+        waveglow = voice.vocoder.waveglow
+        assert waveglow is not None
+        for model, source in ((voice.tacotron2, voice.source), (waveglow, voice.vocoder.source)):
+            if weight := not_finite(model):
+                raise UserError(f"{source}: {RUINED.format(weight)}")
+        export_graphs(part, voice.tacotron2, waveglow)
+        write_filters(part / FILTERS_FILE, voice.vocoder)
+        copy_code(part)
+        description = {
+            "tacotron2": dataclasses.asdict(voice.tacotron2.config),
+            "waveglow": dataclasses.asdict(waveglow.config),
+            "audio": dataclasses.asdict(voice.audio),
+            "text": {"symbols": list(voice.symbols), "cleaners": voice.cleaners},
+            "state": STATE,
+        }
+        write_text(part / CONFIG_FILE, json.dumps(description, indent=2) + "\n")
     print(
         f"exported in {time.perf_counter() - start:.1f} s; to synthesize, here or on another machine:\n"
         f"    pip install -r {output}/requirements-onnx-runtime.txt\n"
@@ -76,22 +80,23 @@ def main(values: dict[str, Any]) -> None:
     )
 
 
-def export_graphs(output: Path, tacotron2: Tacotron2, vocoder: Vocoder) -> None:
+def export_graphs(output: Path, tacotron2: Tacotron2, waveglow: WaveGlow) -> None:
     """Write the graphs, and compare each with PyTorch for inputs of another size than those that it was traced with."""
-    waveglow = vocoder.waveglow
-    assert waveglow is not None
     traced = example_inputs(tacotron2, waveglow, batch=2, length=11, num_frames=13)
     other = example_inputs(tacotron2, waveglow, batch=3, length=7, num_frames=9)
     for number, (name, graph) in enumerate(graphs(tacotron2, waveglow).items(), 1):
         path, start = output / f"{name}.onnx", time.perf_counter()
-        print(f"{number} of {len(GRAPHS)}: {path} ...", end=" ", flush=True)
+        print(f"{number} of {len(GRAPHS)}: {path.name} ...", end=" ", flush=True)
         with quiet_exporter():
             export(path, graph, traced[name], waveglow)
         difference = largest_difference(path, graph, other[name])
         size = f"{path.stat().st_size / 1e6:,.1f} MB in {time.perf_counter() - start:.1f} s"
         print(f"{size}, differs from PyTorch by at most {difference:.1e}", flush=True)
         if not difference <= TOLERANCE:
-            raise UserError(f"{path}: differs from PyTorch by {difference:.1e}, more than {TOLERANCE}: do not use it")
+            raise UserError(
+                f"{path.name} would differ from PyTorch by {difference:.1e}, more than {TOLERANCE}; export another "
+                "checkpoint"
+            )
 
 
 def write_filters(path: Path, vocoder: Vocoder) -> None:

@@ -27,13 +27,14 @@ from torch import Generator
 from tqdm import tqdm
 
 from common.config import DataConfig
-from common.data.mels import MEL_SUFFIXES, Entry, MelDirectory
+from common.data.mels import MEL_SUFFIXES, MelDirectory
 from common.device import Device
 from common.entry import hydra_entry
-from common.errors import UserError
+from common.errors import UserError, about
 from common.files import new_directory
 from common.schema import Count, NonNegative, Options, Seed, from_dict
 from common.wording import counted
+from synthesis.models import require_finite
 from synthesis.synthesizer import Synthesizer
 from tacotron2.data import TextMelDataset, collate
 
@@ -65,9 +66,10 @@ def predict(
         predicted = voice.tacotron2.postfilter(output.mel_postnet).cpu()
         for mel, index in zip(predicted, rows, strict=True):
             clip, num_frames = dataset.clips[index], dataset.lengths[index]
-            stat = clip.file.stat()
-            mels.save(mels.path, clip.path, mel[:, :num_frames].numpy())
-            mels.add(Entry(clip.path, num_frames, stat.st_size, stat.st_mtime_ns))
+            with about(clip.where):
+                require_finite(voice.tacotron2, voice.source, mel=mel)
+            values = mel[:, :num_frames].numpy()
+            mels.add(mels.save(mels.path, clip, clip.file.stat(), values, voice.audio))
 
 
 @hydra_entry("predict_mels")

@@ -16,6 +16,7 @@ import hashlib
 import itertools
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 from common.audio import needs_conversion
@@ -23,7 +24,7 @@ from common.config import AudioConfig
 from common.data.metadata import read_metadata, without_row
 from common.entry import run_command
 from common.errors import UserError
-from common.files import make_directory, write_text
+from common.files import make_directory, replacing, write_text
 from common.wording import counted
 
 MIN_VAL = 6  # clips: about half a minute of speech, enough to measure Tacotron 2's postfilter (MIN_CALIBRATION_FRAMES)
@@ -46,10 +47,11 @@ def split(ids: list[str]) -> dict[str, str]:
 
 def write_list(path: Path, text: str) -> None:
     """Write a filelist. An existing one that differs may contain edits made by hand, so it is kept as PATH.old, ..."""
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
+    if path.is_file() and path.read_bytes() != text.encode():
         names = (Path(f"{path}.old{number}") for number in itertools.chain([""], itertools.count(2)))
         kept = next(name for name in names if not name.exists())
-        path.replace(kept)
+        with replacing(kept) as temporary:  # a copy, so that on a full disk the list stays
+            shutil.copyfile(path, temporary)
         print(f"{path} has changed; the previous one is kept as {kept}")
     write_text(path, text)
 

@@ -15,12 +15,15 @@ from __future__ import annotations
 import checkout  # noqa: F401
 
 import argparse
+import io
+import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from common.data.filelist import read_lines
 from common.entry import run_command
-from common.files import make_directory, refuse_existing
+from common.files import make_directory, refuse_existing, replacing
 from synthesis.onnx.files import read_config
 from synthesis.sentences import CUT_OFF
 
@@ -58,26 +61,40 @@ def main() -> None:
     voice = Voice(directory)
     make_directory(output, "output")
     seconds = audio_seconds = 0.0
-    for path, (number, text) in zip(paths, lines, strict=True):
-        where = f"{source}:{number}"
-        if dropped := voice.dropped(text):
-            print(f"warning: {where}: left out, because the model has no symbol for them: {' '.join(dropped)}")
-        start = time.perf_counter()
-        speech = voice.speak(text, **options)
-        took, length = time.perf_counter() - start, len(speech.audio) / voice.sample_rate
-        if not length:
-            print(f"warning: {where}: nothing to say in {text[:60]!r}; {path.name} is not written")
-            continue
-        if speech.num_pieces > 1:
-            print(f"{where}: a long line, synthesized in {speech.num_pieces} pieces into {path.name}")
-        if speech.truncated:
-            print(f"warning: {where}: {CUT_OFF.format(path.name, '--max-steps')}")
-        soundfile.write(path, np.clip(speech.audio, -1, 1), voice.sample_rate, subtype="PCM_16")
-        print(f"{path}  {length:.2f} s  RTF {took / length:.3f} ({length / took:.2f} x real time)", flush=True)
-        seconds, audio_seconds = seconds + took, audio_seconds + length
+    with lock_of(output):
+        refuse_existing(paths, "choose another output directory")  # another process may have written them since
+        for path, (number, text) in zip(paths, lines, strict=True):
+            where = f"{source}:{number}"
+            if dropped := voice.dropped(text):
+                print(f"warning: {where}: left out, because the model has no symbol for them: {' '.join(dropped)}")
+            start = time.perf_counter()
+            speech = voice.speak(text, **options)
+            took, length = time.perf_counter() - start, len(speech.audio) / voice.sample_rate
+            if not length:
+                print(f"warning: {where}: nothing to say in {text[:60]!r}; {path.name} is not written")
+                continue
+            if speech.num_pieces > 1:
+                print(f"{where}: a long line, synthesized in {speech.num_pieces} pieces into {path.name}")
+            if speech.truncated:
+                print(f"warning: {where}: {CUT_OFF.format(path.name, '--max-steps')}")
+            wav = io.BytesIO()  # because soundfile fails an assertion when it cannot write to the disk
+            soundfile.write(wav, np.clip(speech.audio, -1, 1), voice.sample_rate, subtype="PCM_16", format="WAV")
+            with replacing(path, durable=False) as temporary:
+                temporary.write_bytes(wav.getbuffer())
+            print(f"{path}  {length:.2f} s  RTF {took / length:.3f} ({length / took:.2f} x real time)", flush=True)
+            seconds, audio_seconds = seconds + took, audio_seconds + length
     if audio_seconds:
         rtf = seconds / audio_seconds
         print(f"total {audio_seconds:.2f} s of speech, RTF {rtf:.3f} ({1 / rtf:.2f} x real time)")
+
+
+def lock_of(output: Path) -> AbstractContextManager[None]:
+    """A lock on the output directory, where the system has one."""
+    if sys.platform == "win32":
+        return nullcontext()
+    from common.lock import locked
+
+    return locked(output, "output")
 
 
 if __name__ == "__main__":

@@ -12,18 +12,19 @@ from __future__ import annotations
 import checkout  # noqa: F401
 
 import argparse
+import math
 import shutil
 from pathlib import Path
 
 import librosa
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
+from common.audio import read_audio, save_audio
 from common.data.metadata import read_metadata
 from common.entry import run_command
-from common.errors import UserError, first_line
-from common.files import new_directory
+from common.errors import UserError
+from common.files import make_directory, new_directory, replacing
 from common.wording import counted
 
 
@@ -50,21 +51,20 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = parser().parse_args()
-    if args.db <= 0 or args.keep < 0:
-        raise UserError(f"--db {args.db} must be positive, --keep {args.keep} not negative")
+    if not (0 < args.db < math.inf and 0 <= args.keep < math.inf):
+        raise UserError(f"--db {args.db} must be positive, --keep {args.keep} not negative, and both finite")
     before = after = 0.0
     with new_directory(args.target, "OUT") as part:
         rows = read_metadata(args.source)
-        (part / "wavs").mkdir()
         for clip, path, _ in tqdm(rows, disable=None):
-            try:
-                audio, sample_rate = soundfile.read(args.source / path, dtype="float32")
-            except (soundfile.LibsndfileError, OSError) as error:
-                raise UserError(f"{args.source / path}: {first_line(error)}; replace it or remove its row") from error
+            audio, sample_rate = read_audio(args.source / path)
             trimmed = trim(audio, sample_rate, args.db, args.keep)
-            soundfile.write(part / "wavs" / f"{clip}.wav", trimmed, sample_rate, subtype="PCM_16")
+            target = part / "wavs" / f"{clip}.wav"
+            make_directory(target.parent, "OUT")
+            save_audio(target, trimmed, sample_rate)
             before, after = before + len(audio) / sample_rate, after + len(trimmed) / sample_rate
-        shutil.copyfile(args.source / "metadata.csv", part / "metadata.csv")
+        with replacing(part / "metadata.csv") as temporary:
+            shutil.copyfile(args.source / "metadata.csv", temporary)
     print(f"{args.target}: {counted(len(rows), 'clip')}, {after / 60:.1f} of {before / 60:.1f} minutes are left")
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from common.audio import save_audio
 from common.device import Device
 from common.errors import UserError
-from common.files import make_directory, refuse_existing
+from common.files import make_directory, read_json_lines, refuse_existing, replacing, writing
+from common.lock import locked
 from common.schema import Count, Index, NonNegative, Options, Seed
 from common.tracking.jsonl import JsonLines
+from common.wording import counted
 from synthesis.sentences import CUT_OFF
 from synthesis.synthesizer import Synthesizer, Utterance
 from synthesis.vocoder import SpeechPrecision
@@ -45,23 +50,63 @@ class InferenceConfig(Options):
             raise UserError("no vocoder: set waveglow=CKPT, or vocoder=griffin_lim, which needs no training")
 
 
+SUFFIXES = (".wav", ".png")  # of the files of a line
+LOUD_SHARE = 1e-4  # of the samples
+
+
 class Job:
     """Writes the results of a phrase file: 0000.wav and 0000.png for the first line, and so on, and log.jsonl."""
 
     def __init__(self, config: InferenceConfig, lines: list[tuple[int, str]]) -> None:
         self.config, self.lines, self.output = config, lines, Path(config.output)
+        self.log_path = self.output / "log.jsonl"
         self.seconds = self.audio_seconds = 0.0
-        if not config.overwrite:
-            names = [self.output / f"{i:04d}{suffix}" for i in range(len(lines)) for suffix in (".wav", ".png")]
+        self.earlier: list[Path] = []  # files of earlier runs, still to be removed
+        self._refuse_existing()
+
+    def _refuse_existing(self) -> None:
+        if not self.config.overwrite:
+            names = [self.output / f"{i:04d}{suffix}" for i in range(len(self.lines)) for suffix in SUFFIXES]
             refuse_existing(names, "choose another output=DIR or set overwrite=true")
 
-    def open(self) -> None:
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the output directory, which only one process may write to, and the log in it."""
         make_directory(self.output, "output")
-        self.log = JsonLines(self.output / "log.jsonl")
-        self.log.write(config=dataclasses.asdict(self.config))
+        with locked(self.output, "output"):
+            self._refuse_existing()  # another process may have written them since
+            self.earlier = self._of_earlier_runs() if self.config.overwrite else []
+            with writing(self.log_path):
+                self.log = JsonLines(self.log_path)
+            self._log(config=dataclasses.asdict(self.config))
+            yield
+            self._summarize()
+
+    def _of_earlier_runs(self) -> list[Path]:
+        """The files that earlier runs wrote, by their log. A warning names other files that look like them."""
+        rows = read_json_lines(self.log_path) if self.log_path.is_file() else []
+        stems = {name[:-4] for row in rows if re.fullmatch(r"\d{4,}\.wav", name := str(row.get("file")))}
+        known = stems.union(f"{i:04d}" for i in range(len(self.lines)))
+        alike = (path for path in self.output.iterdir() if re.fullmatch(r"\d{4,}\.(wav|png)", path.name))
+        if others := sorted(path.name for path in alike if path.stem not in known):
+            print(f"warning: {self.output}: {', '.join(others)} are not of this run; log.jsonl does not list them")
+        return [self.output / f"{stem}{suffix}" for stem in sorted(stems) for suffix in SUFFIXES]
+
+    def _remove_earlier(self) -> None:
+        removed = [path for path in self.earlier if path.exists()]
+        for path in removed:
+            path.unlink()
+        if removed:
+            print(f"{self.output}: removed {counted(len(removed), 'file')} of earlier runs")
+        self.earlier = []
+
+    def _log(self, **values: Any) -> None:
+        with writing(self.log_path):
+            self.log.write(**values)
 
     def write(self, index: int, utterance: Utterance | None, voice: Synthesizer) -> None:
         """Write the result of `self.lines[index]`, and print warnings about it."""
+        self._remove_earlier()  # only now, when there is something in their place
         number, text = self.lines[index]
         name, where = f"{index:04d}.wav", f"{self.config.input}:{number}"
         if dropped := voice.dropped(text):
@@ -73,12 +118,15 @@ class Job:
             print(f"{where}: a long line, synthesized in {utterance.num_pieces} pieces into {name}")
         if utterance.truncated:
             print(f"warning: {where}: {CUT_OFF.format(name, 'max_decoder_steps')}")
+        if (loud := int((utterance.audio.abs() > 1).sum())) > LOUD_SHARE * len(utterance.audio):
+            print(f"warning: {where}: {name} is too loud in places: {counted(loud, 'sample')} beyond full scale")
         from common.tracking.plots import alignment_figure  # matplotlib is slow to import
 
         save_audio(self.output / name, utterance.audio, voice.audio.sample_rate)
-        alignment_figure(utterance.alignment, text[:80]).savefig(self.output / f"{index:04d}.png", dpi=100)
+        with replacing(self.output / f"{index:04d}.png", durable=False) as temporary:
+            alignment_figure(utterance.alignment, text[:80]).savefig(temporary, dpi=100, format="png")
         stats = utterance.stats
-        self.log.write(file=name, line=number, text=text, truncated=utterance.truncated, **stats)
+        self._log(file=name, line=number, text=text, truncated=utterance.truncated, **stats)
         self.seconds += stats["latency"]
         self.audio_seconds += stats["audio_seconds"]
         speeds = "  ".join(
@@ -92,7 +140,7 @@ class Job:
             flush=True,
         )
 
-    def close(self) -> None:
+    def _summarize(self) -> None:
         if self.audio_seconds:
             rtf = self.seconds / self.audio_seconds
             print(f"total {self.audio_seconds:.2f} s of speech, RTF {rtf:.3f} ({1 / rtf:.2f} x real time)")

@@ -13,11 +13,11 @@ from torch import Generator, Tensor
 
 from common.checkpoint import formats
 from common.device import now, resolve_device
-from common.errors import UserError
+from common.errors import UserError, about
 from common.ops.padding import pad_last
 from common.ops.precision import autocast
-from common.schema import Count, NonNegative, Options, Seed
-from synthesis.models import MODELS, load_checkpoint
+from common.schema import Count, Index, NonNegative, Options, Seed, check
+from synthesis.models import MODELS, RUINED, load_checkpoint, not_finite, require_finite
 from synthesis.sentences import split_long
 from synthesis.vocoder import INT8, SpeechPrecision, Vocoder, total_latency
 from tacotron2.model import Tacotron2
@@ -70,7 +70,10 @@ def with_speed(stats: dict[str, float]) -> dict[str, float]:
 
 
 class Synthesizer:
-    """Text to audio: `speak` takes one text, `batches` takes many. Several threads may use it at once."""
+    """Text to audio: `speak` takes one text, `batches` takes many. Several threads may use it at once.
+
+    Messages call Tacotron 2's checkpoint `source`.
+    """
 
     def __init__(
         self,
@@ -79,12 +82,15 @@ class Synthesizer:
         cleaners: str = "english_cleaners",
         symbols: Sequence[str] = SYMBOLS,
         precision: SpeechPrecision = "fp32",
+        source: str = "tacotron2",
     ) -> None:
-        self.tacotron2, self.vocoder, self.audio = tacotron2, vocoder, vocoder.audio
+        self.tacotron2, self.vocoder, self.audio, self.source = tacotron2, vocoder, vocoder.audio, source
         self.cleaners, self.symbols = cleaners, symbols
         self.device = next(tacotron2.parameters()).device
         if precision == INT8 and self.device.type != "cpu":
             raise UserError(f"precision=int8 is for device=cpu, not for {self.device.type}; use bf16 or fp16 there")
+        if precision == INT8 and (weight := not_finite(tacotron2)):  # NaN would become an 8-bit number
+            raise UserError(f"{source}: {RUINED.format(weight)}")
         tacotron2.decoder.int8 = precision == INT8
         self.precision = vocoder.precision
 
@@ -105,6 +111,8 @@ class Synthesizer:
         postfilter_strength: strength of Tacotron 2's global-variance postfilter; 0: off.
         overrides: fields of Tacotron 2's config.
         """
+        check(match_mel, Index, "match_mel")
+        check(postfilter_strength, NonNegative, "postfilter_strength")
         where = resolve_device(device)
         checkpoint = load_checkpoint(tacotron2, "tacotron2")
         text = checkpoint.text
@@ -119,7 +127,7 @@ class Synthesizer:
         model = formats.build(checkpoint, tacotron2, MODELS.values(), **overrides).to(where)
         assert isinstance(model, Tacotron2)
         model.postfilter.strength = postfilter_strength
-        return cls(model, vocoder, text.cleaners, text.symbols, precision)
+        return cls(model, vocoder, text.cleaners, text.symbols, precision, f"tacotron2={tacotron2}")
 
     def speak(self, text: str, **options: Any) -> Utterance:
         """Synthesize one text; `options` are the fields of SpeechOptions.
@@ -139,7 +147,8 @@ class Synthesizer:
         """Synthesize `texts` in their order, `batch_size` at a time; None stands for a text with nothing to say.
 
         A text of more than MAX_SYMBOLS symbols is synthesized in pieces, see `split_long`. `Utterance.dropped` lists
-        what was left out of each text, without a warning. `options` are the fields of SpeechOptions.
+        what was left out of each text, without a warning. `options` are the fields of SpeechOptions. A model that gives
+        NaN or infinity raises a UserError, which names the checkpoint and the text.
         """
         chosen = SpeechOptions(**options)
         generator = torch.Generator(self.device).manual_seed(chosen.seed)
@@ -152,10 +161,13 @@ class Synthesizer:
                 for k in range(0, len(flat), batch_size)
                 for utterance in self._batch(flat[k : k + batch_size], chosen, generator)
             )
-            joined = [Utterance.joined([next(utterances) for _ in cut]) if cut else None for cut in pieces]
-            for utterance, (_, dropped) in zip(joined, encoded, strict=True):
+            joined: list[Utterance | None] = []
+            for text, cut, (_, dropped) in zip(texts[start : start + batch_size], pieces, encoded, strict=True):
+                with about(repr(text[:60])):
+                    utterance = Utterance.joined([next(utterances) for _ in cut]) if cut else None
                 if utterance is not None:
                     utterance.dropped = dropped
+                joined.append(utterance)
             yield joined
 
     def ids(self, text: str) -> list[int]:
@@ -179,6 +191,8 @@ class Synthesizer:
         total_frames = int(speech.mel_lengths.sum())
         for row, num_frames in enumerate(speech.mel_lengths.tolist()):
             mel = speech.mel_postnet[row, :, :num_frames].float()
+            alignment = speech.alignment[row, :num_frames, : len(ids[row])].float().cpu()
+            require_finite(self.tacotron2, self.source, mel=mel, alignment=alignment)
             audio, vocoder_stats = self.vocoder(mel, generator, options.sigma, options.denoiser_strength)
             # The batch's time is split in proportion to frames; for a batch of one this is the latency itself.
             stats = {
@@ -188,5 +202,4 @@ class Synthesizer:
             }
             stats["latency"] = total_latency(stats)
             stats["audio_seconds"] = len(audio) / self.audio.sample_rate
-            alignment = speech.alignment[row, :num_frames, : len(ids[row])].float().cpu()
             yield Utterance(audio, mel.cpu(), alignment, bool(speech.truncated[row]), with_speed(stats))

@@ -15,7 +15,7 @@ from common.data.mels import audio_differences
 from common.device import now
 from common.errors import UserError
 from common.ops.precision import Precision, autocast
-from synthesis.models import MODELS, load_checkpoint
+from synthesis.models import MODELS, load_checkpoint, require_finite
 from waveglow.denoiser import Denoiser
 from waveglow.mel_match import MelMatch
 from waveglow.model import WaveGlow
@@ -32,7 +32,7 @@ def total_latency(stats: dict[str, float]) -> float:
 class Vocoder:
     """WaveGlow with its denoiser and `match_mel` passes of MelMatch (None: the model's own number).
 
-    If `waveglow` is None, the vocoder is Griffin-Lim.
+    If `waveglow` is None, the vocoder is Griffin-Lim. Messages call the checkpoint `source`.
     """
 
     def __init__(
@@ -41,12 +41,18 @@ class Vocoder:
         audio: AudioConfig,
         precision: SpeechPrecision = "fp32",
         match_mel: int | None = None,
+        source: str = "waveglow",
     ) -> None:
-        self.waveglow, self.audio = waveglow, audio
+        self.waveglow, self.audio, self.source = waveglow, audio, source
         self.match_mel = waveglow.config.match_mel if waveglow and match_mel is None else match_mel or 0
         self.precision: Precision = "fp32" if precision == "int8" else precision  # int8 is for Tacotron 2's decoder
         self.device = next(waveglow.parameters()).device if waveglow else torch.device("cpu")
-        self.denoiser = Denoiser(waveglow) if waveglow else None
+        try:
+            self.denoiser = Denoiser(waveglow) if waveglow else None
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined] # documented, not exported
+            raise UserError(
+                f"{source}: an invertible convolution has no inverse, as in a damaged file: use another checkpoint"
+            ) from error
         self.mel_match = MelMatch(audio).to(self.device)
         self.griffin_lim = GriffinLim(audio)
 
@@ -74,7 +80,7 @@ class Vocoder:
             )
         waveglow = formats.build(checkpoint, path, MODELS.values()).to(device)
         assert isinstance(waveglow, WaveGlow)
-        return cls(waveglow, audio, precision, match_mel)
+        return cls(waveglow, audio, precision, match_mel, f"waveglow={path}")
 
     def __call__(
         self, mel: Tensor, generator: Generator, sigma: float | None = None, denoiser_strength: float = 0.01
@@ -82,7 +88,7 @@ class Vocoder:
         """mel (n_mels, T) -> audio (T * hop_length) on the CPU, and its latencies and items/s.
 
         WaveGlow's noise is drawn from `generator`, which is on its device. Griffin-Lim starts from the generator's
-        initial seed, which is the same for every mel.
+        initial seed, which is the same for every mel. Raises UserError if WaveGlow gives NaN or infinity.
         """
         start = now(self.device)
         if self.waveglow is None or self.denoiser is None:
@@ -102,4 +108,6 @@ class Vocoder:
             start = now(self.device)
             audio = self.mel_match(mel.to(self.device), audio, self.match_mel)
             stats["match_latency"] = now(self.device) - start
-        return audio.cpu(), stats
+        audio = audio.cpu()
+        require_finite(self.waveglow, self.source, audio=audio)
+        return audio, stats

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,7 +47,7 @@ class TextMelDataset:
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
         index, _ = draw
-        mel = np.array(self.mels.load(self.clips[index]))  # a copy that may be written to
+        mel = self.mels.load(self.clips[index])
         return torch.tensor(self.ids[index]), torch.from_numpy(mel)
 
 

@@ -31,6 +31,13 @@ FAULTS = {
     24: "divergence",
     25: "failures in validation, logs, pictures",
     26: "signals during a stall; frozen processes",
+    27: "NaN in weights or options of synthesis",
+    28: "mels of another config, damaged mels",
+    29: "config typos, types of options",
+    30: "output folders",
+    31: "killed workers of scripts",
+    32: "hostile files: pickles, archives, names, links",
+    33: "full disks in scripts",
 }
 
 

@@ -96,6 +96,41 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     soundfile.write(bad, np.zeros(0, np.float32), 22050)
     with pytest.raises(UserError, match=r"bad.wav: no samples"):
         load_audio(bad, CONFIG)
-    soundfile.write(bad, np.full(100, np.nan, np.float32), 22050, subtype="FLOAT")
-    with pytest.raises(UserError, match=r"bad.wav: holds samples that are NaN or infinite"):
-        load_audio(bad, CONFIG)
+    for value in (np.nan, np.inf, -3e38):
+        soundfile.write(bad, np.full((100, 2), value, np.float32)[:, : 1 + (value < 0)], 22050, subtype="FLOAT")
+        for convert in (False, True):
+            with pytest.raises(UserError, match=r"bad.wav: holds samples that are NaN or infinite"):
+                load_audio(bad, CONFIG, convert)
+
+
+@pytest.mark.fault(16)
+def test_headers_that_lie_take_no_memory(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.flac"
+    soundfile.write(bad, tone(0.5, 0), 22050)
+    content = bytearray(bad.read_bytes())
+    content[21] |= 0x0F  # with the next 4 bytes, the number of samples: 2**36, 256 GB
+    content[22:26] = b"\xff" * 4
+    bad.write_bytes(content)
+    soundfile.write(tmp_path / "slow.wav", tone(0.5, 0), 1)  # 11,025 seconds
+    for convert in (False, True):
+        with pytest.raises(UserError, match=r"bad.flac: 68719476735 samples, more than"):
+            load_audio(bad, CONFIG, convert)
+    with pytest.raises(UserError, match="a sample rate of 1 Hz cannot be converted"):
+        load_audio(tmp_path / "slow.wav", CONFIG, convert=True)
+
+
+@pytest.mark.fault(16)
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory in Linux's /proc")
+def test_long_clips_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def megabytes(name: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
+
+    log_mel, audio = LogMel(CONFIG), torch.from_numpy(tone(1.0, 0)).repeat(240).unsqueeze(0)
+    log_mel(audio[:, : 60 * 22050])
+    before = megabytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    mel = log_mel(audio)
+    assert megabytes("VmHWM") - before < 110  # in one piece: 220
+    monkeypatch.setattr("common.audio.FRAMES_AT_ONCE", 10**9)
+    torch.testing.assert_close(log_mel(audio), mel)

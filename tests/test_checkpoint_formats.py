@@ -419,6 +419,16 @@ def test_round_trips_are_exact(name: str, tmp_path: Path) -> None:
     assert equal(model.state_dict(), ours.state_dict)
 
 
+@pytest.mark.parametrize("script", ["convert_checkpoint", "average_checkpoints"])
+def test_nothing_is_written_among_the_checkpoints_of_a_run(script: str, waveglow_run: Path, tmp_path: Path) -> None:
+    """A run would try to resume from it."""
+    checkpoints.link(checkpoints.find(waveglow_run), tmp_path / "step_00000004.pt")
+    for target in (waveglow_run / "checkpoints/mean.pt", tmp_path / "step_00000099.pt"):
+        arguments = (target, waveglow_run) if script == "average_checkpoints" else (waveglow_run, target)
+        fails_with(run_here(f"scripts/{script}.py", *arguments, expect=1), f"{target} would be among the checkpoints")
+        assert not target.exists()
+
+
 def test_half_the_bytes(tmp_path: Path) -> None:
     source = golden_path("dle_tacotron2.pt")
     convert(source, tmp_path / "whole.safetensors")

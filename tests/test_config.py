@@ -83,6 +83,8 @@ def test_strictness() -> None:
     assert (
         from_dict(InferenceConfig, {"tacotron2": "a", "waveglow": "b", "input": "c", "output": 2024}).output == "2024"
     )
+    with pytest.raises(UserError, match=r"audio.fmax=inf must be a finite number"):
+        from_dict(AudioConfig, {"fmax": 10**400})
     assert from_dict(AudioConfig, {"fmax": 7600}).fmax == 7600.0
     assert from_dict(TrainerConfig, {"max_steps": None}).max_steps is None
 
@@ -98,6 +100,14 @@ def test_strictness() -> None:
         (TrainerConfig, {"anneal_epochs": [1, 2], "anneal_factors": [0.1]}, "same length"),
         (TrainerConfig, {"learning_rate": float("nan")}, "learning_rate=nan"),
         (TrainerConfig, {"weight_decay": -1.0}, "weight_decay=-1.0"),
+        (TrainerConfig, {"max_steps": 10**30}, "max_steps must be at most 9,223,372,036,854,775,807"),
+        (
+            TrainerConfig,
+            {"anneal_epochs": [1], "anneal_factors": [float("nan")]},
+            "anneal_factors.0.=nan",
+        ),
+        (AudioConfig, {"log_floor": float("nan")}, "log_floor=nan must be a finite number"),
+        (AudioConfig, {"log_floor": 1e-50}, "log_floor=1e-50 must be at least 1e-30"),
         (DataConfig, {"segment_length": 0}, "segment_length=0"),
         (Tacotron2Config, {"prenet_dim": 0}, "prenet_dim=0"),
         (Tacotron2Config, {"prenet_dropout": 1.5}, "prenet_dropout=1.5"),
@@ -139,6 +149,16 @@ def test_paths_of_any_kind(path: str) -> None:
     assert values["tacotron2"] == os.path.expanduser(path)
 
 
+@pytest.mark.fault(29)
+@pytest.mark.parametrize("text", ["1e5", "true", "1_0", "007", "nan", "0x1f", "off"])
+def test_text_that_looks_like_something_else_stays(text: str) -> None:
+    """The name of a run may be the hash of a commit. null stays null, to unset an option that is text by default."""
+    command = ["train.py", "model=tacotron2", f"data.root={text}", f"run_dir={text}", "data.test_filelist=null"]
+    values = yaml.safe_load(run_here(*command, "--cfg", "job", "--resolve").stdout)
+    assert (values["run_dir"], values["data"]["root"], values["data"]["mel_dir"]) == (text, text, f"{text}/mels")
+    assert values["data"]["test_filelist"] is None
+
+
 @pytest.mark.parametrize("argument", ["--cfg", "model=[1,2]", "a.b={c: 1}", "x='already quoted'", "y=${data.root}/z"])
 def test_hydras_own_syntax_is_left_alone(argument: str) -> None:
     assert _quoted(argument) == argument
@@ -156,6 +176,7 @@ def test_annealing_matches_the_reference() -> None:
     assert amp.precision == "fp16"
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize(
     ("command", "parts"),
     [
@@ -172,6 +193,13 @@ def test_annealing_matches_the_reference() -> None:
         (["inference.py", "tacotron2=c", "input=a", "output=b"], ["waveglow=CKPT", "vocoder=griffin_lim"]),
         (["inference.py", "tacotron=c"], ["unknown config key 'tacotron' (value c); did you mean 'tacotron2'?"]),
         (["scripts/prepare_mels.py"], ["data.root=VALUE"]),
+        (["train.py", "model=tacotron2", "debug=fdrr"], ["debug=fdrr is unknown", "did you mean 'fdr'"]),
+        (["train.py", "model=tacotron2", "debug="], ["debug= is unknown", "choose from: fdr, overfit, profile"]),
+        (["train.py", "model=tacotron2", "experiment=[demo,x]"], ["experiment=x is unknown", "demo, demo_voice"]),
+        (["train.py", "model=tacotron2", "data=demo", "run_dir=null"], ["'run_dir' is None", "must be of type str"]),
+        (["train.py", "model=tacotron2", "data=demo", "run_dir=x", "init_from=1e5"], ["'init_from' is 1000", "quotes"]),
+        (["train.py", "model=tacotron2", "hydra.mode=MULTIRUN"], ["hydra.mode=MULTIRUN", "are fixed"]),
+        (["inference.py", "+hydra/launcher=x"], ["+hydra/launcher=x", "are fixed"]),
     ],
 )
 def test_mistakes_on_the_command_line(command: list[str], parts: list[str]) -> None:

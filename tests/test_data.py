@@ -1,11 +1,22 @@
 """From a corpus to batches: filelists, prepared mels, datasets, and the batch plan of an epoch."""
 
+import dataclasses
+import hashlib
+import io
 import json
 import os
 import re
+import resource
 import shutil
+import signal
+import stat
 import subprocess
 import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +32,13 @@ from common.data.filelist import read_filelist, read_lines
 from common.data.mels import MelDirectory
 from common.data.metadata import read_entries
 from common.errors import UserError
+from common.lock import locked
+from common.parallel import in_parallel
 from tacotron2.data import TextMelDataset, collate
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import fails_with, load_script, run_here
 from tests.helpers.corpus import SENTENCES, prepare, tone, write_corpus
+from tests.helpers.runs import TINY_TACOTRON2, train_command
 from waveglow.data import SegmentDataset
 
 AUDIO = AudioConfig()
@@ -218,7 +232,7 @@ def test_a_filelist_names_its_bad_lines(corpus: Path, tmp_path: Path) -> None:
         "not a path below",
         "already on line 1",
         "names no clip",
-        "does not exist",
+        "cannot be read (File name too long)",
     ]
     assert all(part in message for part, message in zip(expected, messages, strict=True)), messages
     filelist.write_bytes(b"wavs/clip0.wav|caf\xe9\n")
@@ -231,6 +245,114 @@ def test_a_filelist_names_its_bad_lines(corpus: Path, tmp_path: Path) -> None:
         read_filelist(tmp_path / "absent.txt", corpus)
     with pytest.raises(UserError, match=r"data.root=nowhere"):
         read_filelist(filelist, "nowhere")
+
+
+@pytest.mark.fault(32)
+def test_hostile_names_become_rows(corpus: Path, tmp_path: Path) -> None:
+    root = tmp_path / "c"
+    shutil.copytree(corpus, root)
+    (root / "wavs/loop.wav").symlink_to("loop.wav")
+    (root / "wavs/folder.wav").mkdir()
+    os.mkfifo(root / "wavs/pipe.wav")  # reading it would wait for ever
+    names = {
+        "wavs/a\0b.wav": "contains a NUL byte",
+        f"wavs/{'é' * 130}.wav": "File name too long",
+        "wavs/" * 900 + "a.wav": "File name too long",
+        "wavs/loop.wav": "symbolic links",
+        "wavs/folder.wav": "is not a file",
+        "wavs/pipe.wav": "is not a file",
+        "wavs/clip0.wav/a.wav": "Not a directory",
+        "wavs/\x1b[2Jx.wav": r"\x1b[2Jx.wav' does not exist",
+    }
+    filelist = root / "filelists/train.txt"
+    filelist.write_text("".join(f"{name}|Some text.\n" for name in names))
+    output = tmp_path / "out"
+    command = ("scripts/check_dataset.py", f"data.root={root}", f"output={output}", "num_processes=1")
+    fails_with(run_here(*command, expect=1), f"{len(names)} bad rows of")
+    report = (output / "report.txt").read_text()
+    assert "\0" not in report + report.replace("\x1b", "\0")
+    for number, reason in enumerate(names.values(), 1):
+        (row,) = (row for row in report.splitlines() if row.startswith(f"{filelist}:{number}:"))
+        assert reason in row
+        assert len(row) < 500
+
+
+@pytest.mark.fault(32)
+def test_a_folder_that_cannot_be_read_is_named(corpus: Path) -> None:
+    with tempfile.TemporaryDirectory() as directory:  # tmp_path is itself in a folder that others cannot read
+        root = Path(directory)
+        shutil.copytree(corpus / "wavs", root / "wavs")
+        (root / "list.txt").write_text("wavs/clip0.wav|text\n")
+        root.chmod(0o755)
+        (root / "wavs").chmod(0)
+        uid = os.geteuid()
+        os.seteuid(uid or 65534)  # root may read everything
+        try:
+            with pytest.raises(UserError, match=r"list.txt:1: .*clip0.wav cannot be read \(Permission denied\)"):
+                read_filelist(root / "list.txt", root)
+            with pytest.raises(UserError, match=r"data.root=.*no such directory"):
+                read_filelist(root / "list.txt", root / "wavs/below")
+        finally:
+            os.seteuid(uid)
+            (root / "wavs").chmod(0o755)
+
+
+@pytest.mark.fault(32)
+def test_one_clip_has_one_name(corpus: Path, tmp_path: Path) -> None:
+    """However its path is written, a clip is found twice in a list and in two lists, and has one mel."""
+    (tmp_path / "list.txt").write_text("wavs/clip0.wav|a\n./wavs//clip0.wav|b\nwavs/./clip0.wav|c\n")
+    with pytest.raises(UserError, match=r"list.txt:2: wavs/clip0.wav is already on line 1") as error:
+        read_filelist(tmp_path / "list.txt", corpus)
+    assert "list.txt:3: wavs/clip0.wav is already on line 1" in str(error.value)
+    train = (corpus / "filelists/train.txt").read_text()
+    (tmp_path / "train.txt").write_text(train.replace("wavs/", ".//wavs/./"))
+    (tmp_path / "val.txt").write_text(train.splitlines()[0] + "\n")
+    clips = read_filelist(tmp_path / "train.txt", corpus)
+    assert len(MelDirectory(corpus / "mels").check(clips, AUDIO)) == 7
+    lists = [f"data.{part}_filelist={tmp_path}/{part}.txt" for part in ("train", "val")]
+    command = ("scripts/check_dataset.py", f"data.root={corpus}", f"output={tmp_path}", "num_processes=1", *lists)
+    assert "is also in train" in run_here(*command, expect=1).stdout
+
+
+@pytest.mark.parametrize("name", ["../../neighbour", "{absolute}", "spk1/../../../neighbour", "//neighbour", ".."])
+@pytest.mark.fault(32)
+def test_metadata_does_not_leave_the_corpus(tmp_path: Path, name: str) -> None:
+    root, neighbour = write_corpus(tmp_path / "in/c"), tmp_path / "neighbour.wav"
+    soundfile.write(neighbour, tone(0.5, 0), 22050)
+    soundfile.write(tmp_path / "in/neighbour.wav", tone(0.5, 0), 22050)
+    run_here("scripts/prepare_filelists.py", root)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with open(root / "metadata.csv", "a") as file:
+        file.write(f"{name.format(absolute=neighbour.with_suffix(''))}|text\n")
+    reason = "metadata.csv:9: the id "
+    fails_with(run_here("scripts/prepare_filelists.py", root, expect=1), reason, "is not the name of a clip below")
+    fails_with(run_here("scripts/trim_silence.py", root, tmp_path / "out", expect=1), reason)
+    command = ("scripts/check_dataset.py", f"data.root={root}", f"output={tmp_path}/check", "num_processes=1")
+    assert reason in run_here(*command, expect=1).stdout
+    changed = {path for path, content in before.items() if path.read_bytes() != content}
+    assert changed == {root / "metadata.csv"}
+
+
+def test_clips_may_be_in_subfolders(tmp_path: Path) -> None:
+    """Ids such as spk1/a work in every command, and `./` and `//` in them change nothing."""
+    root = write_corpus(tmp_path / "c")
+    for speaker in (0, 1):
+        (root / f"wavs/spk{speaker}").mkdir()
+        for i in range(4 * speaker, 4 * speaker + 4):
+            (root / f"wavs/clip{i}.wav").rename(root / f"wavs/spk{speaker}/clip{i}.wav")
+    rows = [f"spk{i // 4}/clip{i}|{text}\n" for i, text in enumerate(SENTENCES)]
+    rows[0], rows[1] = f".//{rows[0]}", rows[1].replace("/", "/./")
+    (root / "metadata.csv").write_text("".join(rows))
+    run_here("scripts/trim_silence.py", root, tmp_path / "out")
+    for corpus in (root, tmp_path / "out"):
+        assert "left out" not in run_here("scripts/prepare_filelists.py", corpus).stdout
+        check = ("scripts/check_dataset.py", f"data.root={corpus}", f"output={tmp_path}/check", "num_processes=1")
+        assert "0 bad rows" in run_here(*check).stdout
+        run_here("scripts/prepare_mels.py", f"data.root={corpus}", "num_processes=1")
+        data = TextMelDataset(f"{corpus}/filelists/train.txt", data_config(corpus), AUDIO)
+        assert {clip.path for clip in data.clips} < {f"wavs/spk{i // 4}/clip{i}.wav" for i in range(8)}
+    (root / "metadata.csv").write_text("".join(rows) + "spk0/clip0|again\n")
+    fails_with(run_here("scripts/prepare_filelists.py", root, expect=1), "metadata.csv:9: spk0/clip0 is already in a")
 
 
 @pytest.mark.fault(17)
@@ -295,7 +417,6 @@ def test_mels_are_skipped_refreshed_and_refused(tmp_path: Path) -> None:
     MelDirectory.mel_path(mels.path, clips[0].path).write_bytes(b"")
     with pytest.raises(UserError, match="not a readable mel") as error:
         mels.load(clips[0])
-    MelDirectory.mel_path(mels.path, clips[0].path).unlink()
     assert "1 mel computed, 7 were up to date" in run_message(error.value)
 
 
@@ -315,6 +436,222 @@ def test_an_interrupted_run_continues(tmp_path: Path) -> None:
     manifest.write_text("".join(lines[:5]) + lines[5][:20])
     result = run_here("scripts/prepare_mels.py", f"data.root={root}", "num_processes=2")
     assert "3 mels computed, 5 were up to date" in result.stdout
+
+
+def forget_checksums(mel_dir: Path) -> None:
+    """Make the manifest one of an earlier version."""
+    entries = [json.loads(line) for line in (mel_dir / "manifest.jsonl").read_text().splitlines()]
+    old = ({key: entry[key] for key in ("clip", "frames", "size", "mtime_ns")} for entry in entries)
+    (mel_dir / "manifest.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in old))
+
+
+def test_mels_of_an_earlier_version_are_used_as_they_are(corpus: Path, tmp_path: Path) -> None:
+    mel_dir = tmp_path / "mels"
+    shutil.copytree(corpus / "mels", mel_dir)
+    forget_checksums(mel_dir)
+    config = dataclasses.replace(data_config(corpus), mel_dir=str(mel_dir))
+    data, again = (TextMelDataset(config.train_filelist, config, AUDIO) for _ in range(2))
+    assert all(torch.equal(data[(i, 0)][1], again[(i, 0)][1]) for i in range(len(data)))
+    result = run_here("scripts/prepare_mels.py", f"data.root={corpus}", f"data.mel_dir={mel_dir}", "num_processes=1")
+    assert "0 mels computed, 8 were up to date" in result.stdout  # the next preparation adds the checksums
+    lines = [set((directory / "manifest.jsonl").read_text().splitlines()) for directory in (mel_dir, corpus / "mels")]
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "at_start", "reason"),
+    [
+        (lambda mel: mel[:, :20], True, "missing, damaged or"),
+        (lambda mel: np.concatenate([mel] * 3, axis=1), True, "missing, damaged or"),
+        (lambda mel: mel[:79], True, "missing, damaged or"),
+        (lambda mel: mel.astype(np.float64), True, "missing, damaged or"),
+        (lambda mel: mel.T, False, "not (80, "),
+        (lambda mel: mel[None], False, "has the shape (1, 80, "),
+        (lambda mel: mel.reshape(40, -1), False, "has the shape (40, "),
+        (lambda mel: mel[:, ::-1], False, "is not the mel that was prepared"),
+        (lambda mel: np.where(mel == mel.max(), np.nan, mel), False, "NaN or infinite"),
+        (lambda mel: np.full(mel.shape, "text", "S4"), False, "is not a readable mel"),
+    ],
+)
+@pytest.mark.fault(28)
+def test_damaged_mels_are_refused_and_repaired(
+    corpus: Path, tmp_path: Path, damage: Callable[[np.ndarray], np.ndarray], at_start: bool, reason: str
+) -> None:
+    """What the size shows is refused at the start, the rest when the mel is read. Preparing again repairs it."""
+    shutil.copytree(corpus / "mels", tmp_path / "mels")
+    config = dataclasses.replace(data_config(corpus), mel_dir=f"{tmp_path}/mels")
+    clip = read_filelist(config.val_filelist, corpus)[0]
+    file = MelDirectory.mel_path(tmp_path / "mels", clip.path)
+    before = np.load(file)
+    np.save(file, damage(before))
+    data = None if at_start else TextMelDataset(config.val_filelist, config, AUDIO)
+    with pytest.raises(UserError) as error:
+        _ = data[(0, 0)] if data else TextMelDataset(config.val_filelist, config, AUDIO)
+    assert reason in str(error.value)
+    assert clip.path in str(error.value)
+    assert "1 mel computed, 7 were up to date" in run_message(error.value)
+    assert np.array_equal(np.load(file), before)
+    TextMelDataset(config.val_filelist, config, AUDIO)[(0, 0)]
+
+
+@pytest.mark.fault(28)
+def test_a_damaged_mel_ends_training_with_its_name(corpus: Path, tmp_path: Path) -> None:
+    """In a loader process too, whose errors would otherwise come with its traceback."""
+    shutil.copytree(corpus / "mels", tmp_path / "mels")
+    for file in (tmp_path / "mels/wavs").iterdir():
+        np.save(file, np.full_like(np.load(file), np.inf))
+    command = train_command(corpus, tmp_path / "run", TINY_TACOTRON2, f"data.mel_dir={tmp_path}/mels")
+    result = run_here(*command, "data.num_workers=1", "trainer.max_steps=1", expect=1)
+    fails_with(result, ".wav.npy holds values that are NaN or infinite; run: bash scripts/prepare_mels.sh")
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["checksums", "earlier version"])
+@pytest.mark.fault(28)
+def test_mels_that_change_while_a_run_reads_are_noticed(tmp_path: Path, is_old: bool) -> None:
+    root = prepare(write_corpus(tmp_path / "c"))
+    if is_old:
+        forget_checksums(root / "mels")
+    config = data_config(root)
+    text, audio = (
+        TextMelDataset(config.train_filelist, config, AUDIO),
+        SegmentDataset(config.val_filelist, config, AUDIO, 0),
+    )
+    for data in (text, audio):
+        data[(0, 0)]
+    command = ["scripts/prepare_mels.py", f"data.root={root}", "num_processes=1"]
+    run_here(*command)  # the same mels again change nothing
+    for data in (text, audio):
+        data[(0, 0)]
+    run_here(*command, "audio.fmax=7600")
+    reason = "has changed since it was checked" if is_old else "its checksum differs"
+    for data in (text, audio):
+        with pytest.raises(UserError, match=rf"clip\d.wav.npy .*{reason}.*run: bash scripts/prepare_mels.sh"):
+            data[(0, 0)]
+
+
+@pytest.mark.fault(28)
+def test_two_preparations_of_one_directory(tmp_path: Path) -> None:
+    root = prepare(write_corpus(tmp_path / "c"))
+    command = ["scripts/prepare_mels.py", f"data.root={root}", "num_processes=1"]
+    config = data_config(root)
+    clips = read_filelist(config.train_filelist, root)
+    before = (root / "mels/manifest.jsonl").read_bytes()
+    with locked(root / "mels", "data.mel_dir"):
+        result = run_here(*command, "audio.fmax=7600", expect=1)
+        fails_with(result, f"data.mel_dir={root}/mels is in use", f"process {os.getpid()} on", "another data.mel_dir")
+        MelDirectory(root / "mels").check(clips, AUDIO)  # training may read
+    assert (root / "mels/manifest.jsonl").read_bytes() == before
+    # Where the file system has no locks, each line of the manifest says with which config its mel was made.
+    mels, other = MelDirectory(root / "mels"), AudioConfig(fmax=7600.0)
+    mel = LogMel(other)(torch.from_numpy(load_audio(clips[0].file, AUDIO)).unsqueeze(0))[0].numpy()
+    mels.add(mels.save(mels.path, clips[0], clips[0].file.stat(), mel, other))
+    with pytest.raises(UserError, match=r"1 of 7 mels is missing, damaged"):
+        MelDirectory(root / "mels").check(clips, AUDIO)
+    assert "1 mel computed, 7 were up to date" in run_here(*command).stdout
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "5", "null", "[]", "{}", "[" * 99999, '{"clip": "wavs/clip0.wav"}', "\0\xff", "{frames}", "{clip}", "{more}"],
+)
+@pytest.mark.fault(28)
+def test_odd_lines_of_a_manifest_are_left_out(corpus: Path, tmp_path: Path, line: str) -> None:
+    lines = (corpus / "mels/manifest.jsonl").read_text().splitlines(keepends=True)
+    entry = json.loads(lines[0])
+    for name, change in (("frames", {"frames": "9"}), ("clip", {"clip": ["a"]}), ("more", {"more": 1})):
+        line = line.replace(f"{{{name}}}", json.dumps(entry | change))
+    (tmp_path / "manifest.jsonl").write_text("".join([f"{line}\n", *lines[1:]]))
+    shutil.copy(corpus / "mels/audio.json", tmp_path)
+    assert len(MelDirectory(tmp_path).entries) == 7
+    (tmp_path / "audio.json").write_text(line)
+    assert not MelDirectory(tmp_path).is_fresh(read_filelist(corpus / "filelists/train.txt", corpus)[0])
+
+
+@contextmanager
+def full_disk(num_bytes: int) -> Iterator[None]:
+    """Let every write beyond `num_bytes` of a file fail, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def content(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.fault(33)
+def test_a_full_disk_in_the_preparation_of_mels(tmp_path: Path) -> None:
+    root = write_corpus(tmp_path / "c")
+    run_here("scripts/prepare_filelists.py", root)
+    command = ["scripts/prepare_mels.py", f"data.root={root}", "num_processes=1"]
+    with full_disk(50):
+        fails_with(run_here(*command, expect=1), "mels/audio.json: not written (", "free some space")
+    with full_disk(20_000):  # some mels fit
+        fails_with(run_here(*command, expect=1), ".wav.npy: not written (", "free some space")
+    assert not [name for name in content(root) if "tmp" in name]
+    mels = MelDirectory(root / "mels")
+    kept = len(mels.entries)
+    assert f"{8 - kept} mels computed, {kept} w" in run_here(*command).stdout
+    mels = MelDirectory(root / "mels")
+    mels.check(read_filelist(root / "filelists/train.txt", root), AUDIO)
+    (root / "mels/manifest.jsonl").unlink()
+    (root / "mels/manifest.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"manifest.jsonl: not written \(.*No space left.*free some space"):
+        mels.add(next(iter(mels.entries.values())))
+
+
+@pytest.mark.fault(33)
+def test_a_full_disk_in_other_scripts_of_data(tmp_path: Path) -> None:
+    root = write_corpus(tmp_path / "c")
+    run_here("scripts/prepare_filelists.py", root)
+    (root / "filelists/train.txt").write_text("wavs/clip0.wav|my own\n")
+    before = content(tmp_path)
+    with full_disk(10):
+        fails_with(run_here("scripts/prepare_filelists.py", root, expect=1), "train.txt.old: not written (")
+    with full_disk(20_000):
+        fails_with(run_here("scripts/trim_silence.py", root, tmp_path / "out", expect=1), ".wav: not written (")
+        command = ("scripts/check_dataset.py", f"data.root={root}", f"output={tmp_path}/check", "num_processes=1")
+        fails_with(run_here(*command, expect=1), "report.png: not written (")
+    shutil.rmtree(tmp_path / "check")
+    assert content(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+@pytest.mark.fault(31)
+def test_a_killed_process_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"one of the 2 processes was killed.*memory.*num_processes=1"):
+        list(in_parallel(signal.raise_signal, [signal.SIGKILL] * 2, 2, "clip"))
+
+
+@pytest.mark.fault(31)
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for the processes in /proc")
+def test_processes_end_with_the_one_that_started_them() -> None:
+    """Killed by SIGKILL, it cannot end them itself. Takes seconds, because three processes import PyTorch."""
+    code = "import time; from common.parallel import in_parallel; list(in_parallel(time.sleep, [60] * 8, 2, 'job'))"
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+
+    def running(process: str) -> bool:
+        try:
+            return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+        except OSError:
+            return False
+
+    wait_until(lambda: len(children.read_text().split()) == 3)  # two, and the one that cleans up after all of them
+    processes = children.read_text().split()
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any(map(running, processes)))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.fault(16)
@@ -369,6 +706,30 @@ def test_rows_may_name_mels(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("wrong.npy|one\n")
     with pytest.raises(UserError, match=r"wrong.npy has the shape \(33, 80\)"):
         TextMelDataset(str(tmp_path / "list.txt"), config, AUDIO)
+
+
+@pytest.mark.fault(28)
+def test_values_of_mels_that_rows_name(tmp_path: Path) -> None:
+    mel = np.zeros((80, 33), np.float32)
+    np.save(tmp_path / "a.npy", mel)
+    torch.save(torch.from_numpy(np.full_like(mel, np.nan)), tmp_path / "nan.pt")
+    shapes: dict[str, tuple[int, ...]] = {"flat": (80,), "deep": (1, 80, 33), "none": (80, 0), "one": ()}
+    for name, shape in shapes.items():
+        np.save(tmp_path / f"{name}.npy", np.zeros(shape, np.float32))
+    (tmp_path / "list.txt").write_text("a.npy|one\nnan.pt|two\n")
+    data = TextMelDataset(str(tmp_path / "list.txt"), data_config(tmp_path), AUDIO)
+    data[(0, 0)]
+    with pytest.raises(UserError, match=r"list.txt:2: .*nan.pt holds values that are NaN.*; replace it or remove its"):
+        data[(1, 0)]
+    np.save(tmp_path / "a.npy", mel + 1)
+    with pytest.raises(UserError, match=r"list.txt:1: .*a.npy has changed since it was checked"):
+        data[(0, 0)]
+    (tmp_path / "list.txt").write_text("flat.npy|a\ndeep.npy|b\nnone.npy|c\none.npy|d\n")
+    with pytest.raises(UserError) as error:
+        TextMelDataset(str(tmp_path / "list.txt"), data_config(tmp_path), AUDIO)
+    for number, shape in enumerate(shapes.values(), 1):
+        reason = re.escape(f" has the shape {shape}, not (80, frames)")
+        assert re.search(f"list.txt:{number}: .*{reason}", str(error.value))
 
 
 @pytest.mark.parametrize("name", ["empty.pt", "empty.npy", "dict.pt", "text.npy"])
@@ -481,8 +842,6 @@ server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
 open({str(port_file)!r}, "w").write(str(server.server_port))
 server.serve_forever()
 """
-    import time
-
     process = subprocess.Popen([sys.executable, "-c", code], text=True)
     while not (port_file.exists() and port_file.read_text()):
         assert process.poll() is None
@@ -492,8 +851,6 @@ server.serve_forever()
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, which downloads LJSpeech")
 def test_prepare_dataset_downloads_resumes_and_verifies(tmp_path: Path) -> None:
-    import hashlib
-
     write_corpus(tmp_path / "LJSpeech-1.1")
     (tmp_path / "served").mkdir()
     archive = tmp_path / "served/LJSpeech-1.1.tar.bz2"
@@ -544,3 +901,79 @@ def test_prepare_dataset_downloads_resumes_and_verifies(tmp_path: Path) -> None:
     finally:
         server.kill()
         server.wait()
+
+
+def unpacked(tmp_path: Path, *members: tarfile.TarInfo) -> subprocess.CompletedProcess[str]:
+    """Run prepare_dataset.sh on an archive of a corpus with more members."""
+    write_corpus(tmp_path / "LJSpeech-1.1")
+    archive = tmp_path / "mirror.tar.bz2"
+    with tarfile.open(archive, "w:bz2") as file:
+        file.add(tmp_path / "LJSpeech-1.1", "LJSpeech-1.1")
+        for member in members:
+            file.addfile(member, io.BytesIO(bytes(member.size)))
+    environment = {
+        **os.environ,
+        "PYTHON": sys.executable,
+        "LJSPEECH_URL": archive.as_uri(),
+        "LJSPEECH_SHA256": hashlib.sha256(archive.read_bytes()).hexdigest(),
+    }
+    command = ["bash", str(REPOSITORY / "scripts/prepare_dataset.sh"), f"{tmp_path}/data/ljspeech/"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def member(name: str, kind: bytes, target: str = "", mode: int = 0o644) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(f"LJSpeech-1.1/{name}")
+    info.type, info.linkname, info.mode = kind, target, mode
+    return info
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, which downloads LJSpeech")
+@pytest.mark.parametrize(
+    ("name", "kind", "target"),
+    [
+        ("filelists", tarfile.SYMTYPE, "../../victim"),  # prepare_filelists would write there
+        ("wavs/a.wav", tarfile.SYMTYPE, "/etc/passwd"),
+        ("wavs/a.wav", tarfile.LNKTYPE, "LJSpeech-1.1/metadata.csv"),
+        ("wavs/a.wav", tarfile.FIFOTYPE, ""),
+    ],
+)
+@pytest.mark.fault(32)
+def test_an_archive_with_links_is_refused(tmp_path: Path, name: str, kind: bytes, target: str) -> None:
+    (tmp_path / "victim").mkdir()
+    result = unpacked(tmp_path, member(name, kind, target))
+    fails_with(result, "holds links or devices (metadata.csv)" if kind == tarfile.LNKTYPE else f"devices ({name})")
+    assert not any((tmp_path / "victim").iterdir())
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["ljspeech.tar.bz2"]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, which downloads LJSpeech")
+@pytest.mark.fault(32)
+def test_an_archive_gives_no_rights(tmp_path: Path) -> None:
+    odd = [member("tool", tarfile.REGTYPE, mode=0o6777), member("open", tarfile.DIRTYPE, mode=0o7777)]
+    result = unpacked(tmp_path, *odd, member("../../outside", tarfile.REGTYPE))
+    assert not (tmp_path / "outside").exists()
+    assert not (tmp_path / "data/outside").exists()
+    if result.returncode:  # GNU tar refuses a member that leaves the folder
+        assert "could not be unpacked" in result.stderr
+        result = unpacked(tmp_path / "again", *odd)
+        tmp_path = tmp_path / "again"
+    assert result.returncode == 0, result.stderr
+    root = tmp_path / "data/ljspeech"
+    assert [stat.S_IMODE((root / name).stat().st_mode) & 0o7022 for name in ("tool", "open")] == [0, 0]
+    assert (root / "filelists/train.txt").is_file()
+
+
+@pytest.mark.fault(32)
+def test_prepare_dataset_in_the_current_directory(tmp_path: Path) -> None:
+    script, root = REPOSITORY / "scripts/prepare_dataset.sh", write_corpus(tmp_path / "c")
+
+    def prepare_dataset(directory: Path) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHON": sys.executable, "LJSPEECH_URL": "file:///none"}
+        command = ["bash", str(script), "./"]
+        return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
+
+    assert "only its filelists are written" in prepare_dataset(root).stdout
+    assert (root / "filelists/train.txt").is_file()
+    (tmp_path / "empty").mkdir()
+    fails_with(prepare_dataset(tmp_path / "empty"), "the current directory holds no corpus", "name another directory")
+    assert {path.name for path in tmp_path.iterdir()} == {"c", "empty"}

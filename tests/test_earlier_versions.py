@@ -84,7 +84,7 @@ def test_a_renamed_option_works_with_a_note() -> None:
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_new_names_are_known_and_old_ones_are_not(old: str, new: str) -> None:
-    known = [key for name in ("train", "inference") for key in Command(name, []).known_keys()]
+    known = [key for name in ("train", "inference") for key in Command(name, []).known]
     assert new in known
     assert old not in known
 

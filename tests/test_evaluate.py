@@ -18,7 +18,7 @@ from evaluation.table import System, Utterance, interval, markdown, summarize, t
 from tacotron2.measures import reading
 from tacotron2.text import text_to_ids, word_spans
 from tests.helpers import REPOSITORY
-from tests.helpers.commands import fails_with, run_here
+from tests.helpers.commands import fails_with, load_script, run_here
 
 UNSEEN = REPOSITORY / "demo" / "unseen"
 
@@ -189,6 +189,19 @@ def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path
     assert "data:audio/mpeg;base64," in page
     assert "data:image/png;base64," in page
     assert not re.findall(r'(?:src|href)=(?![\'"]?(?:data:|#))', page)  # nothing is loaded from elsewhere
+
+
+@pytest.mark.fault(30)
+def test_wavs_of_an_earlier_evaluation(tmp_path: Path) -> None:
+    """Those that its evaluation.json lists, by folder; names that leave the folder are not followed."""
+    earlier_wavs = load_script("evaluate").earlier_wavs
+    for content in ("", "[]", "{", '{"utterances": [1]}', '{"utterances": {"a": [{}]}}', '{"utterances": {"a": 3}}'):
+        (tmp_path / "evaluation.json").write_text(content)
+        assert earlier_wavs(tmp_path) == {}
+    names = [{"name": name} for name in ("0000", "../../x", "", None, "a/b")]
+    (tmp_path / "evaluation.json").write_text(json.dumps({"utterances": {"tacotron2 + waveglow": names}}))
+    folder = tmp_path / "tacotron2_waveglow"
+    assert earlier_wavs(tmp_path) == {folder: [folder / "0000.wav"]}
 
 
 @pytest.mark.parametrize(

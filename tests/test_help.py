@@ -106,7 +106,7 @@ def test_it_explains_every_key(name: str, arguments: list[str]) -> None:
 def groups(name: str) -> list[str]:
     """The groups of options that a command has."""
     defaults = yaml.safe_load((CONF / f"{name}.yaml").read_text())["defaults"]
-    return [key.removeprefix("optional ") for entry in defaults if isinstance(entry, dict) for key in entry]
+    return [key for entry in defaults if isinstance(entry, dict) for key in entry]
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -4,6 +4,8 @@ import json
 import os
 import random
 import re
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,15 +20,20 @@ from predict_mels import predict
 from common.config import AudioConfig, DataConfig
 from common.data.mels import MelDirectory
 from common.errors import UserError
+from common.files import new_directory
+from common.lock import locked
 from inference import Synthesizer, load_model
 from synthesis.sentences import MAX_SYMBOLS, split_long
+from synthesis.vocoder import Vocoder
 from tacotron2.data import TextMelDataset, collate
 from tacotron2.model import Tacotron2
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import Result, fails_with, run_here
 from tests.helpers.runs import TINY_WAVEGLOW, train_command
+from tests.test_data import full_disk
 from waveglow.model import WaveGlow
 
+VOICE = REPOSITORY / "demo/voice/tacotron2.safetensors", REPOSITORY / "demo/voice/waveglow.safetensors"
 # Not sorted by length: the reference would synthesize the longest line first.
 PHRASES = "Second phrase.\n\nThis is $5 longer, or $6 (10%).\r\nFirst.\n  \nNow we end.\n"
 
@@ -54,7 +61,7 @@ def log_rows(output: Path) -> list[dict[str, Any]]:
 def test_one_line_one_wav_in_order(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path) -> None:
     result = speak(tacotron2_run, waveglow_run, phrases, tmp_path / "out", "batch_size=3")
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert names == sorted([f"{i:04d}.{s}" for i in range(4) for s in ("wav", "png")] + ["log.jsonl"])
+    assert names == sorted([f"{i:04d}.{s}" for i in range(4) for s in ("wav", "png")] + ["log.jsonl", ".lock"])
     rows = log_rows(tmp_path / "out")
     assert [row["file"] for row in rows] == ["0000.wav", "0001.wav", "0002.wav", "0003.wav"]
     assert [row["line"] for row in rows] == [1, 3, 4, 6]
@@ -127,6 +134,138 @@ def test_truncated_and_silent_lines_are_named(tacotron2_run: Path, waveglow_run:
     assert "UserWarning" not in result.stderr
     assert sorted(p.name for p in (tmp_path / "out").glob("*.wav")) == ["0000.wav", "0002.wav"]
     assert all(row["truncated"] for row in log_rows(tmp_path / "out"))
+
+
+def ruined(run: Path, target: Path, weight: str, value: float = float("nan")) -> Path:
+    """Write the best checkpoint of a run to `target`, with one weight set to `value`."""
+    state = torch.load(run / "checkpoints/best.pt", weights_only=True)
+    state["state_dict"][weight].fill_(value)
+    torch.save(state, target)
+    return target
+
+
+@pytest.mark.fault(30)
+def test_no_file_of_an_earlier_run_stays_among_new_ones(
+    tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    speak(tacotron2_run, waveglow_run, phrases, out)
+    for name in ("0009.wav", "notes.txt"):
+        (out / name).write_text("mine")
+    with (out / "log.jsonl").open("ab") as log:  # odd lines list no file
+        log.write(b'{"file": 3}\n{"file": "../0003.wav"}\n{"file": "notes.txt"}\n[1]\n\xff\n' + b"[" * 9999 + b'\n{"fi')
+    (tmp_path / "fewer.txt").write_text("One.\n###\n")
+    nan = ruined(waveglow_run, tmp_path / "nan.pt", "WN.0.end.bias")
+    speak(tacotron2_run, nan, tmp_path / "fewer.txt", out, "overwrite=true", expect=1)
+    assert len(list(out.glob("*.png"))) == 4  # nothing is removed before there is something in its place
+    printed = speak(tacotron2_run, waveglow_run, tmp_path / "fewer.txt", out, "overwrite=true").stdout
+    assert f"{out}: removed 8 files of earlier runs" in printed
+    assert f"warning: {out}: 0009.wav are not of this run" in printed
+    assert sorted(path.name for path in out.glob("[!.]*")) == [
+        "0000.png", "0000.wav", "0009.wav", "log.jsonl", "notes.txt",
+    ]  # fmt: skip
+
+
+@pytest.mark.fault(30)
+def test_two_processes_do_not_write_to_one_folder(
+    tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out", "output"):
+        result = speak(tacotron2_run, waveglow_run, phrases, tmp_path / "out", "overwrite=true", expect=1)
+        fails_with(result, f"output={tmp_path}/out is in use by another command (process {os.getpid()} on ")
+        options = f"wavs={tmp_path}", f"output={tmp_path / 'out'}"
+        fails_with(run_here("scripts/evaluate.py", *options, expect=1), "is in use by another command")
+    with new_directory(tmp_path / "new", "output"), pytest.raises(UserError, match=r"new.part is in use by another"):
+        new_directory(tmp_path / "new", "output").__enter__()
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.fault(33)
+def test_a_full_disk(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for size, name in ((100, "log.jsonl"), (1_000, "0000.wav")):
+        with full_disk(size):
+            result = speak(tacotron2_run, waveglow_run, phrases, out, expect=1)
+            fails_with(result, f"{out / name}: not written (", "free some space")
+    with full_disk(8_000):
+        result = speak(tacotron2_run, waveglow_run, phrases, out, "max_decoder_steps=3", expect=1)
+        fails_with(result, f"{out}/0000.png: not written (", "free some space")
+    assert {path.name for path in out.iterdir()} == {".lock", "log.jsonl", "0000.wav"}
+
+
+@pytest.mark.fault(33)
+@pytest.mark.parametrize(("reader", "message"), [("/dev/full", "No space left on device"), (None, "nothing reads the")])
+def test_output_that_nothing_takes(reader: str | None, message: str, tmp_path: Path) -> None:
+    """The reader of a pipe has gone, or the console goes to a file on a full disk. A command that starts fast."""
+    code = (
+        "from common.entry import run_command\n"
+        "def main():\n    for _ in range(9):\n        print('x' * 9, flush=True)\nrun_command(main)"
+    )
+    gone, end = os.pipe()
+    os.close(gone)
+    with open(end, "w") as pipe, open(reader or os.dup(pipe.fileno()), "w") as output:
+        result = subprocess.run(
+            [sys.executable, "-c", code], cwd=REPOSITORY, stdout=output, stderr=subprocess.PIPE, text=True
+        )
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: {message}")
+
+
+@pytest.mark.fault(20)
+def test_a_phrase_of_one_step() -> None:
+    """A young model may stop at once: fewer samples than half a window of the denoiser's STFT."""
+    voice = Synthesizer.load(*VOICE, device="cpu")
+    with torch.no_grad():
+        voice.tacotron2.decoder.gate_layer.linear_layer.bias.fill_(100.0)
+    utterance = voice.speak("Hello.")
+    assert (len(utterance.audio), utterance.truncated) == (512, False)
+    generator = torch.Generator().manual_seed(0)
+    for vocoder in (voice.vocoder, Vocoder(None, voice.audio)):
+        for frames in (1, 2):
+            audio = vocoder(utterance.mel[:, :frames], generator, denoiser_strength=0.1)[0]
+            assert len(audio) == 256 * frames
+            assert audio.abs().max() > 0
+
+
+@pytest.mark.fault(27)
+def test_nan_is_an_error_that_names_checkpoint_and_phrase(
+    tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    tacotron2 = ruined(tacotron2_run, tmp_path / "t.pt", "decoder.decoder_rnn.bias_ih")
+    waveglow = ruined(waveglow_run, tmp_path / "w.pt", "WN.1.end.bias")
+    for models, option, parts in (
+        (
+            (tacotron2, waveglow_run),
+            "tf32=true",
+            (f"{tacotron2} gives NaN", "mel and alignment", "decoder_rnn.bias_ih"),
+        ),
+        ((tacotron2, waveglow_run), "vocoder=griffin_lim", (f"tacotron2={tacotron2}", "'Second phrase.'")),
+        ((tacotron2, waveglow_run), "precision=int8", (f"tacotron2={tacotron2}: its decoder.decoder_rnn.bias_ih",)),
+        (
+            (tacotron2_run, waveglow),
+            "tf32=true",
+            (f"waveglow={waveglow} gives NaN", "audio", "'Second phrase.'", "WN.1"),
+        ),
+        ((tacotron2_run, waveglow_run), "sigma=1e39", ("infinity in its audio", "its weights are finite", "options")),
+    ):
+        fails_with(speak(*models, phrases, out, option, expect=1), *parts)
+        assert not list(out.glob("0*"))
+    for option in ("sigma=nan", "sigma=inf", "denoiser_strength=nan", "sharpen=nan", "postfilter_strength=-inf"):
+        result = speak(tacotron2_run, waveglow_run, phrases, out, option, expect=1)
+        fails_with(result, f"={option.split('=')[1]} must be a finite number")
+    with pytest.raises(UserError, match="postfilter_strength=nan must be a finite number"):
+        Synthesizer.load(tacotron2_run, device="cpu", postfilter_strength=float("nan"))
+    with pytest.raises(UserError, match="sigma=nan must be a finite number"):
+        next(Synthesizer.load(tacotron2_run, device="cpu").batches(["a"], sigma=np.float32("nan")))
+
+
+@pytest.mark.fault(27)
+def test_a_waveglow_that_cannot_be_inverted_is_an_error(waveglow_run: Path, tmp_path: Path) -> None:
+    path = ruined(waveglow_run, tmp_path / "w.pt", "convinv.0.conv.weight", 0.0)
+    with pytest.raises(UserError, match=r"waveglow=.*w.pt: an invertible convolution has no inverse"):
+        Vocoder.load(path, AudioConfig(), torch.device("cpu"))
 
 
 @pytest.mark.fault(19, 22)
@@ -260,8 +399,7 @@ def process_state() -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def shipped() -> Synthesizer:
-    voice = REPOSITORY / "demo" / "voice"
-    return Synthesizer.load(voice / "tacotron2.safetensors", voice / "waveglow.safetensors", device="cpu")
+    return Synthesizer.load(*VOICE, device="cpu")
 
 
 def test_two_threads_do_not_affect_each_other(shipped: Synthesizer) -> None:
@@ -325,6 +463,10 @@ def test_waveglow_trains_on_predicted_mels(corpus: Path, tacotron2_run: Path, tm
     assert "8 predicted mels" in run_here(*command, "batch_size=3", "device=cpu").stdout
     fails_with(run_here(*command, expect=1), str(output), "exists already")
     fails_with(run_here(*command, "batch_size=0", expect=1), "batch_size=0", "at least 1")
+    broken = ruined(tacotron2_run, tmp_path / "ruined.pt", "embedding.weight")
+    other = (f"tacotron2={broken}", f"output={tmp_path / 'other'}", "device=cpu")
+    fails_with(run_here(*command, *other, expect=1), "filelists/train.txt:", f"{broken} gives NaN", "embedding")
+    assert not (tmp_path / "other").exists()
     run_dir, options = tmp_path / "run", (f"data.mel_dir={output}", "trainer.max_steps=2")
     run_here(*train_command(corpus, run_dir, TINY_WAVEGLOW, *options))
     assert (run_dir / "checkpoints" / "step_00000002.pt").is_file()

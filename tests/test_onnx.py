@@ -32,6 +32,7 @@ from tests.helpers import REPOSITORY
 from tests.helpers.commands import fails_with, run_here
 from tests.helpers.golden import golden, golden_path
 from tests.helpers.waveglow import randomize_couplings
+from tests.test_data import full_disk
 from waveglow.denoiser import Denoiser
 from waveglow.mel_match import MelMatch
 from waveglow.model import WaveGlow, WaveGlowConfig
@@ -86,7 +87,7 @@ def test_free_running_equals_the_reference(exported: Path) -> None:
         np.testing.assert_allclose(mel, expected[row], atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("frames", [37, 4])
+@pytest.mark.parametrize("frames", [37, 4, 2, 1])  # the last two are shorter than half a window
 def test_audio_with_denoiser_and_mel_match_equals_pytorch(exported: Path, frames: int) -> None:
     voice, waveglow = Voice(exported / "export"), load_model(exported / "waveglow.pt")
     assert isinstance(waveglow, WaveGlow)
@@ -167,10 +168,43 @@ def test_synthesis_with_only_the_listed_packages(exported: Path, tmp_path: Path)
     assert "phrases.txt:3: nothing to say" in result.stdout
     assert "phrases.txt:1: 0000.wav ends at the step limit" in result.stdout
     assert "total 0.21 s of speech, RTF" in result.stdout
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0000.wav", "0002.wav"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.wav")) == ["0000.wav", "0002.wav"]
     audio, rate = soundfile.read(tmp_path / "out/0002.wav")
     assert (len(audio), rate) == (9 * 256, 22050)
     assert audio.any()
+
+
+@pytest.mark.fault(33)
+def test_a_full_disk(exported: Path, tmp_path: Path) -> None:
+    """Nothing is left of an export that fails, and no half wav."""
+    (tmp_path / "phrases.txt").write_text("Hello.\n")
+    speak = tmp_path / "phrases.txt", tmp_path / "out"
+    with full_disk(1_000):
+        result = run_here(SPEAK, exported / "export", *speak, "--max-steps", "9", expect=1)
+        fails_with(result, "0000.wav: not written (", "free some space")
+        assert not list((tmp_path / "out").glob("*.wav*"))
+        models = [f"{name}={exported / name}.pt" for name in ("tacotron2", "waveglow")]
+        fails_with(run_here(EXPORT, *models, f"output={tmp_path / 'onnx'}", expect=1), "File too large", "free some")
+    assert not list(tmp_path.glob("onnx*"))
+
+
+@pytest.mark.fault(27)
+def test_nan_is_an_error_that_names_export_and_phrase(exported: Path, tmp_path: Path) -> None:
+    directory, speak = tmp_path / "onnx", (tmp_path / "phrases.txt", tmp_path / "out")
+    shutil.copytree(exported / "export", directory)
+    speak[0].write_text("Hello.\n")
+    with np.load(directory / "filters.npz") as arrays:
+        np.savez(directory / "filters.npz", hum=arrays["hum"] * np.nan, filterbank=arrays["filterbank"])
+    result = run_here(SPEAK, directory, *speak, "--max-steps", "3", expect=1)
+    fails_with(result, f"'Hello.': {directory} gives NaN or infinity in its audio")
+    assert not list((tmp_path / "out").glob("*.wav"))
+    state = checkpoints.load(exported / "tacotron2.pt")
+    state.state_dict["embedding.weight"][0, 0] = np.nan
+    checkpoints.save(tmp_path / "nan.pt", state)
+    models = f"tacotron2={tmp_path / 'nan.pt'}", f"waveglow={exported / 'waveglow.pt'}"
+    result = run_here(EXPORT, *models, f"output={tmp_path / 'export'}", expect=1)
+    fails_with(result, f"tacotron2={tmp_path / 'nan.pt'}: its embedding.weight holds NaN")
+    assert not list(tmp_path.glob("export*"))
 
 
 def test_a_long_line_is_synthesized_in_pieces(exported: Path) -> None:
@@ -240,7 +274,7 @@ def test_a_clean_environment_with_only_the_listed_packages_speaks(shipped: Path,
 
 def test_mistakes(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = f"tacotron2={exported / 'tacotron2.pt'}", f"waveglow={exported / 'waveglow.pt'}"
-    fails_with(run_here(EXPORT, *models, f"output={exported / 'export'}", expect=1), "encoder.onnx exists already")
+    fails_with(run_here(EXPORT, *models, f"output={exported / 'export'}", expect=1), "export exists already")
     fails_with(run_here(EXPORT, *models, expect=1), "output=VALUE")
     other = f"waveglow={golden_path('dle_waveglow.pt')}"
     fails_with(run_here(EXPORT, models[0], other, f"output={tmp_path / 'x'}", expect=1), "audio.n_mels is 80")
@@ -250,6 +284,10 @@ def test_mistakes(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     fails_with(
         run_here(SPEAK, exported / "export", *speak, "--max-steps", "0", expect=1), "max_steps=0 must be at least"
     )
+    for option in ("--sigma", "--denoiser-strength"):
+        fails_with(
+            run_here(SPEAK, exported / "export", *speak, option, "nan", expect=1), "=nan must be a finite number"
+        )
     shutil.copytree(exported / "export", tmp_path / "copy")
     (tmp_path / "copy/postnet.onnx").unlink()
     fails_with(run_here(SPEAK, tmp_path / "copy", *speak, expect=1), "not a complete export", "postnet.onnx")

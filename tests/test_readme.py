@@ -163,7 +163,7 @@ def test_files_and_options_that_a_page_names_exist(page: Page) -> None:
     for name in re.findall(r"`((?:[\w/]+/)?[\w]+\.(?:py|sh|md|txt))`", page.text):
         found = (REPOSITORY / name).exists() or list(REPOSITORY.glob(f"scripts/{name}"))
         assert found or list(REPOSITORY.glob(f"*/{name}")) or name in ELSEWHERE, name
-    known = Command("train", []).known_keys()
+    known = Command("train", []).known
     for key in re.findall(r"`((?:trainer|task|data|model|audio)\.(?!py|md)\w+)[`=]", page.text):
         assert key in known, key
 

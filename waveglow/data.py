@@ -59,7 +59,7 @@ class SegmentDataset:
         rng = np.random.default_rng((self.seed, epoch, index))
         # A clip ends less than one hop after the center of its last frame, so a segment must not include that frame.
         first = int(rng.integers(max(self.frames[index] - self.segment_frames, 1)))
-        mel = np.array(self.mels.load(self.clips[index])[:, first : first + self.segment_frames])
+        mel = self.mels.load(self.clips[index])[:, first : first + self.segment_frames]
         num_samples = self.segment_length
         start = first * self.audio.hop_length
         audio = load_audio(self.clips[index].file, self.audio, self.data.convert_audio, start, num_samples)

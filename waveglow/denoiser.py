@@ -26,7 +26,10 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def forward(self, audio: Tensor, strength: float = 0.01) -> Tensor:
-        spectrum = self.stft(audio.float())
+        num_samples = audio.shape[-1]
+        # Reflection padding needs more than half a window of audio; a phrase may have a single frame.
+        missing = max(0, self.stft.n_fft // 2 + 1 - num_samples)
+        spectrum = self.stft(nn.functional.pad(audio.float(), (0, missing)))
         magnitude = spectrum.abs()
         scale = (magnitude - strength * self.bias).clamp(min=0.0) / magnitude.clamp(min=1e-12)
-        return self.stft.inverse(spectrum * scale, audio.shape[-1])
+        return self.stft.inverse(spectrum * scale, num_samples + missing)[..., :num_samples]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from common.checkpoint.checkpoint import Checkpoint
 from common.errors import UserError, first_line
-from common.files import replacing
+from common.files import check_new_file, replacing
 
 FAMILY = "tacotron2-waveglow/"
 FORMAT = FAMILY + "5"
@@ -175,6 +175,16 @@ def load_state(
     if assign:
         state_dict = {key: value.to(own[key].dtype).contiguous() for key, value in state_dict.items()}
     module.load_state_dict(state_dict, assign=assign)
+
+
+def check_new_file_outside_runs(path: Path) -> None:
+    """Raise a UserError unless `path` is a free name for a checkpoint that belongs to no run.
+
+    A run would resume from it, or remove it like one of its own.
+    """
+    check_new_file(path, "OUT")
+    if path.resolve().parent.name == "checkpoints" or (_FILE_PATTERN.fullmatch(path.name) and all_steps(path.parent)):
+        raise UserError(f"{path} would be among the checkpoints of a run; write it to another directory")
 
 
 def prune(directory: Path, keep_last: int, trusted: int) -> None:

@@ -5,19 +5,25 @@ Rows with more columns, such as LJSpeech's `id|raw|normalized`, are refused; scr
 
 from __future__ import annotations
 
+import os
 import shlex
+import stat
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from common.errors import UserError
 from common.wording import counted
+
+if TYPE_CHECKING:
+    from common.config import DataConfig  # imports PyTorch, which an ONNX export does without
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One row: `path` as written, `file` the file on this machine, and `where`, FILELIST:LINE, for messages."""
+    """One row: `path` in its normal form, `file` the file on this machine, and `where`, FILELIST:LINE, for messages."""
 
     path: str
     text: str
@@ -65,20 +71,46 @@ def _refuse_other_files(raw: bytes, what: str, path: Path) -> None:
         )
 
 
-def exists(file: Path) -> bool:
-    """True if `file` is one; False, and no OSError, for a name that no file can have, such as a very long one."""
-    try:
-        return file.is_file()
-    except OSError:
-        return False
+def normal(name: str) -> str:
+    """A relative path without `./` and repeated slashes, so that a clip has one name."""
+    return str(PurePosixPath(name)) if name else ""
 
 
-def _leaves(file: Path, root: Path) -> bool:
-    """True if `file` is a link to outside of `root`."""
+def leaves(name: str) -> bool:
+    """True if the path of a row, as written, may lead out of the folder that it is relative to."""
+    return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+
+
+def shown(name: str | Path) -> str:
+    """A path for a message: cut if it is very long, quoted if it contains what a terminal cannot show."""
+    text = str(name) if len(str(name)) <= 200 else f"{str(name)[:200]}..."
+    return text if text.isprintable() else repr(text)
+
+
+def file_problem(file: Path) -> str:
+    """Why no file can be read under this name; "" if one can be opened."""
     try:
-        return not file.resolve().is_relative_to(root)
-    except OSError:  # a name that no file can have
-        return False
+        mode = file.stat().st_mode
+    except FileNotFoundError:
+        return "does not exist"
+    except OSError as error:  # an unreadable folder, links in a circle, a name that is too long
+        return f"cannot be read ({error.strerror})"
+    except ValueError:
+        return "cannot be the name of a file: it contains a NUL byte"
+    return "" if stat.S_ISREG(mode) else "is not a file"
+
+
+def _is_link_out(file: Path, root: str) -> bool:
+    """True if `file`, which exists, is a link to outside of `root`, a path without links."""
+    return not Path(os.path.realpath(file)).is_relative_to(root)
+
+
+def filelists(data: DataConfig) -> dict[str, str]:
+    """The filelists of a corpus by name: train, val, and test unless it is missing or empty."""
+    lists = {"train": data.train_filelist, "val": data.val_filelist}
+    if data.test_filelist and os.path.isfile(data.test_filelist) and os.path.getsize(data.test_filelist):
+        lists["test"] = data.test_filelist
+    return lists
 
 
 def read_filelist(path: str | Path, root: str | Path, follow_links: bool = False) -> list[Clip]:
@@ -92,40 +124,40 @@ def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False
     """The valid rows of a filelist, and a message for each other row.
 
     A row is invalid if it does not have two columns, its transcript is empty, its path is absolute, contains `..`,
-    leaves `root` through a link (unless `follow_links`) or is repeated, or its file is missing.
+    leaves `root` through a link (unless `follow_links`) or is repeated, or its file is missing or cannot be read.
     """
     problems, clips, seen = [], [], dict[str, int]()
     root = Path(root)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f"data.root={root}: no such directory; set data.root=DIR to the folder that holds the clips")
-    if Path(path).parent == root / "filelists" and not Path(path).exists() and (root / "metadata.csv").is_file():
+    if Path(path).parent == root / "filelists" and not os.path.exists(path) and os.path.isfile(root / "metadata.csv"):
         cure = f"bash scripts/prepare_dataset.sh {shlex.quote(str(root))}"
         raise UserError(f"filelist {path}: no such file; to write it, run: {cure}")
-    resolved_root = root.resolve()
+    real_root = os.path.realpath(root)
     for number, line in read_lines(path, "filelist"):
         where = f"{path}:{number}"
         columns = line.split("|")
         if len(columns) != 2:
             problems.append(f"{where}: {counted(len(columns), 'column')} in {line[:60]!r}; a row is path|transcript")
             continue
-        name, text = columns[0].strip(), columns[1].strip()
+        name, text = normal(columns[0].strip()), columns[1].strip()
         file = root / name
         if not name:
             problems.append(f"{where}: the row names no clip; a row is path|transcript")
         elif not text:
-            problems.append(f"{where}: the transcript of {name} is empty; write what is said, or remove the row")
-        elif Path(name).is_absolute() or ".." in Path(name).parts:
+            problems.append(f"{where}: the transcript of {shown(name)} is empty; write what is said, or remove the row")
+        elif leaves(name):
             problems.append(
-                f"{where}: {name} is not a path below data.root={root}; write it relative to that, without '..'"
+                f"{where}: {shown(name)} is not a path below data.root={root}; write it relative to that, without '..'"
             )
-        elif not follow_links and _leaves(file, resolved_root):
+        elif name in seen:
+            problems.append(f"{where}: {shown(name)} is already on line {seen[name]}; remove one of the rows")
+        elif problem := file_problem(file):
+            problems.append(f"{where}: {shown(file)} {problem}; check the row, or data.root={root}")
+        elif not follow_links and _is_link_out(file, real_root):
             problems.append(
                 f"{where}: {name} is a link out of data.root={root}; set data.follow_links=true to allow it"
             )
-        elif name in seen:
-            problems.append(f"{where}: {name} is already on line {seen[name]}; remove one of the rows")
-        elif not exists(file):
-            problems.append(f"{where}: {str(file)[:200]} does not exist; check the row, or data.root={root}")
         else:
             seen[name] = number
             clips.append(Clip(name, text, file, where))

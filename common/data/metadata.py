@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from common.data.filelist import AUDIO_SUFFIXES, exists, raise_problems, read_lines
+from common.data.filelist import AUDIO_SUFFIXES, file_problem, leaves, normal, raise_problems, read_lines, shown
 from common.errors import UserError
 from common.wording import counted
 
@@ -35,6 +35,8 @@ class Entry(NamedTuple):
 def read_metadata(corpus: Path) -> list[tuple[str, str, str]]:
     """(id, path relative to the corpus, transcript) of each row. The transcript is the last column.
 
+    An id may name a clip in a folder below wavs/, such as speaker1/a.
+
     Raise a UserError if the file has another format, or with the first ten rows that are wrong.
     """
     metadata = corpus / "metadata.csv"
@@ -42,12 +44,13 @@ def read_metadata(corpus: Path) -> list[tuple[str, str, str]]:
     rows, problems, seen = [], [], set[str]()
     for number, clip, texts in entries:
         where = f"{metadata}:{number}"
-        found = [f"wavs/{clip}{suffix}" for suffix in AUDIO_SUFFIXES if exists(corpus / "wavs" / (clip + suffix))]
+        files = [f"wavs/{clip}{suffix}" for suffix in AUDIO_SUFFIXES]
+        found = [path for path in files if not file_problem(corpus / path)]
         if len(texts) not in (1, 2):
             columns = counted(len(texts) + 1, "column")
             problems.append(f"{where}: {columns} in {'|'.join([clip, *texts])[:60]!r}; a row is id|text or id|raw|text")
         elif not texts[-1].strip():
-            problems.append(f"{where}: the transcript of {clip} is empty; write what is said, or remove the row")
+            problems.append(f"{where}: the transcript of {shown(clip)} is empty; write what is said, or remove the row")
         elif clip in seen:
             problems.append(f"{where}: {clip} is already in a row above; remove one of the rows")
         elif not found:
@@ -68,7 +71,10 @@ def without_row(corpus: Path, paths: Sequence[str]) -> list[str]:
 
 
 def read_entries(metadata: Path) -> list[Entry]:
-    """The rows of metadata.csv; raise a UserError that names the conversion if the columns are not separated by |."""
+    """The rows of metadata.csv.
+
+    Raise a UserError that names the conversion if the columns are not separated by |, or the rows that leave wavs/.
+    """
     lines = read_lines(metadata, "metadata")
     if not any("|" in line for _, line in lines):
         for separator, name in SEPARATORS.items():
@@ -80,7 +86,16 @@ def read_entries(metadata: Path) -> list[Entry]:
         cure = _conversion(metadata, [line for _, line in lines], "|")
         raise UserError(f"metadata {metadata}: its columns are in quotes; {FORMAT}. {cure}")
     split = ((number, line.split("|")) for number, line in lines)
-    return [Entry(number, clip, texts) for number, (clip, *texts) in split]
+    entries = [Entry(number, normal(clip), texts) for number, (clip, *texts) in split]
+    raise_problems(
+        [
+            f"{metadata}:{entry.number}: the id {shown(entry.clip)} is not the name of a clip below wavs/; write it "
+            "without '..' and without a leading slash, or remove the row"
+            for entry in entries
+            if leaves(entry.clip)
+        ]
+    )
+    return entries
 
 
 def _conversion(metadata: Path, lines: Sequence[str], separator: str) -> str:
@@ -101,11 +116,11 @@ def _conversion(metadata: Path, lines: Sequence[str], separator: str) -> str:
 def _missing(corpus: Path, clip: str, is_first: bool) -> str:
     """What is wrong with a row whose clip does not exist."""
     suffix = Path(clip[-10:]).suffix
-    if suffix.lower() in AUDIO_SUFFIXES and exists(corpus / "wavs" / clip):
+    if suffix.lower() in AUDIO_SUFFIXES and not file_problem(corpus / "wavs" / clip):
         metadata = corpus / "metadata.csv"
         return f"the id {clip} ends in {suffix}; leave that out in all rows: sed -i 's/\\{suffix}|/|/' {metadata}"
     more = "if this is a header, remove the line" if is_first else FORMAT
-    return f"no wavs/{clip[:60]}.wav (or {', '.join(AUDIO_SUFFIXES[1:])}); add it or remove the row; {more}"
+    return f"no {shown(f'wavs/{clip[:60]}')}.wav (or {', '.join(AUDIO_SUFFIXES[1:])}); add it or remove the row; {more}"
 
 
 def column_problem(metadata: Path, entries: Sequence[Entry]) -> str:

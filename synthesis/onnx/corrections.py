@@ -45,6 +45,11 @@ class STFT:
         return np.pad(samples, (0, num_samples - len(samples)))
 
 
+def _long_enough(audio: np.ndarray, stft: STFT) -> np.ndarray:
+    """`audio` with silence at its end, if it is too short for reflection, which needs more than half a window."""
+    return np.pad(audio, (0, max(0, stft.n_fft // 2 + 1 - len(audio))))
+
+
 class Corrections:
     """The filters that follow WaveGlow, for the voice in `directory`."""
 
@@ -59,15 +64,15 @@ class Corrections:
 
     def denoise(self, audio: np.ndarray, strength: float) -> np.ndarray:
         """audio (N) -> audio (N), with `strength` times the hum's spectrum subtracted from the magnitudes."""
-        spectrum = self.hum_stft(audio)
+        x = _long_enough(audio, self.hum_stft)
+        spectrum = self.hum_stft(x)
         magnitude = np.abs(spectrum)
         scale = np.maximum(magnitude - np.float32(strength) * self.hum, 0) / np.maximum(magnitude, 1e-12)
-        return self.hum_stft.inverse(spectrum * scale, len(audio))
+        return self.hum_stft.inverse(spectrum * scale, len(x))[: len(audio)]
 
     def match_mel(self, mel: np.ndarray, audio: np.ndarray, passes: int) -> np.ndarray:
         """mel (n_mels, T), audio (T * hop_length) -> audio of the same length whose mel is closer to `mel`."""
-        missing = max(0, self.audio["n_fft"] // 2 + 1 - len(audio))  # reflection needs more than half a window
-        x = np.pad(audio, (0, missing))
+        x = _long_enough(audio, self.stft)
         for _ in range(passes):
             spectrum = self.stft(x)
             magnitude = np.abs(spectrum[: mel.shape[1]])

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CODE = (
     "LICENSE", REQUIREMENTS_FILE, "scripts/checkout.py", "scripts/speak_onnx.py",
     "common/__init__.py", "common/data/__init__.py", "common/data/filelist.py", "common/entry.py", "common/errors.py",
-    "common/files.py", "common/schema.py", "common/threads.py", "common/wording.py",
+    "common/files.py", "common/lock.py", "common/schema.py", "common/threads.py", "common/wording.py",
     "synthesis/__init__.py", "synthesis/sentences.py", "synthesis/onnx/__init__.py", "synthesis/onnx/corrections.py",
     "synthesis/onnx/files.py", "synthesis/onnx/voice.py",
     "tacotron2/__init__.py", "tacotron2/text/*.py",
@@ -47,7 +47,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
         text_packages = cleaners.PACKAGES[config["text"]["cleaners"]]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{directory}: not an export ({error}); run scripts/export_onnx.py first") from error
     requirements = ROOT / REQUIREMENTS_FILE  # an installation does not have it
     names = (*PACKAGES, *text_packages)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from common.errors import UserError, first_line
+from common.errors import UserError, about, first_line
 from common.schema import Count, Index, NonNegative, Options, Seed
 from synthesis.onnx.corrections import Corrections
 from synthesis.onnx.files import GRAPHS, read_config
@@ -45,18 +45,18 @@ class Voice:
 
     def __init__(self, directory: str | Path) -> None:
         directory = Path(directory)
-        self.config = read_config(directory)
+        self.directory, self.config = directory, read_config(directory)
         try:
             self.encoder, self.decoder_step, self.postnet, self.waveglow = (
                 onnxruntime.InferenceSession(str(directory / f"{name}.onnx"), providers=["CPUExecutionProvider"])
                 for name in GRAPHS
             )
             self.corrections = Corrections(directory, self.config)
+            self.sample_rate = self.config["audio"]["sample_rate"]
         except Exception as error:  # onnxruntime's errors have no common type
             raise UserError(
                 f"{directory}: not a complete export ({first_line(error)}); run scripts/export_onnx.py again"
             ) from error
-        self.sample_rate = self.config["audio"]["sample_rate"]
 
     def ids(self, text: str) -> list[int]:
         return encode(text, **self.config["text"]).ids
@@ -87,6 +87,7 @@ class Voice:
         # (S, 1, n_mels * r) -> (1, n_mels, S * r)
         mel = np.stack(steps).reshape(1, -1, config["n_mel_channels"]).transpose(0, 2, 1)
         mel = self.postnet.run(None, {"mel": mel, "mel_lengths": np.array([mel.shape[2]])})[0]
+        self._require_finite("mel", mel)
         return mel[0], truncated
 
     def audio(self, mel: np.ndarray, rng: np.random.Generator, options: SpeechOptions) -> np.ndarray:
@@ -99,7 +100,16 @@ class Voice:
         audio: np.ndarray = self.waveglow.run(None, {"mel": mel[np.newaxis], "z": z})[0][0]
         if options.denoiser_strength:
             audio = self.corrections.denoise(audio, options.denoiser_strength)
-        return self.corrections.match_mel(mel, audio, passes)
+        audio = self.corrections.match_mel(mel, audio, passes)
+        self._require_finite("audio", audio)
+        return audio
+
+    def _require_finite(self, name: str, made: np.ndarray) -> None:
+        if not np.isfinite(made).all():
+            raise UserError(
+                f"{self.directory} gives NaN or infinity in its {name}; use options closer to their defaults, or "
+                "export another checkpoint"
+            )
 
     def speak(self, text: str, **options: Any) -> Speech:
         """Synthesize one text, a long one in pieces, see `split_long`; `options` are the fields of SpeechOptions."""
@@ -108,7 +118,8 @@ class Voice:
         pieces = split_long(ids, self.config["text"]["symbols"]) if ids else []
         parts, truncated = [np.zeros(0, np.float32)], False
         for piece in pieces:
-            mel, stopped = self.mel(piece, rng, chosen.max_steps)
-            truncated |= stopped
-            parts.append(self.audio(mel, rng, chosen))
+            with about(repr(text[:60])):
+                mel, stopped = self.mel(piece, rng, chosen.max_steps)
+                truncated |= stopped
+                parts.append(self.audio(mel, rng, chosen))
         return Speech(np.concatenate(parts), truncated, len(pieces))

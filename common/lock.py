@@ -1,0 +1,50 @@
+"""A lock on a directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import UserError
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def locked(directory: Path, key: str) -> Iterator[None]:
+    """Lock an existing directory while the block runs; raise a UserError if another process holds the lock.
+
+    The system releases the lock when a process ends, however it ends. `key` is the option that names the directory.
+    """
+    try:
+        file = open(directory / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115 # it is closed below
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be locked ({error.strerror}); choose another {key}") from error
+    with file:
+        try:
+            _lock(file.fileno())
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"{key}={directory} is in use by another command ({file.read().strip()}); wait for it, stop it, or "
+                f"choose another {key}"
+            ) from None
+        except OSError as error:  # some network file systems have no locks
+            warnings.warn(f"{directory} cannot be locked ({error.strerror}); let no other command use it", stacklevel=2)
+        os.truncate(file.fileno(), 0)
+        with contextlib.suppress(OSError):  # on a full disk, the lock names no process
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows, where only synthesis runs, has no such lock
+        return
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
