@@ -100,7 +100,7 @@ def _weights(raw: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if isinstance(raw, dict) and isinstance(raw.get(key), dict):
             settings, raw = raw.get("config"), raw[key]
             break
-    if isinstance(raw, unpickle.Foreign) and "_modules" in vars(raw):
+    if isinstance(raw, unpickle.Foreign) and "_modules" in raw.attributes:
         raw, settings = unpickle.flatten(raw)
     items = raw.items() if isinstance(raw, dict) else ()
     weights = {_WRAPPERS.sub("", str(key)): value for key, value in items if isinstance(value, Tensor)}
