@@ -399,6 +399,42 @@ def test_an_archive_with_a_pipe_does_not_hang(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(3)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model_name", 3), ("model_config", "x"), ("model_config", [[]]), ("audio_config", None),
+        ("text", torch.ones(2)), ("text", {"symbols": 5, "cleaners": "x"}), ("text", {"symbols": [1], "cleaners": "x"}),
+        ("state_dict", "x"), ("state_dict", {1: torch.ones(1)}), ("state_dict", {"embedding.weight": None}),
+        ("average", 3), ("average", {"embedding.weight": 1.5}), ("average", torch.ones(2)), ("optimizer", [1]),
+        ("scaler", torch.ones(2)), ("progress", {"step": "x"}), ("progress", {"x": 1}), ("rng", torch.ones(2)),
+        ("rng", [3]), ("config", "x"),
+    ],
+)  # fmt: skip
+def test_odd_fields_of_a_checkpoint_are_named(field: str, value: Any, waveglow_run: Path, tmp_path: Path) -> None:
+    state = torch.load(checkpoints.find(waveglow_run), weights_only=True)
+    torch.save(state | {field: value}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match=r"x.pt: (incomplete|.*audio)"):
+        load_model(tmp_path / "x.pt")
+
+
+@pytest.mark.fault(3)
+def test_odd_metadata_of_safetensors_are_named(tmp_path: Path) -> None:
+    convert(golden_path("dle_tacotron2.pt"), tmp_path / "x.safetensors")
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for key, text in itertools.product(
+        ("model_config", "audio_config", "text", "model_name"), ("", "[" * 100_000, "3")
+    ):
+        safetensors.torch.save_file(tensors, tmp_path / "y.safetensors", metadata | {key: text})
+        with pytest.raises(UserError, match=r"y.safetensors: not a readable safetensors file"):
+            load_model(tmp_path / "y.safetensors")
+    for text in ("null", '{"symbols": ["a"], "cleaners": "english_cleaners"}'):
+        safetensors.torch.save_file(tensors, tmp_path / "y.safetensors", metadata | {"text": text})
+        with pytest.raises(UserError, match=r"y.safetensors: damaged, it does not name 148 symbols"):
+            Synthesizer.load(tmp_path / "y.safetensors", device="cpu")
+
+
+@pytest.mark.fault(3)
 def test_files_that_are_not_checkpoints_are_refused(tmp_path: Path) -> None:
     def error(content: Any) -> str:
         torch.save(content, tmp_path / "x.pt")
