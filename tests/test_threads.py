@@ -57,7 +57,7 @@ def test_what_the_user_sets_stays(chosen: dict[str, str]) -> None:
 
 
 def test_numba_gets_a_cache_where_its_own_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for a user without a home who did not install librosa. The cache holds code: only this user may write to it."""
+    """As for a user without a home who did not install librosa. Only this user may write to a cache of code."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     cached = tmp_path / f"numba-{os.getuid()}"
 
