@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, first_line
+from common.lock import LOCK_FILE, locked
 
 LOCK_FILE = ".lock"
 

@@ -1,9 +1,8 @@
-"""A lock on a directory. A module of its own, because there is no fcntl on Windows, where programs may speak."""
+"""A lock on a directory."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import warnings
@@ -27,7 +26,7 @@ def locked(directory: Path, key: str) -> Iterator[None]:
         raise UserError(f"{directory}: cannot be locked ({error.strerror}); choose another {key}") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file.fileno())
         except BlockingIOError:
             file.seek(0)
             raise UserError(
@@ -40,3 +39,11 @@ def locked(directory: Path, key: str) -> Iterator[None]:
         with contextlib.suppress(OSError):  # on a full disk, the lock names no process
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows, where only synthesis runs, has no such lock
+        return
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

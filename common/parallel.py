@@ -42,6 +42,10 @@ def in_parallel(
             f"one of the {count} processes was killed, often because the machine has run out of memory; run this again "
             f"with fewer: num_processes={count // 2}"
         ) from error
+    except BaseException:  # such as an interrupt: the jobs in progress may be long
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

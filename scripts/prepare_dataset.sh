@@ -14,11 +14,8 @@ case ${1:-} in
 esac
 
 root=${1:-LJSpeech-1.1}
-root=${root%/}
 url=${LJSPEECH_URL:-https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2}
 sha256=${LJSPEECH_SHA256:-be1a30453f28eb8dd26af4101ae40cbf2c50413b1bb21936cbcdc6fae3de8aa5}
-archive=$root.tar.bz2
-
 python=${PYTHON:-python}
 fail() { echo "error: $*" >&2; exit 1; }
 verified() { [ -f "$1" ] && echo "$sha256  $1" | sha256sum --check --status; }
@@ -43,7 +40,16 @@ unpack() {
     echo "unpacking into $root"
     rm -rf "$root.part"
     mkdir -p "$root.part"
-    tar -xjf "$archive" -C "$root.part" --strip-components=1 || fail "$archive could not be unpacked; is the disk full?"
+    tar -xjf "$archive" -C "$root.part" --strip-components=1 --no-same-owner --no-same-permissions ||
+        fail "$archive could not be unpacked; is the disk full?"
+    # Links could lead out of the corpus, to files that later commands would read or overwrite.
+    others=$(find "$root.part" ! -type d ! -type f -o -type f -links +1)
+    if [ -n "$others" ]; then
+        rm -rf "$root.part"
+        first=${others%%$'\n'*}
+        fail "$archive holds links or devices (${first#"$root.part/"}), which a corpus does not need; use another archive"
+    fi
+    chmod -R u+rwX,go-w,a-s "$root.part"
     if [ -d "$root" ]; then rmdir "$root"; fi
     mv "$root.part" "$root" # in one step, so that an interruption leaves no partial corpus
     echo "$archive is no longer needed; remove it to free 2.7 GB"
@@ -51,12 +57,16 @@ unpack() {
 
 "$python" -c "import hydra" 2>/dev/null ||
     fail "$python does not have this project's packages; run: make install, then: source .venv/bin/activate"
+root=$("$python" -c "import os, sys; print(os.path.normpath(sys.argv[1]))" "$root") # without ./ and / at its end
+archive=$root.tar.bz2
 if [ -f "$root/metadata.csv" ] && [ -d "$root/wavs" ]; then
     echo "$root already holds a corpus: only its filelists are written"
 elif [ -e "$root" ] && [ -n "$(ls -A "$root")" ]; then
     fail "$root is not empty and holds no corpus: add metadata.csv and wavs/, or name another directory"
 elif [ ! -e "$root" ] && [[ ${root,,} != *ljspeech* ]]; then
     fail "there is no directory $root. For your own recordings, correct the name; to download LJSpeech (2.7 GB) into it, run first: mkdir -p $root"
+elif [ "$root" -ef . ]; then
+    fail "the current directory holds no corpus, and LJSpeech cannot be unpacked into it: name another directory"
 else
     for tool in curl sha256sum tar bzip2; do
         command -v $tool >/dev/null || fail "$tool is needed to fetch LJSpeech; install it with your package manager"

@@ -1,14 +1,18 @@
 """From a corpus to batches: filelists, prepared mels, datasets, and the batch plan of an epoch."""
 
 import dataclasses
+import hashlib
+import io
 import json
 import os
 import re
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -847,8 +851,6 @@ server.serve_forever()
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, which downloads LJSpeech")
 def test_prepare_dataset_downloads_resumes_and_verifies(tmp_path: Path) -> None:
-    import hashlib
-
     write_corpus(tmp_path / "LJSpeech-1.1")
     (tmp_path / "served").mkdir()
     archive = tmp_path / "served/LJSpeech-1.1.tar.bz2"
@@ -899,3 +901,79 @@ def test_prepare_dataset_downloads_resumes_and_verifies(tmp_path: Path) -> None:
     finally:
         server.kill()
         server.wait()
+
+
+def unpacked(tmp_path: Path, *members: tarfile.TarInfo) -> subprocess.CompletedProcess[str]:
+    """Run prepare_dataset.sh on an archive of a corpus with more members."""
+    write_corpus(tmp_path / "LJSpeech-1.1")
+    archive = tmp_path / "mirror.tar.bz2"
+    with tarfile.open(archive, "w:bz2") as file:
+        file.add(tmp_path / "LJSpeech-1.1", "LJSpeech-1.1")
+        for member in members:
+            file.addfile(member, io.BytesIO(bytes(member.size)))
+    environment = {
+        **os.environ,
+        "PYTHON": sys.executable,
+        "LJSPEECH_URL": archive.as_uri(),
+        "LJSPEECH_SHA256": hashlib.sha256(archive.read_bytes()).hexdigest(),
+    }
+    command = ["bash", str(REPOSITORY / "scripts/prepare_dataset.sh"), f"{tmp_path}/data/ljspeech/"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def member(name: str, kind: bytes, target: str = "", mode: int = 0o644) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(f"LJSpeech-1.1/{name}")
+    info.type, info.linkname, info.mode = kind, target, mode
+    return info
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, which downloads LJSpeech")
+@pytest.mark.parametrize(
+    ("name", "kind", "target"),
+    [
+        ("filelists", tarfile.SYMTYPE, "../../victim"),  # prepare_filelists would write there
+        ("wavs/a.wav", tarfile.SYMTYPE, "/etc/passwd"),
+        ("wavs/a.wav", tarfile.LNKTYPE, "LJSpeech-1.1/metadata.csv"),
+        ("wavs/a.wav", tarfile.FIFOTYPE, ""),
+    ],
+)
+@pytest.mark.fault(32)
+def test_an_archive_with_links_is_refused(tmp_path: Path, name: str, kind: bytes, target: str) -> None:
+    (tmp_path / "victim").mkdir()
+    result = unpacked(tmp_path, member(name, kind, target))
+    fails_with(result, "holds links or devices (metadata.csv)" if kind == tarfile.LNKTYPE else f"devices ({name})")
+    assert not any((tmp_path / "victim").iterdir())
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["ljspeech.tar.bz2"]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, which downloads LJSpeech")
+@pytest.mark.fault(32)
+def test_an_archive_gives_no_rights(tmp_path: Path) -> None:
+    odd = [member("tool", tarfile.REGTYPE, mode=0o6777), member("open", tarfile.DIRTYPE, mode=0o7777)]
+    result = unpacked(tmp_path, *odd, member("../../outside", tarfile.REGTYPE))
+    assert not (tmp_path / "outside").exists()
+    assert not (tmp_path / "data/outside").exists()
+    if result.returncode:  # GNU tar refuses a member that leaves the folder
+        assert "could not be unpacked" in result.stderr
+        result = unpacked(tmp_path / "again", *odd)
+        tmp_path = tmp_path / "again"
+    assert result.returncode == 0, result.stderr
+    root = tmp_path / "data/ljspeech"
+    assert [stat.S_IMODE((root / name).stat().st_mode) & 0o7022 for name in ("tool", "open")] == [0, 0]
+    assert (root / "filelists/train.txt").is_file()
+
+
+@pytest.mark.fault(32)
+def test_prepare_dataset_in_the_current_directory(tmp_path: Path) -> None:
+    script, root = REPOSITORY / "scripts/prepare_dataset.sh", write_corpus(tmp_path / "c")
+
+    def prepare_dataset(directory: Path) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHON": sys.executable, "LJSPEECH_URL": "file:///none"}
+        command = ["bash", str(script), "./"]
+        return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
+
+    assert "only its filelists are written" in prepare_dataset(root).stdout
+    assert (root / "filelists/train.txt").is_file()
+    (tmp_path / "empty").mkdir()
+    fails_with(prepare_dataset(tmp_path / "empty"), "the current directory holds no corpus", "name another directory")
+    assert {path.name for path in tmp_path.iterdir()} == {"c", "empty"}

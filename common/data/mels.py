@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from common.audio import needs_conversion
 from common.config import AudioConfig
 from common.data.filelist import Clip, normal, raise_problems
 from common.errors import UserError, first_line
-from common.files import make_directory, replacing, write_text
+from common.files import make_directory, read_json_lines, replacing, write_text, writing
 from common.schema import from_dict
 from common.wording import counted
 
@@ -50,11 +51,11 @@ class Entry:
     audio: int | None = None  # CRC-32 of the AudioConfig that the mel was made with
 
     @classmethod
-    def parse(cls, line: str) -> Entry | None:
-        """The entry on a line of the manifest; None if it is not one, such as the half line of a killed run."""
+    def parse(cls, row: dict[str, Any]) -> Entry | None:
+        """The entry in a row of the manifest; None if it is not one."""
         try:
-            entry = cls(**json.loads(line))
-        except (ValueError, TypeError, RecursionError):
+            entry = cls(**row)
+        except TypeError:
             return None
         numbers = (entry.frames, entry.size, entry.mtime_ns)
         is_valid = isinstance(entry.clip, str) and all(type(number) is int for number in numbers) and entry.frames > 0
@@ -80,16 +81,6 @@ def _mel_crc(mel: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(mel, np.float32).data)
 
 
-def _read(path: Path) -> str:
-    """The text of a file; "" if there is none."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
-
-
 class MelDirectory:
     """The mels in one directory; `entries` are the finished ones, by clip."""
 
@@ -97,11 +88,13 @@ class MelDirectory:
         self.path = Path(path)
         self.audio: dict[str, object] | None = None
         try:
-            stored = json.loads(_read(self.path / AUDIO_FILE))
+            stored = json.loads((self.path / AUDIO_FILE).read_text(encoding="utf-8"))
             self.audio = stored if isinstance(stored, dict) else None
-        except (ValueError, RecursionError):  # a damaged file counts as missing
+        except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):  # a damaged file counts as missing
             pass
-        entries = map(Entry.parse, _read(self.path / MANIFEST_FILE).splitlines())
+        # A killed run may leave half a line; its mel is computed again.
+        manifest = self.path / MANIFEST_FILE
+        entries = map(Entry.parse, read_json_lines(manifest) if manifest.is_file() else [])
         self.entries = {entry.clip: entry for entry in entries if entry}
         self.num_mels: int | None = None  # n_mels that `check` was called with
         self.times: dict[str, int] = {}  # modification times at `check` of mels without a checksum, by clip
@@ -151,11 +144,8 @@ class MelDirectory:
         """Append to the manifest."""
         self.entries[entry.clip] = entry
         path = self.path / MANIFEST_FILE
-        try:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(dataclasses.asdict(entry)) + "\n")
-        except OSError as error:
-            raise UserError(f"{path}: not written ({first_line(error)}); free some space or check the path") from error
+        with writing(path), open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(dataclasses.asdict(entry)) + "\n")
 
     def compact(self) -> None:
         """Rewrite the manifest with one line for each clip."""
