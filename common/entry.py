@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import io
 import os
 import re
 import sys
@@ -38,6 +39,7 @@ def hydra_entry(config_name: str) -> Callable[[Job], Callable[[], None]]:
     def decorate(function: Job) -> Callable[[], None]:
         @functools.wraps(function)
         def main() -> None:
+            print_any_character()
             warnings.showwarning = _show_warning
             warnings.filterwarnings("ignore", message="torch.quantize_per_")  # deprecated; precision=int8 uses it
             command = Command(config_name, sys.argv[1:])
@@ -270,6 +272,7 @@ def _failed(error: OSError) -> str:
 
 def run_command(main: Callable[[], None]) -> None:
     """Run the main function of a command without Hydra; a UserError ends the process with status 1 and its message."""
+    print_any_character()
     warnings.showwarning = _show_warning
     watch()
     try:
@@ -282,6 +285,13 @@ def run_command(main: Callable[[], None]) -> None:
         fail(_failed(error))
     finally:
         print_or_drop("")  # argparse's --help is still in the buffer
+
+
+def print_any_character() -> None:
+    """Print characters that the console does not have, as with LC_ALL=C, as \\xfc instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_or_drop(text: str) -> None:

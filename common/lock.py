@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import UserError
-
-LOCK_FILE = ".lock"
+from common.files import LOCK_FILE
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from collections import deque
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
+from common.caches import set_numba_cache
+
 SPIN_COUNT = "100000"  # a third of the default, hardly slower alone; it counts where `watch` overlooks a program
 PERIOD = 0.1  # seconds between two looks at the machine
 CGROUP = Path("/sys/fs/cgroup")
@@ -47,7 +49,8 @@ def _container_limit(cgroup: Path) -> int | None:
 
 
 def before_torch(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set how PyTorch's threads wait. Commands call this before they import torch, which reads it only once."""
+    """Set how PyTorch's threads wait, and where numba writes. Commands call this before they import either."""
+    set_numba_cache(environment)
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     if limit := _container_limit(CGROUP):  # PyTorch itself looks only at the cores that the process is bound to

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 from common.data.filelist import AUDIO_SUFFIXES, scan_filelist
 from common.errors import UserError, first_line
+from common.files import read_json_lines
 from evaluation.table import RECORDINGS, folder_name, table
 
 SHOWN_STEPS = 6  # evenly spaced among those with samples, including the last
@@ -53,23 +54,41 @@ pre { background: #8881; padding: 1em; overflow-x: auto; font-size: .85em; } sum
 
 def read_log(run_dir: Path) -> list[dict[str, Any]]:
     """The lines of log.jsonl, except one that a crash has cut off."""
-    rows = []
     try:
-        lines = (run_dir / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = read_json_lines(run_dir / "log.jsonl")
     except OSError as error:
         raise UserError(
             f"{run_dir}/log.jsonl: {error.strerror}; RUN_DIR must be the run_dir that train.py was given"
         ) from error
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict) and "time" in row:
-            rows.append(row)
-    if not any({"model", "data"} <= row.get("config", {}).keys() for row in rows):
+    rows = [row for row in rows if _is_valid(row)]
+    if not any("config" in row for row in rows):
         raise UserError(f"{run_dir}/log.jsonl: no line holds the config; was this written by train.py?")
     return rows
+
+
+def _is_valid(row: dict[str, Any]) -> bool:
+    """Whether what the page shows of a line is of the right types: a log may be damaged, or of another program."""
+    curves = [row.get(key) for key in itertools.chain(*CURVES.values())]
+    try:
+        return (
+            _is_number(row["time"])
+            and _is_number(row.get("step", 0))
+            and all(value is None or _is_number(value) for value in curves)
+            and all(isinstance(sentence, str) for sentence in row.get("sentences", []))
+            and ("config" not in row or _is_config(row["config"]))
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and -1e300 < value < 1e300
+
+
+def _is_config(config: Any) -> bool:
+    data = config["data"]
+    texts = (data["root"], data["val_filelist"], *(data.get("sentences") or []))
+    return isinstance(config["model"], dict) and "follow_links" in data and all(isinstance(t, str) for t in texts)
 
 
 def training_hours(rows: Sequence[dict[str, Any]]) -> float:
@@ -195,11 +214,19 @@ def evaluation_section(folder: Path) -> str:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         head, *rows = table(result["summary"])
-        utterances = result["utterances"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        spoken = _examples(folder, result["utterances"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise UserError(f"{path}: not an evaluation ({error!r}); write it with scripts/evaluate.py") from error
     lines = ["<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"]
     lines += ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
+    heard = "<tr><th>system</th><th>text</th><th>heard by Whisper</th><th></th></tr>" + "".join(spoken)
+    listen = f'<h3>examples</h3><div class="scroll"><table>{heard}</table></div>' if spoken else ""
+    name = html.escape(folder.name)
+    return f'<h3>{name}</h3><div class="scroll"><table>{"".join(lines)}</table></div>{listen}'
+
+
+def _examples(folder: Path, utterances: dict[str, Any]) -> list[str]:
+    """Rows of a table with the first utterances of each system, which need the wavs in its folder."""
     spoken = []
     for system, said in utterances.items():
         wavs = folder / folder_name(system)
@@ -210,10 +237,7 @@ def evaluation_section(folder: Path) -> str:
                 spoken.append(
                     "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + f"<td>{player(wav)}</td></tr>"
                 )
-    heard = "<tr><th>system</th><th>text</th><th>heard by Whisper</th><th></th></tr>" + "".join(spoken)
-    listen = f'<h3>examples</h3><div class="scroll"><table>{heard}</table></div>' if spoken else ""
-    name = html.escape(folder.name)
-    return f'<h3>{name}</h3><div class="scroll"><table>{"".join(lines)}</table></div>{listen}'
+    return spoken
 
 
 def page(run_dir: Path, evaluations: Sequence[Path]) -> str:

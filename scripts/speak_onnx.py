@@ -16,14 +16,12 @@ import checkout  # noqa: F401
 
 import argparse
 import io
-import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from common.data.filelist import read_lines
 from common.entry import run_command
-from common.files import make_directory, refuse_existing, replacing
+from common.files import make_directory, only_writer, refuse_existing, replacing
 from synthesis.onnx.files import read_config
 from synthesis.sentences import CUT_OFF
 
@@ -61,7 +59,7 @@ def main() -> None:
     voice = Voice(directory)
     make_directory(output, "output")
     seconds = audio_seconds = 0.0
-    with lock_of(output):
+    with only_writer(output, "output"):
         refuse_existing(paths, "choose another output directory")  # another process may have written them since
         for path, (number, text) in zip(paths, lines, strict=True):
             where = f"{source}:{number}"
@@ -86,15 +84,6 @@ def main() -> None:
     if audio_seconds:
         rtf = seconds / audio_seconds
         print(f"total {audio_seconds:.2f} s of speech, RTF {rtf:.3f} ({1 / rtf:.2f} x real time)")
-
-
-def lock_of(output: Path) -> AbstractContextManager[None]:
-    """A lock on the output directory, where the system has one."""
-    if sys.platform == "win32":
-        return nullcontext()
-    from common.lock import locked
-
-    return locked(output, "output")
 
 
 if __name__ == "__main__":

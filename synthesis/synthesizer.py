@@ -116,10 +116,12 @@ class Synthesizer:
         where = resolve_device(device)
         checkpoint = load_checkpoint(tacotron2, "tacotron2")
         text = checkpoint.text
-        assert text is not None
+        num_symbols = checkpoint.model_config["n_symbols"]
+        if text is None or (text.symbols is not None and len(text.symbols) != num_symbols):
+            raise UserError(f"tacotron2={tacotron2}: damaged, it does not name {num_symbols} symbols; use another")
         if text.symbols is None:
             raise UserError(
-                f"tacotron2={tacotron2}: its {checkpoint.model_config['n_symbols']} symbols are not the reference's, "
+                f"tacotron2={tacotron2}: its {num_symbols} symbols are not the reference's, "
                 "and the file does not name them; convert it first: python scripts/convert_checkpoint.py IN OUT "
                 "--symbols FILE"
             )

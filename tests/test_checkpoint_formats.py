@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import tarfile
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -340,13 +341,97 @@ def test_no_name_outside_the_list_is_called(name: str, arguments: bytes) -> None
         b"(S'x'\nios\nsystem\n.",  # INST
         b"(cos\nsystem\nX\x01\x00\x00\x00xo.",  # OBJ
         b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\n(cos\nsystem\nN(X\x01\x00\x00\x00xtNtR.",  # via a known name
-        b"\x80\x02cfoo\nBar\n)\x81}X\x0c\x00\x00\x00__setstate__cos\nsystem\nsbX\x01\x00\x00\x00xb.",  # via a method
     ],
 )
 @pytest.mark.fault(4)
 def test_no_other_opcode_calls_a_name_outside_the_list(pickled: bytes) -> None:
     with pytest.raises(Exception, match=r"would call os\.system"):
         unpickle._load_pickle(io.BytesIO(pickled))
+
+
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        (REBUILD, "function"),
+        (b"ctorch._utils\n_rebuild_parameter\n", "function"),
+        (b"ccollections\nOrderedDict\n", "type"),
+        (b"cpathlib\nPosixPath\n", "type"),
+        (b"ctorch\nfloat32\n", "dtype"),
+        (b"cfoo\nBar\n", "_Inert"),
+        (b"(lp0\n", "list"),
+    ],
+)
+@pytest.mark.parametrize("state", [b"}U\x04evilI1\ns", b"N}U\x04evilI1\ns\x86"])
+@pytest.mark.fault(32)
+def test_a_pickle_sets_no_attributes_of_what_it_names(target: bytes, kind: str, state: bytes) -> None:
+    """They would stay for the whole process."""
+    with pytest.raises(Exception, match=f"would set attributes of a {kind}$"):
+        unpickle._load_pickle(io.BytesIO(b"\x80\x02" + target + state + b"b."))
+    assert not hasattr(torch._utils._rebuild_tensor_v2, "evil")
+
+
+@pytest.mark.fault(32)
+def test_the_attributes_of_a_foreign_instance_are_kept_apart() -> None:
+    """None of them becomes a method that this program or the unpickler calls."""
+    method = b"\x80\x02cfoo\nBar\n)\x81}X\x0c\x00\x00\x00__setstate__cos\nsystem\nsbX\x01\x00\x00\x00xb."
+    found = unpickle._load_pickle(io.BytesIO(method))
+    assert list(found.attributes) == ["__setstate__"]
+    slots = b"\x80\x02cfoo\nBar\n)\x81}U\x05itemsI1\ns}U\x01aI2\ns\x86b."
+    found = unpickle._load_pickle(io.BytesIO(slots))
+    assert (found.attributes, list(found.items())) == ({"items": 1, "a": 2}, [])
+    loop = unpickle._load_pickle(io.BytesIO(b"\x80\x02cfoo\nBar\n)\x81q\x00}U\x08_modules}U\x01ah\x00ssb."))
+    assert unpickle.flatten(loop) == ({}, {})  # a module that contains itself
+
+
+@pytest.mark.fault(32)
+def test_an_archive_with_a_pipe_does_not_hang(tmp_path: Path) -> None:
+    """PyTorch would extract the pipe, and wait for someone to write to it."""
+    with tarfile.open(tmp_path / "x.pt", "w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            member = tarfile.TarInfo(name)
+            member.type = tarfile.FIFOTYPE
+            archive.addfile(member)
+    with pytest.raises(UserError, match=r"x.pt: in the tar format of PyTorch before 0.2.*save it again"):
+        load_model(tmp_path / "x.pt")
+
+
+@pytest.mark.fault(3)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model_name", 3), ("model_config", "x"), ("model_config", [[]]), ("audio_config", None),
+        ("text", torch.ones(2)), ("text", {"symbols": 5, "cleaners": "x"}), ("text", {"symbols": [1], "cleaners": "x"}),
+        ("state_dict", "x"), ("state_dict", {1: torch.ones(1)}), ("state_dict", {"embedding.weight": None}),
+        ("average", 3), ("average", {"embedding.weight": 1.5}), ("average", torch.ones(2)), ("optimizer", [1]),
+        ("scaler", torch.ones(2)), ("progress", {"step": "x"}), ("progress", {"x": 1}), ("rng", torch.ones(2)),
+        ("rng", [3]), ("config", "x"),
+    ],
+)  # fmt: skip
+def test_odd_fields_of_a_checkpoint_are_named(field: str, value: Any, waveglow_run: Path, tmp_path: Path) -> None:
+    state = torch.load(checkpoints.find(waveglow_run), weights_only=True)
+    torch.save(state | {field: value}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match=r"x.pt: (incomplete|.*audio)"):
+        load_model(tmp_path / "x.pt")
+
+
+@pytest.mark.fault(3)
+def test_odd_metadata_of_safetensors_are_named(tmp_path: Path) -> None:
+    convert(golden_path("dle_tacotron2.pt"), tmp_path / "x.safetensors")
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for key, text in itertools.product(
+        ("model_config", "audio_config", "text", "model_name"), ("", "[" * 100_000, "3")
+    ):
+        safetensors.torch.save_file(tensors, tmp_path / "y.safetensors", metadata | {key: text})
+        with pytest.raises(UserError, match=r"y.safetensors: not a readable safetensors file"):
+            load_model(tmp_path / "y.safetensors")
+    for text in ("null", '{"symbols": ["a"], "cleaners": "english_cleaners"}'):
+        safetensors.torch.save_file(tensors, tmp_path / "y.safetensors", metadata | {"text": text})
+        with pytest.raises(UserError, match=r"y.safetensors: damaged, it does not name 148 symbols"):
+            Synthesizer.load(tmp_path / "y.safetensors", device="cpu")
 
 
 @pytest.mark.fault(3)

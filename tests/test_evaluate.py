@@ -13,7 +13,7 @@ import torch
 from common.errors import UserError
 from evaluation.acoustics import analyze, copy_quality, distance
 from evaluation.judges import RATE, errors
-from evaluation.page import LONGEST_GAP, training_hours
+from evaluation.page import LONGEST_GAP, page, read_log, training_hours
 from evaluation.table import System, Utterance, interval, markdown, summarize, table
 from tacotron2.measures import reading
 from tacotron2.text import text_to_ids, word_spans
@@ -234,6 +234,33 @@ def test_the_time_between_two_starts_is_not_training() -> None:
     assert training_hours(rows) == pytest.approx((360 + 60 + 60) / 3600)
     assert training_hours([*rows, {**line, "time": 180_000.0}]) == pytest.approx((480 + LONGEST_GAP) / 3600)
     assert training_hours(rows[:1]) == 0
+
+
+GOOD = {"time": 1.0, "config": {"model": {}, "data": {"root": "r", "val_filelist": "v", "follow_links": False}}}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\xff\xfe", b"[1]", b"{", b"[" * 100_000, b'{"time": "x"}', b'{"time": 1, "step": null, "train_loss": 1}',
+        b'{"time": 1, "step": [1]}', b'{"time": 1, "step": 1, "train_loss": "x"}', b'{"time": 1, "config": 3}',
+        b'{"time": 1, "config": {"model": {}, "data": 3}}', b'{"time": 1, "sentences": 3}', b'{"time": 1, "step": NaN}',
+        b'{"time": 1, "step": 1' + b"0" * 400 + b', "val_loss": 1}',
+    ],
+)  # fmt: skip
+def test_odd_lines_of_a_log_are_left_out(line: bytes, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_bytes(b"\n".join((line, json.dumps(GOOD).encode(), line)))
+    assert read_log(tmp_path) == [GOOD]
+    assert "step 0" in page(tmp_path, [])
+
+
+def test_a_report_of_a_damaged_evaluation(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(json.dumps(GOOD))
+    for content in ("", "[" * 100_000, '{"summary": 3}', '{"summary": {"a": {}}, "utterances": 3}',
+                    '{"summary": {"a": {"utterances": 1}}, "utterances": {"a": [3]}}'):  # fmt: skip
+        (tmp_path / "evaluation.json").write_text(content)
+        with pytest.raises(UserError, match=r"evaluation.json: not an evaluation"):
+            page(tmp_path, [tmp_path])
 
 
 def test_a_report_of_no_run(tmp_path: Path) -> None:

@@ -174,6 +174,12 @@ for path in {[path_of(name) for name in CONFIGS]}:
     assert run_process("-c", code).stdout.count("KEY=VALUE") == len(CONFIGS)
 
 
+def test_a_console_without_all_characters() -> None:
+    command = ("inference.py", "tacotron2=x", "vocoder=griffin_lim", "input=ünï", "output=o")
+    result = run_process(*command, expect=1, LC_ALL="C", PYTHONUTF8="0")
+    fails_with(result, "input \\udcc3\\udcbcn")
+
+
 @pytest.mark.parametrize("name", ["train", "prepare_filelists"])
 def test_the_reader_may_stop_early(name: str) -> None:
     """As in `--help | head`."""

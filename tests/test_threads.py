@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 
+from common.caches import set_numba_cache
 from common.threads import SPIN_COUNT, Watcher, allowed_cores, before_torch, others_running
 from tests.helpers import REPOSITORY
 
@@ -50,6 +54,28 @@ def test_what_the_user_sets_stays(chosen: dict[str, str]) -> None:
     before_torch(environment)
     assert environment.items() >= chosen.items()
     assert "GOMP_SPINCOUNT" in chosen or "GOMP_SPINCOUNT" not in environment
+
+
+def test_numba_gets_a_cache_where_its_own_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user without a home who did not install librosa. Only this user may write to a cache of code."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    cached = tmp_path / f"numba-{os.getuid()}"
+
+    def chosen(**environment: str) -> str | None:
+        set_numba_cache(environment)
+        return environment.get("NUMBA_CACHE_DIR")
+
+    assert chosen(HOME="/dev/null", NUMBA_CACHE_DIR="mine") == "mine"
+    assert chosen(HOME="/dev/null", XDG_CACHE_HOME=str(tmp_path / "xdg")) is None
+    assert chosen(HOME="/dev/null") is None  # librosa's own folder can be written to
+    elsewhere = ModuleSpec("librosa", None, origin="/dev/null/librosa/__init__.py")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: elsewhere)
+    assert chosen(HOME=str(tmp_path)) is None
+    assert chosen(HOME="/dev/null") == str(cached)
+    assert cached.stat().st_mode & 0o777 == 0o700
+    assert chosen(HOME="/dev/null") == str(cached)
+    cached.chmod(0o770)
+    assert chosen(HOME="/dev/null") not in (None, str(cached))
 
 
 @pytest.mark.parametrize("entry", ["train", "inference", "scripts/checkout"])

@@ -28,6 +28,34 @@ class Progress:
     bad_steps: int = 0  # consecutive steps without a finite gradient
 
 
+def _of_type(kind: Any, value: Any, name: str) -> Any:
+    """`value`, if it is of the type `kind`; else raise TypeError with the name of the field."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is of type {type(value).__name__}")
+    return value
+
+
+def _by_name(kind: type, value: Any, name: str) -> dict[str, Any]:
+    """A copy of `value`, if it is a dict of values of the type `kind` by name; else raise TypeError."""
+    items = _of_type(dict, value, name).items()
+    return {_of_type(str, key, f"a key of {name}"): _of_type(kind, item, f"{name}[{key!r}]") for key, item in items}
+
+
+def _text(text: Mapping[str, Any]) -> TextConfig:
+    symbols = text["symbols"]
+    if symbols is not None:
+        symbols = tuple(_of_type(str, symbol, "a symbol") for symbol in _of_type(list | tuple, symbols, "symbols"))
+    return TextConfig(symbols, _of_type(str, text["cleaners"], "cleaners"))
+
+
+def _progress(values: Mapping[str, Any]) -> Progress:
+    found = Progress(**values)
+    for name, default in vars(Progress()).items():
+        kind = int | float if isinstance(default, float) else type(default)
+        _of_type(kind, getattr(found, name), f"progress.{name}")
+    return found
+
+
 @dataclass
 class Checkpoint:
     """The first five fields describe a model. A training run writes the others, so that it can continue."""
@@ -74,20 +102,25 @@ class Checkpoint:
 
         Raises KeyError or TypeError if another field is missing or malformed, UserError for a bad audio config.
         """
-        text, progress = contents["text"], contents.get("progress")
-        symbols = None if text is None or text["symbols"] is None else tuple(text["symbols"])
+        text, progress, optimizer = contents["text"], contents.get("progress"), contents.get("optimizer")
+
+        def optional(name: str, kind: type = object) -> dict[str, Any]:
+            value = contents.get(name)
+            return {} if value is None else _by_name(kind, value, name)
+
+        rng = contents.get("rng")
         return cls(
-            model_name=contents["model_name"],
-            model_config=dict(contents["model_config"]),
-            audio=from_dict(AudioConfig, contents["audio_config"]),
-            text=None if text is None else TextConfig(symbols, text["cleaners"]),
-            state_dict=dict(contents["state_dict"]),
-            average=contents.get("average") or {},
-            optimizer=contents.get("optimizer"),
-            scaler=contents.get("scaler") or {},
-            progress=None if progress is None else Progress(**progress),
-            rng=contents.get("rng") or [],
-            config=contents.get("config") or {},
+            model_name=_of_type(str, contents["model_name"], "model_name"),
+            model_config=_by_name(object, contents["model_config"], "model_config"),
+            audio=from_dict(AudioConfig, _by_name(object, contents["audio_config"], "audio_config")),
+            text=None if text is None else _text(_by_name(object, text, "text")),
+            state_dict=_by_name(Tensor, contents["state_dict"], "state_dict"),
+            average=optional("average", Tensor),
+            optimizer=None if optimizer is None else _by_name(object, optimizer, "optimizer"),
+            scaler=optional("scaler"),
+            progress=None if progress is None else _progress(_by_name(object, progress, "progress")),
+            rng=[_by_name(Tensor, state, "rng") for state in _of_type(list, [] if rng is None else rng, "rng")],
+            config=optional("config"),
         )
 
     def with_present_names(self, spec: ModelSpec) -> Checkpoint:

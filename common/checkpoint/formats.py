@@ -83,7 +83,7 @@ def _from_reference(raw: Any, path: Path, specs: Sequence[ModelSpec]) -> Checkpo
         raise UserError(f"checkpoint {path}: its {spec.name} lacks {error}; is the file complete?") from error
     except UserError as error:
         raise UserError(f"checkpoint {path}: {error}") from error
-    except (TypeError, ValueError, IndexError) as error:  # weights or settings that no such model has
+    except (TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:  # of no such model
         raise UserError(f"checkpoint {path}: not a {spec.name} of a known layout ({first_line(error)})") from error
     epoch = raw.get("epoch") if isinstance(raw, dict) else None
     progress = Progress(epoch=epoch + 1) if isinstance(epoch, int) else None  # kept for converting back
@@ -100,7 +100,7 @@ def _weights(raw: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if isinstance(raw, dict) and isinstance(raw.get(key), dict):
             settings, raw = raw.get("config"), raw[key]
             break
-    if isinstance(raw, unpickle.Foreign) and "_modules" in vars(raw):
+    if isinstance(raw, unpickle.Foreign) and "_modules" in raw.attributes:
         raw, settings = unpickle.flatten(raw)
     items = raw.items() if isinstance(raw, dict) else ()
     weights = {_WRAPPERS.sub("", str(key)): value for key, value in items if isinstance(value, Tensor)}
@@ -183,5 +183,5 @@ def _load_safetensors(path: Path, specs: Sequence[ModelSpec]) -> Checkpoint:
         return Checkpoint.from_dict({**description, "state_dict": state_dict})
     except UserError:
         raise
-    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise UserError(f"checkpoint {path}: not a readable safetensors file ({first_line(error)})") from error

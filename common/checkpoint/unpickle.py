@@ -1,20 +1,23 @@
 """Reads files that torch.save wrote elsewhere, without importing or running the code that they name.
 
-A pickle can call any function by name. Here only those on a short list can be called: they rebuild tensors and Python's
+A pickle can call any function by name, and set attributes of any object that it can name: of PyTorch's functions, for
+the rest of the process. Here only functions on a short list can be called: they rebuild tensors and Python's
 containers, or stand for values that are dropped (NumPy values, paths, dates). An instance of any other class becomes a
-Foreign, a dict that keeps the instance's attributes and has no behavior. Any other call is refused. This way the
-weights of a pickled module can be read, but a payload never runs.
+Foreign, a dict that keeps the instance's attributes apart and has no behavior. Any other call is refused, and so are
+attributes of anything else. This way the weights of a pickled module can be read, but a payload never runs.
 """
 
 from __future__ import annotations
 
 import functools
 import pickle
+import tarfile
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,7 +37,9 @@ class _Inert(type):
 
 
 class Foreign(dict[Any, Any], metaclass=_Inert):
-    """What is left of an instance of an unknown class: its items and, in __dict__, its attributes."""
+    """What is left of an instance of an unknown class: its items and its attributes."""
+
+    attributes: Mapping[str, Any] = MappingProxyType({})
 
     def append(self, item: Any) -> None:
         """Ignore an item of a list subclass; no such list holds weights."""
@@ -47,9 +52,6 @@ class _Ignored:
     """Replaces values that are not part of a weight: NumPy values, paths, dates."""
 
     def __init__(self, *_: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
         pass
 
 
@@ -92,7 +94,24 @@ _KNOWN: dict[tuple[str, str], Any] = {
 }  # fmt: skip
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Written in Python, because what an opcode does cannot be changed in pickle.Unpickler, which is written in C."""
+
+    stack: list[Any]
+
+    def load_build(self) -> None:
+        """The opcode that sets the attributes of an object."""
+        state = self.stack.pop()
+        built = self.stack[-1]
+        if isinstance(built, Foreign):
+            parts = state if isinstance(state, tuple) else (state,)  # of a class with slots, a second dict has theirs
+            found = {str(k): v for part in parts if isinstance(part, dict) for k, v in part.items()}
+            built.attributes = {**built.attributes, **found}
+        elif not isinstance(built, OrderedDict | _Ignored):  # of these, no attribute is needed
+            raise _RefusedError(f"it would set attributes of a {type(built).__name__}")
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Wrap `persistent_load`, which torch.load sets to find storages and modules."""
         super().__setattr__(name, functools.partial(_without_source, value) if name == "persistent_load" else value)
@@ -121,6 +140,11 @@ def load(path: Path) -> Any:
     Raise a UserError if the file cannot be read or would make a call that is not allowed.
     """
     try:
+        if _is_tar(path):
+            raise UserError(
+                f"checkpoint {path}: in the tar format of PyTorch before 0.2, which is not read; load it with PyTorch "
+                "and save it again"
+            )
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if any(name.endswith("/constants.pkl") for name in archive.namelist()):
@@ -141,6 +165,15 @@ def load(path: Path) -> Any:
         ) from error
 
 
+def _is_tar(path: Path) -> bool:
+    """Whether torch.load would extract the file as an archive, which may hold links and pipes."""
+    try:
+        with tarfile.open(path, "r:"):
+            return True
+    except tarfile.TarError:
+        return False
+
+
 def flatten(module: Foreign) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return (state_dict, settings) of a pickled nn.Module, by dotted names.
 
@@ -149,18 +182,23 @@ def flatten(module: Foreign) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state_dict: dict[str, Tensor] = {}
     settings: dict[str, Any] = {}
 
-    def visit(node: Foreign, prefix: str) -> None:
-        attributes = vars(node)
+    def items(node: Foreign, kind: str) -> Iterable[tuple[Any, Any]]:
+        found = node.attributes.get(kind)
+        return found.items() if isinstance(found, dict) else ()
+
+    def visit(node: Foreign, prefix: str, outer: tuple[int, ...]) -> None:
+        if id(node) in outer:  # it contains itself
+            return
         for kind in ("_parameters", "_buffers"):
-            for name, value in (attributes.get(kind) or {}).items():
+            for name, value in items(node, kind):
                 if isinstance(value, Tensor):
-                    state_dict[prefix + name] = value
-        for name, value in attributes.items():
+                    state_dict[f"{prefix}{name}"] = value
+        for name, value in node.attributes.items():
             if isinstance(value, int | float | tuple):
                 settings[prefix + name] = value
-        for name, child in (attributes.get("_modules") or {}).items():
+        for name, child in items(node, "_modules"):
             if isinstance(child, Foreign):
-                visit(child, f"{prefix}{name}.")
+                visit(child, f"{prefix}{name}.", (*outer, id(node)))
 
-    visit(module, "")
+    visit(module, "", ())
     return state_dict, settings
