@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from common.audio import load_audio
+from common.audio import load_audio, needs_conversion
 from common.config import AudioConfig, DataConfig
 from common.data.filelist import Clip, filelists, scan_filelist
 from common.data.mels import MEL_SUFFIXES
 from common.data.metadata import column_problem, read_entries
 from common.errors import UserError
 from common.schema import Count, Options, Positive
+from common.wording import counted
 from tacotron2.text import clean_text, encode, word_spans
 
 FRAME_SECONDS = 0.01
@@ -73,6 +74,16 @@ class Row:
     @property
     def symbols_per_second(self) -> float:
         return self.text.num_symbols / self.sound.seconds
+
+
+def refuse_other_formats(clips: Sequence[Clip], audio: AudioConfig) -> None:
+    """Raise a UserError if most clips need data.convert_audio, rather than a finding for each of them."""
+    others = [clip for clip in clips if needs_conversion(clip.file, audio)]
+    if len(others) > len(clips) / 2:
+        raise UserError(
+            f"{len(others):,} of {counted(len(clips), 'clip')} are not {audio.sample_rate} Hz mono, such as "
+            f"{others[0].path}; add data.convert_audio=true to this and all commands that read the corpus"
+        )
 
 
 def measure(job: tuple[Clip, AudioConfig, bool]) -> Sound | str:

@@ -26,7 +26,16 @@ from common.errors import UserError
 from common.files import make_directory, replacing, write_text
 from common.parallel import in_parallel
 from common.schema import from_dict
-from evaluation.corpus import CheckConfig, Row, check_metadata, in_order, measure, read_lists, read_text
+from evaluation.corpus import (
+    CheckConfig,
+    Row,
+    check_metadata,
+    in_order,
+    measure,
+    read_lists,
+    read_text,
+    refuse_other_formats,
+)
 from evaluation.corpus_picture import picture
 from evaluation.findings import Findings, bad_length, bad_text, few_texts, repeated, summary, unusual
 from evaluation.mismatch import mismatched_lengths, mismatched_words
@@ -63,6 +72,8 @@ def read_rows(config: CheckConfig, found: Findings) -> tuple[dict[str, list[Row]
     """The rows of each list that can be used, and how often each symbol is left out; add the bad ones to `found`."""
     data, symbols = config.data, symbol_table(config.data.characters)
     clip_lists, found.rows = read_lists(data)
+    if not data.convert_audio:
+        refuse_other_formats([clip for clips in clip_lists.values() for clip in clips], config.audio)
     jobs = [(clip, config.audio, data.convert_audio) for clips in clip_lists.values() for clip in clips]
     sounds = iter(list(in_parallel(measure, jobs, config.num_processes, "clip")))
     lists: dict[str, list[Row]] = {name: [] for name in clip_lists}

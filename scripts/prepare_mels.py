@@ -95,6 +95,7 @@ def update(clips: list[Clip], config: PrepareConfig) -> None:
     done, before = counted(len(todo) - len(problems), "mel"), len(clips) - len(todo)
     print(f"{mels.path}: {done} computed, {before:,} {'was' if before == 1 else 'were'} up to date")
     raise_problems(problems)
+    print("next: train.py; docs/voices.md has the command for each goal")
 
 
 if __name__ == "__main__":

@@ -285,3 +285,12 @@ def test_silence_is_cut_off_the_ends(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "metadata.csv").read_bytes() == (root / "metadata.csv").read_bytes()
     assert soundfile.info(clips[0]).frames == lengths[0] + int(1.5 * 22050)  # the source is not changed
     fails_with(run_here("scripts/trim_silence.py", root, tmp_path / "out", expect=1), "exists already")
+
+
+def test_a_forgotten_convert_audio_is_one_message(corpus: Path, tmp_path: Path) -> None:
+    root = tmp_path / "other"
+    shutil.copytree(corpus, root)
+    for clip in (root / "wavs").iterdir():
+        soundfile.write(clip, soundfile.read(clip)[0], 44100)
+    result = run_here(CHECK, f"data.root={root}", f"output={tmp_path / 'out'}", "num_processes=1", expect=1)
+    fails_with(result, "8 of 8 clips are not 22050 Hz mono, such as wavs/clip0.wav; add data.convert_audio=true")
