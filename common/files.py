@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, first_line
 from common.lock import LOCK_FILE, locked
-
-LOCK_FILE = ".lock"
 
 
 @contextmanager
@@ -85,15 +82,6 @@ def make_directory(path: Path, key: str) -> None:
         raise UserError(f"{path}: cannot be written to ({error.strerror or error}); choose another {key}") from error
 
 
-def only_writer(directory: Path, key: str) -> AbstractContextManager[None]:
-    """A lock on a directory, see common/lock.py; nothing on Windows, which has no such lock."""
-    if sys.platform == "win32":
-        return nullcontext()
-    from common.lock import locked
-
-    return locked(directory, key)
-
-
 def refuse_existing(paths: Iterable[Path], cure: str) -> None:
     """Raise a UserError with the cure if one of `paths` exists."""
     for path in paths:
@@ -117,7 +105,7 @@ def new_directory(path: Path, key: str) -> Iterator[Path]:
     part = path.with_name(f"{path.name}.part")
     refuse_existing([path], f"choose another {key} or remove it")
     make_directory(part, key)
-    with only_writer(part, key):
+    with locked(part, key):
         refuse_existing([path], f"choose another {key} or remove it")  # another process may just have made it
         try:
             for rest in part.iterdir():  # of a process that was killed

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import LOCK_FILE
+
+LOCK_FILE = ".lock"
 
 
 @contextmanager

@@ -32,7 +32,8 @@ from tqdm import tqdm
 from common.audio import load_audio, save_audio
 from common.config import AudioConfig
 from common.entry import hydra_entry
-from common.files import make_directory, only_writer, refuse_existing, write_text
+from common.files import make_directory, refuse_existing, write_text
+from common.lock import locked
 from common.schema import from_dict
 from evaluation.panel import Panel
 from evaluation.systems import EvaluateConfig, systems
@@ -46,7 +47,7 @@ def main(values: dict[str, Any]) -> None:
     warnings.simplefilter("ignore")
     output = Path(config.output)
     make_directory(output, "output")
-    with only_writer(output, "output"):
+    with locked(output, "output"):
         if not config.overwrite:
             refuse_existing([output / "evaluation.json"], "choose another output=DIR or set overwrite=true")
         judge(config, output)

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from common.data.filelist import read_lines
 from common.entry import run_command
-from common.files import make_directory, only_writer, refuse_existing, replacing
+from common.files import make_directory, refuse_existing, replacing
+from common.lock import locked
 from synthesis.onnx.files import read_config
 from synthesis.sentences import CUT_OFF
 
@@ -59,7 +60,7 @@ def main() -> None:
     voice = Voice(directory)
     make_directory(output, "output")
     seconds = audio_seconds = 0.0
-    with only_writer(output, "output"):
+    with locked(output, "output"):
         refuse_existing(paths, "choose another output directory")  # another process may have written them since
         for path, (number, text) in zip(paths, lines, strict=True):
             where = f"{source}:{number}"

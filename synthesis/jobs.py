@@ -14,7 +14,8 @@ from typing import Any, Literal
 from common.audio import save_audio
 from common.device import Device
 from common.errors import UserError
-from common.files import make_directory, only_writer, read_json_lines, refuse_existing, replacing, writing
+from common.files import make_directory, read_json_lines, refuse_existing, replacing, writing
+from common.lock import locked
 from common.schema import Count, Index, NonNegative, Options, Seed
 from common.tracking.jsonl import JsonLines
 from common.wording import counted
@@ -72,7 +73,7 @@ class Job:
     def opened(self) -> Iterator[None]:
         """Hold the output directory, which only one process may write to, and the log in it."""
         make_directory(self.output, "output")
-        with only_writer(self.output, "output"):
+        with locked(self.output, "output"):
             self._refuse_existing()  # another process may have written them since
             self.earlier = self._of_earlier_runs() if self.config.overwrite else []
             with writing(self.log_path):
