@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import io
@@ -13,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from common.errors import UserError, did_you_mean
 from common.schema import REQUIRED, missing
@@ -26,6 +25,7 @@ FLAGS = ("--hydra-help", "--version", "-c", "--cfg", "-p", "--package", "--resol
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # Hydra must not write log files or change the directory: the commands manage run_dir and output.
 QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.run.dir=.")
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a write failed
 Job = Callable[[dict[str, Any]], None]
 
 
@@ -74,7 +74,9 @@ def _run(command: Command, function: Job) -> None:
             message = str(error).rsplit("common.errors.UserError: ", 1)[-1]  # a loader process adds its traceback
             mistakes.append(message)
         except OSError as error:
-            mistakes.append(_failed(error))
+            if not (message := _explained(error)):
+                raise
+            mistakes.append(message)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise its errors instead of printing them
     with command.errors():
@@ -257,16 +259,25 @@ def fail(message: str, status: int = 1) -> None:
     if rank != "0":  # rank 0 prints the whole message, the others its first line, in case only they fail
         message = f"rank {rank}: {message.splitlines()[0]}"
     for stream, text in ((sys.stdout, ""), (sys.stderr, f"error: {message}\n")):
-        with contextlib.suppress(OSError):  # its reader has gone, or its disk is full
+        try:
             print(text, end="", file=stream, flush=True)
+        except OSError:  # its reader has gone, or its disk is full
+            _drop(stream)
     sys.exit(status)
 
 
-def _failed(error: OSError) -> str:
-    """The message for a full disk, a file without permission, or a reader of the output that has gone."""
+def _drop(stream: TextIO) -> None:
+    """Let what is still in the buffer of `stream`, and all that follows, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _explained(error: OSError) -> str:
+    """The message for a file that cannot be used, a full disk, or a reader of the output that has gone; else empty."""
     if isinstance(error, BrokenPipeError):
         return "nothing reads the output any more; the command has stopped"
-    name = f"{error.filename}: " if error.filename else ""
+    if error.filename is None and error.errno not in DISK:
+        return ""
+    name = "" if error.filename is None else f"{error.filename}: "
     return f"{name}{error.strerror or error}; free some space, or check the path and its permissions"
 
 
@@ -282,7 +293,9 @@ def run_command(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         fail("interrupted", status=130)
     except OSError as error:
-        fail(_failed(error))
+        if not (message := _explained(error)):
+            raise
+        fail(message)
     finally:
         print_or_drop("")  # argparse's --help is still in the buffer
 
@@ -303,6 +316,6 @@ def print_or_drop(text: str) -> None:
         try:
             print(text if stream is sys.stdout else "", end="", file=stream, flush=True)
         except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            _drop(stream)
             if error.errno not in (errno.EPIPE, errno.EIO):
-                fail(_failed(error))
+                fail(_explained(error) or str(error))

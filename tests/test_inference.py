@@ -210,6 +210,7 @@ def test_output_that_nothing_takes(reader: str | None, message: str, tmp_path: P
         )
     assert result.returncode == 1
     assert result.stderr.startswith(f"error: {message}")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.fault(20)
