@@ -18,7 +18,8 @@ if __name__ == "__main__":  # before the slow imports
 
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,9 +29,10 @@ from common.config import TrainConfig
 from common.data.dataset import RunData
 from common.distributed.heartbeat import Heartbeat
 from common.distributed.ranks import Ranks, barrier, start_ranks, stop_ranks
-from common.distributed.run_lock import run_lock
 from common.entry import hydra_entry
 from common.errors import UserError, did_you_mean
+from common.files import make_directory
+from common.lock import locked
 from common.ops.precision import set_tf32
 from common.schema import from_dict
 from common.tracking.tracker import Tracker
@@ -43,6 +45,7 @@ from common.training.trainer import Trainer
 from tacotron2.task import tacotron2_task
 from waveglow.task import waveglow_task
 
+PATIENCE = 5.0  # seconds: after a restart the previous run may still be ending
 TASKS: dict[str, Callable[[TrainConfig], Task]] = {"tacotron2": tacotron2_task, "waveglow": waveglow_task}
 
 
@@ -86,6 +89,12 @@ def build_trainer(task: Task, config: TrainConfig, ranks: Ranks, heartbeat: Hear
     return Trainer(task, config, data, state, step, tracker, ranks, heartbeat)
 
 
+def lock_run(run_dir: Path) -> AbstractContextManager[None]:
+    """Allow one run at a time in its directory, which is made if necessary."""
+    make_directory(run_dir, "run_dir")
+    return locked(run_dir, "run_dir", PATIENCE)
+
+
 @hydra_entry("train")
 def main(values: dict[str, Any]) -> None:
     config = from_dict(TrainConfig, values)
@@ -93,7 +102,7 @@ def main(values: dict[str, Any]) -> None:
     minutes = config.trainer.timeout_minutes
     ranks = start_ranks(config.trainer.device, minutes)
     try:
-        lock = run_lock(config.run_dir) if ranks.is_main else nullcontext()
+        lock = lock_run(Path(config.run_dir)) if ranks.is_main else nullcontext()
         with lock, Heartbeat(ranks, minutes) as heartbeat:
             status = build_trainer(task, config, ranks, heartbeat).fit()
     finally:

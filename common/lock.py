@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,11 @@ LOCK_FILE = ".lock"
 
 
 @contextmanager
-def locked(directory: Path, key: str) -> Iterator[None]:
-    """Lock an existing directory while the block runs; raise a UserError if another process holds the lock.
+def locked(directory: Path, key: str, patience: float = 0.0) -> Iterator[None]:
+    """Lock an existing directory while the block runs.
 
-    The system releases the lock when a process ends, however it ends. `key` is the option that names the directory.
+    Raise a UserError if another process still holds the lock after `patience` seconds. The system releases the lock
+    when a process ends, however it ends. `key` is the option that names the directory.
     """
     try:
         file = open(directory / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115 # it is closed below
@@ -27,7 +29,7 @@ def locked(directory: Path, key: str) -> Iterator[None]:
         raise UserError(f"{directory}: cannot be locked ({error.strerror}); choose another {key}") from error
     with file:
         try:
-            _lock(file.fileno())
+            _lock(file.fileno(), time.monotonic() + patience)
         except BlockingIOError:
             file.seek(0)
             raise UserError(
@@ -42,9 +44,15 @@ def locked(directory: Path, key: str) -> Iterator[None]:
         yield
 
 
-def _lock(descriptor: int) -> None:
+def _lock(descriptor: int, deadline: float) -> None:
     try:
         import fcntl
     except ImportError:  # Windows, where only synthesis runs, has no such lock
         return
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)

@@ -22,8 +22,8 @@ from torch import nn
 from common.checkpoint import files as checkpoints
 from common.data.loading import num_workers
 from common.distributed.preemption import StopFlag
-from common.distributed.run_lock import run_lock
 from common.errors import UserError
+from common.lock import locked
 from common.threads import allowed_cores
 from common.training.task import Loss
 from common.training.trainer import Trainer
@@ -199,12 +199,13 @@ def test_a_signal_in_validation_cuts_it_short(corpus: Path, tmp_path: Path) -> N
 
 @pytest.mark.fault(8)
 def test_two_runs_do_not_share_a_directory(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with run_lock(tmp_path / "run"):
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run", "run_dir"):
         command = train_command(corpus, tmp_path / "run", TINY_WAVEGLOW, "trainer.max_steps=1")
         result = run_here(*command, expect=1)
         fails_with(result, f"run_dir={tmp_path / 'run'} is in use", f"process {os.getpid()}", "another run_dir")
         assert not (tmp_path / "run/log.jsonl").exists()
-    with run_lock(tmp_path / "run"):
+    with locked(tmp_path / "run", "run_dir"):
         pass
 
 
@@ -600,3 +601,12 @@ def test_a_long_path_of_temporary_files(corpus: Path, tmp_path: Path) -> None:
     output = end(launch(sys.executable, *command, TMPDIR=str(long)), 30)
     assert "finished at step 2" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.fault(32)
+def test_no_damaged_file_is_more_than_a_message(corpus: Path, waveglow_run: Path, tmp_path: Path) -> None:
+    """20,000 files, minutes: rare combinations show only in many."""
+    result = run_process("-m", "tests.helpers.fuzz", corpus, waveglow_run, tmp_path / "fuzz", "20000", "0")
+    print(result.stdout)
+    assert " 0 failed" in result.stdout
