@@ -10,6 +10,7 @@ import re
 import shutil
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import torch
@@ -57,7 +58,9 @@ def verify(path: Path) -> None:
             with zipfile.ZipFile(path) as archive:
                 if damaged := archive.testzip():
                     raise UserError(f"checkpoint {path}: damaged ({damaged} fails its checksum); use another one")
-    except (zipfile.BadZipFile, OSError) as error:
+    except UserError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
         raise UserError(
             f"checkpoint {path}: not a readable checkpoint ({first_line(error)}); use another one"
         ) from error
