@@ -330,21 +330,24 @@ def test_two_ranks_resume_exactly(corpus: Path, tmp_path: Path, model: list[str]
 @pytest.mark.slow
 @pytest.mark.fault(14)
 def test_nan_on_one_rank_is_skipped_by_all(corpus: Path, tmp_path: Path) -> None:
-    """With one NaN mel one rank's loss is NaN, and both ranks skip one step per epoch. With only NaN mels the run ends
-    with an error."""
+    """With one huge mel one rank's loss is infinite, and both ranks skip one step per epoch. With only such mels the run
+    ends with an error."""
     root = tmp_path / "corpus"
     shutil.copytree(corpus, root)
     options = ("trainer.batch_size=1", "trainer.val_every_steps=1000", "trainer.log_every_steps=4", "trainer.epochs=2")
     clip = (root / "filelists/train.txt").read_text().split("|")[0]
     poisoned = [root / "mels" / f"{clip}.npy", *(root / "mels").rglob("*.npy")]
-    np.save(poisoned[0], np.full_like(np.load(poisoned[0]), np.nan))
+    manifest = root / "mels/manifest.jsonl"  # as an earlier version wrote it, without checksums
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    manifest.write_text("".join(json.dumps({**row, "crc": None, "audio": None}) + "\n" for row in rows))
+    np.save(poisoned[0], np.full_like(np.load(poisoned[0]), 1e30))
     agent = start(*train_command(root, tmp_path / "one", TINY_TACOTRON2, *options), ranks=2)
     output = end(agent)
     assert agent.returncode == 0, output
     assert [row["skipped_steps"] for row in read_log(tmp_path / "one") if "skipped_steps" in row] == [1, 1]
     assert state_is_finite(tmp_path / "one")
     for mel in poisoned:
-        np.save(mel, np.full_like(np.load(mel), np.nan))
+        np.save(mel, np.full_like(np.load(mel), 1e30))
     agent = start(*train_command(root, tmp_path / "all", TINY_TACOTRON2, *options, "trainer.epochs=99"), ranks=2)
     output = end(agent)
     assert agent.returncode == 1
@@ -538,18 +541,17 @@ def loader_processes(process: "subprocess.Popen[str]") -> list[int]:
 
 
 @pytest.mark.fault(26)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_obeyed_while_no_data_comes(corpus: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_is_obeyed_while_no_data_comes(corpus: Path, tmp_path: Path) -> None:
     """The loader processes are frozen, as if their disk did not respond."""
     command = train_command(corpus, tmp_path / "run", TINY_WAVEGLOW, *ENDLESS, "data.num_workers=2")
-    process = launch(*CATCHING, sys.executable, *command)
+    process = launch(sys.executable, *command)
     wait_for_step(tmp_path / "run", 3, process)
     for pid in loader_processes(process):
         os.kill(pid, signal.SIGSTOP)
     time.sleep(1)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     output = end(process, 15)
-    assert process.returncode == 128 + number, output
+    assert process.returncode == 128 + signal.SIGTERM, output
     marker = json.loads((tmp_path / "run/stopped.json").read_text())
     assert (
         checkpoints.load(checkpoints.find(tmp_path / "run")).progress.step
