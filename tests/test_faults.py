@@ -330,8 +330,8 @@ def test_two_ranks_resume_exactly(corpus: Path, tmp_path: Path, model: list[str]
 @pytest.mark.slow
 @pytest.mark.fault(14)
 def test_nan_on_one_rank_is_skipped_by_all(corpus: Path, tmp_path: Path) -> None:
-    """With one huge mel one rank's loss is infinite, and both ranks skip one step per epoch. With only such mels the run
-    ends with an error."""
+    """With one huge mel one rank's loss is infinite, and both ranks skip one step per epoch. With only such mels the
+    run ends with an error."""
     root = tmp_path / "corpus"
     shutil.copytree(corpus, root)
     options = ("trainer.batch_size=1", "trainer.val_every_steps=1000", "trainer.log_every_steps=4", "trainer.epochs=2")
