@@ -550,7 +550,7 @@ def test_a_signal_is_obeyed_while_no_data_comes(corpus: Path, tmp_path: Path) ->
         os.kill(pid, signal.SIGSTOP)
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
-    output = end(process, 15)
+    output = end(process, 60)
     assert process.returncode == 128 + signal.SIGTERM, output
     marker = json.loads((tmp_path / "run/stopped.json").read_text())
     assert (
@@ -570,7 +570,7 @@ def test_frozen_loader_processes_are_an_error(corpus: Path, tmp_path: Path) -> N
     wait_for_step(tmp_path, 3, process)
     for pid in loader_processes(process):
         os.kill(pid, signal.SIGSTOP)
-    output = end(process, 20)
+    output = end(process, 60)
     assert process.returncode == 1, output
     assert "have given no batch for 0.03 minutes (trainer.timeout_minutes)" in output
 
@@ -600,7 +600,7 @@ def test_a_long_path_of_temporary_files(corpus: Path, tmp_path: Path) -> None:
     long = tmp_path / ("x" * 100)
     long.mkdir()
     command = train_command(corpus, tmp_path / "run", TINY_WAVEGLOW, "trainer.max_steps=2", "data.num_workers=1")
-    output = end(launch(sys.executable, *command, TMPDIR=str(long)), 30)
+    output = end(launch(sys.executable, *command, TMPDIR=str(long)), 60)
     assert "finished at step 2" in output
     assert "Traceback" not in output
 
