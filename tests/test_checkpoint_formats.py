@@ -365,7 +365,7 @@ REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
     ],
 )
 @pytest.mark.parametrize("state", [b"}U\x04evilI1\ns", b"N}U\x04evilI1\ns\x86"])
-@pytest.mark.fault(32)
+@pytest.mark.fault(36)
 def test_a_pickle_sets_no_attributes_of_what_it_names(target: bytes, kind: str, state: bytes) -> None:
     """They would stay for the whole process."""
     with pytest.raises(Exception, match=f"would set attributes of a {kind}$"):
@@ -373,7 +373,7 @@ def test_a_pickle_sets_no_attributes_of_what_it_names(target: bytes, kind: str, 
     assert not hasattr(torch._utils._rebuild_tensor_v2, "evil")
 
 
-@pytest.mark.fault(32)
+@pytest.mark.fault(36)
 def test_the_attributes_of_a_foreign_instance_are_kept_apart() -> None:
     """None of them becomes a method that this program or the unpickler calls."""
     method = b"\x80\x02cfoo\nBar\n)\x81}X\x0c\x00\x00\x00__setstate__cos\nsystem\nsbX\x01\x00\x00\x00xb."
@@ -386,7 +386,7 @@ def test_the_attributes_of_a_foreign_instance_are_kept_apart() -> None:
     assert unpickle.flatten(loop) == ({}, {})  # a module that contains itself
 
 
-@pytest.mark.fault(32)
+@pytest.mark.fault(36)
 def test_an_archive_with_a_pipe_does_not_hang(tmp_path: Path) -> None:
     """PyTorch would extract the pipe, and wait for someone to write to it."""
     with tarfile.open(tmp_path / "x.pt", "w") as archive:

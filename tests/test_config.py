@@ -149,7 +149,7 @@ def test_paths_of_any_kind(path: str) -> None:
     assert values["tacotron2"] == os.path.expanduser(path)
 
 
-@pytest.mark.fault(29)
+@pytest.mark.fault(30)
 @pytest.mark.parametrize("text", ["1e5", "true", "1_0", "007", "nan", "0x1f", "off"])
 def test_text_that_looks_like_something_else_stays(text: str) -> None:
     """The name of a run may be the hash of a commit. null stays null, to unset an option that is text by default."""
@@ -176,7 +176,7 @@ def test_annealing_matches_the_reference() -> None:
     assert amp.precision == "fp16"
 
 
-@pytest.mark.fault(29)
+@pytest.mark.fault(30)
 @pytest.mark.parametrize(
     ("command", "parts"),
     [

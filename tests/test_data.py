@@ -247,7 +247,7 @@ def test_a_filelist_names_its_bad_lines(corpus: Path, tmp_path: Path) -> None:
         read_filelist(filelist, "nowhere")
 
 
-@pytest.mark.fault(32)
+@pytest.mark.fault(36)
 def test_hostile_names_become_rows(corpus: Path, tmp_path: Path) -> None:
     root = tmp_path / "c"
     shutil.copytree(corpus, root)
@@ -277,7 +277,7 @@ def test_hostile_names_become_rows(corpus: Path, tmp_path: Path) -> None:
         assert len(row) < 500
 
 
-@pytest.mark.fault(32)
+@pytest.mark.fault(36)
 def test_a_folder_that_cannot_be_read_is_named(corpus: Path) -> None:
     with tempfile.TemporaryDirectory() as directory:  # tmp_path is itself in a folder that others cannot read
         root = Path(directory)
@@ -297,7 +297,7 @@ def test_a_folder_that_cannot_be_read_is_named(corpus: Path) -> None:
             (root / "wavs").chmod(0o755)
 
 
-@pytest.mark.fault(32)
+@pytest.mark.fault(24)
 def test_one_clip_has_one_name(corpus: Path, tmp_path: Path) -> None:
     """However its path is written, a clip is found twice in a list and in two lists, and has one mel."""
     (tmp_path / "list.txt").write_text("wavs/clip0.wav|a\n./wavs//clip0.wav|b\nwavs/./clip0.wav|c\n")
@@ -315,7 +315,7 @@ def test_one_clip_has_one_name(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../neighbour", "{absolute}", "spk1/../../../neighbour", "//neighbour", ".."])
-@pytest.mark.fault(32)
+@pytest.mark.fault(24)
 def test_metadata_does_not_leave_the_corpus(tmp_path: Path, name: str) -> None:
     root, neighbour = write_corpus(tmp_path / "in/c"), tmp_path / "neighbour.wav"
     soundfile.write(neighbour, tone(0.5, 0), 22050)
@@ -473,7 +473,7 @@ def test_mels_of_an_earlier_version_are_used_as_they_are(corpus: Path, tmp_path:
         (lambda mel: np.full(mel.shape, "text", "S4"), False, "is not a readable mel"),
     ],
 )
-@pytest.mark.fault(28)
+@pytest.mark.fault(29)
 def test_damaged_mels_are_refused_and_repaired(
     corpus: Path, tmp_path: Path, damage: Callable[[np.ndarray], np.ndarray], at_start: bool, reason: str
 ) -> None:
@@ -494,7 +494,7 @@ def test_damaged_mels_are_refused_and_repaired(
     TextMelDataset(config.val_filelist, config, AUDIO)[(0, 0)]
 
 
-@pytest.mark.fault(28)
+@pytest.mark.fault(29)
 def test_a_damaged_mel_ends_training_with_its_name(corpus: Path, tmp_path: Path) -> None:
     """In a loader process too, whose errors would otherwise come with its traceback."""
     shutil.copytree(corpus / "mels", tmp_path / "mels")
@@ -506,7 +506,7 @@ def test_a_damaged_mel_ends_training_with_its_name(corpus: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("is_old", [False, True], ids=["checksums", "earlier version"])
-@pytest.mark.fault(28)
+@pytest.mark.fault(29)
 def test_mels_that_change_while_a_run_reads_are_noticed(tmp_path: Path, is_old: bool) -> None:
     root = prepare(write_corpus(tmp_path / "c"))
     if is_old:
@@ -529,7 +529,7 @@ def test_mels_that_change_while_a_run_reads_are_noticed(tmp_path: Path, is_old: 
             data[(0, 0)]
 
 
-@pytest.mark.fault(28)
+@pytest.mark.fault(29)
 def test_two_preparations_of_one_directory(tmp_path: Path) -> None:
     root = prepare(write_corpus(tmp_path / "c"))
     command = ["scripts/prepare_mels.py", f"data.root={root}", "num_processes=1"]
@@ -554,7 +554,7 @@ def test_two_preparations_of_one_directory(tmp_path: Path) -> None:
     "line",
     ["", "5", "null", "[]", "{}", "[" * 99999, '{"clip": "wavs/clip0.wav"}', "\0\xff", "{frames}", "{clip}", "{more}"],
 )
-@pytest.mark.fault(28)
+@pytest.mark.fault(29)
 def test_odd_lines_of_a_manifest_are_left_out(corpus: Path, tmp_path: Path, line: str) -> None:
     lines = (corpus / "mels/manifest.jsonl").read_text().splitlines(keepends=True)
     entry = json.loads(lines[0])
@@ -582,7 +582,7 @@ def content(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-@pytest.mark.fault(33)
+@pytest.mark.fault(34)
 def test_a_full_disk_in_the_preparation_of_mels(tmp_path: Path) -> None:
     root = write_corpus(tmp_path / "c")
     run_here("scripts/prepare_filelists.py", root)
@@ -603,7 +603,7 @@ def test_a_full_disk_in_the_preparation_of_mels(tmp_path: Path) -> None:
         mels.add(next(iter(mels.entries.values())))
 
 
-@pytest.mark.fault(33)
+@pytest.mark.fault(34)
 def test_a_full_disk_in_other_scripts_of_data(tmp_path: Path) -> None:
     root = write_corpus(tmp_path / "c")
     run_here("scripts/prepare_filelists.py", root)
@@ -620,13 +620,13 @@ def test_a_full_disk_in_other_scripts_of_data(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
-@pytest.mark.fault(31)
+@pytest.mark.fault(32)
 def test_a_killed_process_is_an_error() -> None:
     with pytest.raises(UserError, match=r"one of the 2 processes was killed.*memory.*num_processes=1"):
         list(in_parallel(signal.raise_signal, [signal.SIGKILL] * 2, 2, "clip"))
 
 
-@pytest.mark.fault(31)
+@pytest.mark.fault(32)
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for the processes in /proc")
 def test_processes_end_with_the_one_that_started_them() -> None:
     """Killed by SIGKILL, it cannot end them itself. Takes seconds, because three processes import PyTorch."""
@@ -708,7 +708,7 @@ def test_rows_may_name_mels(corpus: Path, tmp_path: Path) -> None:
         TextMelDataset(str(tmp_path / "list.txt"), config, AUDIO)
 
 
-@pytest.mark.fault(28)
+@pytest.mark.fault(29)
 def test_values_of_mels_that_rows_name(tmp_path: Path) -> None:
     mel = np.zeros((80, 33), np.float32)
     np.save(tmp_path / "a.npy", mel)
@@ -937,7 +937,7 @@ def member(name: str, kind: bytes, target: str = "", mode: int = 0o644) -> tarfi
         ("wavs/a.wav", tarfile.FIFOTYPE, ""),
     ],
 )
-@pytest.mark.fault(32)
+@pytest.mark.fault(36)
 def test_an_archive_with_links_is_refused(tmp_path: Path, name: str, kind: bytes, target: str) -> None:
     (tmp_path / "victim").mkdir()
     result = unpacked(tmp_path, member(name, kind, target))
@@ -947,7 +947,7 @@ def test_an_archive_with_links_is_refused(tmp_path: Path, name: str, kind: bytes
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, which downloads LJSpeech")
-@pytest.mark.fault(32)
+@pytest.mark.fault(36)
 def test_an_archive_gives_no_rights(tmp_path: Path) -> None:
     odd = [member("tool", tarfile.REGTYPE, mode=0o6777), member("open", tarfile.DIRTYPE, mode=0o7777)]
     result = unpacked(tmp_path, *odd, member("../../outside", tarfile.REGTYPE))
@@ -963,7 +963,7 @@ def test_an_archive_gives_no_rights(tmp_path: Path) -> None:
     assert (root / "filelists/train.txt").is_file()
 
 
-@pytest.mark.fault(32)
+@pytest.mark.fault(36)
 def test_prepare_dataset_in_the_current_directory(tmp_path: Path) -> None:
     script, root = REPOSITORY / "scripts/prepare_dataset.sh", write_corpus(tmp_path / "c")
 

@@ -194,7 +194,7 @@ def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path
     assert not re.findall(r'(?:src|href)=(?![\'"]?(?:data:|#))', page)  # nothing is loaded from elsewhere
 
 
-@pytest.mark.fault(30)
+@pytest.mark.fault(31)
 def test_wavs_of_an_earlier_evaluation(tmp_path: Path) -> None:
     """Those that its evaluation.json lists, by folder; names that leave the folder are not followed."""
     earlier_wavs = load_script("evaluate").earlier_wavs

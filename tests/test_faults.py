@@ -460,7 +460,7 @@ class Disturbed:
         return self.objective(model, batch, step, generator)
 
 
-@pytest.mark.fault(25)
+@pytest.mark.fault(26)
 def test_what_is_removed_during_a_run_is_made_again(corpus: Path, tmp_path: Path) -> None:
     options = ("trainer.max_steps=6", "trainer.val_every_steps=2", "trainer.dry_run=false")
     trainer = make_trainer(corpus, tmp_path, "waveglow", *options)
@@ -486,7 +486,7 @@ def test_what_is_removed_during_a_run_is_made_again(corpus: Path, tmp_path: Path
     assert any("was removed, with its checkpoints" in row.get("warning", "") for row in rows)
 
 
-@pytest.mark.fault(25)
+@pytest.mark.fault(26)
 def test_a_failure_of_pictures_is_a_warning(corpus: Path, tmp_path: Path) -> None:
     trainer = make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=1")
 
@@ -500,7 +500,7 @@ def test_a_failure_of_pictures_is_a_warning(corpus: Path, tmp_path: Path) -> Non
     assert (tmp_path / "checkpoints/step_00000001.pt").exists()
 
 
-@pytest.mark.fault(25)
+@pytest.mark.fault(26)
 def test_a_failure_of_the_validation_costs_no_step(corpus: Path, tmp_path: Path) -> None:
     root = tmp_path / "corpus"
     shutil.copytree(corpus, root)
@@ -540,7 +540,7 @@ def loader_processes(process: "subprocess.Popen[str]") -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(27)
 def test_a_signal_is_obeyed_while_no_data_comes(corpus: Path, tmp_path: Path) -> None:
     """The loader processes are frozen, as if their disk did not respond."""
     command = train_command(corpus, tmp_path / "run", TINY_WAVEGLOW, *ENDLESS, "data.num_workers=2")
@@ -563,7 +563,7 @@ def test_a_signal_is_obeyed_while_no_data_comes(corpus: Path, tmp_path: Path) ->
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(32)
 def test_frozen_loader_processes_are_an_error(corpus: Path, tmp_path: Path) -> None:
     options = (*ENDLESS, "data.num_workers=2", "trainer.timeout_minutes=0.03")
     process = start(*train_command(corpus, tmp_path, TINY_WAVEGLOW, *options))
@@ -575,7 +575,7 @@ def test_frozen_loader_processes_are_an_error(corpus: Path, tmp_path: Path) -> N
     assert "have given no batch for 0.03 minutes (trainer.timeout_minutes)" in output
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(32)
 def test_little_shared_memory_means_fewer_loader_processes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -594,7 +594,7 @@ def test_little_shared_memory_means_fewer_loader_processes(
     assert "cannot be used ([Errno 30] Read-only file system): 0 processes" in capsys.readouterr().err
 
 
-@pytest.mark.fault(26)
+@pytest.mark.fault(32)
 def test_a_long_path_of_temporary_files(corpus: Path, tmp_path: Path) -> None:
     """Loader processes hand over batches through sockets, whose paths may have at most 108 characters."""
     long = tmp_path / ("x" * 100)
@@ -606,7 +606,7 @@ def test_a_long_path_of_temporary_files(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.fault(32)
+@pytest.mark.fault(35)
 def test_no_damaged_file_is_more_than_a_message(corpus: Path, waveglow_run: Path, tmp_path: Path) -> None:
     """20,000 files, minutes: rare combinations show only in many."""
     result = run_process("-m", "tests.helpers.fuzz", corpus, waveglow_run, tmp_path / "fuzz", "20000", "0")

@@ -144,7 +144,7 @@ def ruined(run: Path, target: Path, weight: str, value: float = float("nan")) ->
     return target
 
 
-@pytest.mark.fault(30)
+@pytest.mark.fault(31)
 def test_no_file_of_an_earlier_run_stays_among_new_ones(
     tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path
 ) -> None:
@@ -166,7 +166,7 @@ def test_no_file_of_an_earlier_run_stays_among_new_ones(
     ]  # fmt: skip
 
 
-@pytest.mark.fault(30)
+@pytest.mark.fault(31)
 def test_two_processes_do_not_write_to_one_folder(
     tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path
 ) -> None:
@@ -181,7 +181,7 @@ def test_two_processes_do_not_write_to_one_folder(
     assert list((tmp_path / "new").iterdir()) == []
 
 
-@pytest.mark.fault(33)
+@pytest.mark.fault(34)
 def test_a_full_disk(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for size, name in ((100, "log.jsonl"), (1_000, "0000.wav")):
@@ -194,7 +194,7 @@ def test_a_full_disk(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp
     assert {path.name for path in out.iterdir()} == {".lock", "log.jsonl", "0000.wav"}
 
 
-@pytest.mark.fault(33)
+@pytest.mark.fault(34)
 @pytest.mark.parametrize(("reader", "message"), [("/dev/full", "No space left on device"), (None, "nothing reads the")])
 def test_output_that_nothing_takes(reader: str | None, message: str, tmp_path: Path) -> None:
     """The reader of a pipe has gone, or the console goes to a file on a full disk. A command that starts fast."""
@@ -214,6 +214,7 @@ def test_output_that_nothing_takes(reader: str | None, message: str, tmp_path: P
 
 
 @pytest.mark.fault(20)
+@pytest.mark.fault(33)
 def test_a_phrase_of_one_step() -> None:
     """A young model may stop at once: fewer samples than half a window of the denoiser's STFT."""
     voice = Synthesizer.load(*VOICE, device="cpu")
@@ -229,7 +230,7 @@ def test_a_phrase_of_one_step() -> None:
             assert audio.abs().max() > 0
 
 
-@pytest.mark.fault(27)
+@pytest.mark.fault(28)
 def test_nan_is_an_error_that_names_checkpoint_and_phrase(
     tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path
 ) -> None:
@@ -262,7 +263,7 @@ def test_nan_is_an_error_that_names_checkpoint_and_phrase(
         next(Synthesizer.load(tacotron2_run, device="cpu").batches(["a"], sigma=np.float32("nan")))
 
 
-@pytest.mark.fault(27)
+@pytest.mark.fault(28)
 def test_a_waveglow_that_cannot_be_inverted_is_an_error(waveglow_run: Path, tmp_path: Path) -> None:
     path = ruined(waveglow_run, tmp_path / "w.pt", "convinv.0.conv.weight", 0.0)
     with pytest.raises(UserError, match=r"waveglow=.*w.pt: an invertible convolution has no inverse"):

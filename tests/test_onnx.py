@@ -174,7 +174,7 @@ def test_synthesis_with_only_the_listed_packages(exported: Path, tmp_path: Path)
     assert audio.any()
 
 
-@pytest.mark.fault(33)
+@pytest.mark.fault(34)
 def test_a_full_disk(exported: Path, tmp_path: Path) -> None:
     """Nothing is left of an export that fails, and no half wav."""
     (tmp_path / "phrases.txt").write_text("Hello.\n")
@@ -188,7 +188,7 @@ def test_a_full_disk(exported: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("onnx*"))
 
 
-@pytest.mark.fault(27)
+@pytest.mark.fault(28)
 def test_nan_is_an_error_that_names_export_and_phrase(exported: Path, tmp_path: Path) -> None:
     directory, speak = tmp_path / "onnx", (tmp_path / "phrases.txt", tmp_path / "out")
     shutil.copytree(exported / "export", directory)

@@ -179,7 +179,7 @@ def test_a_bad_step_leaves_batch_norms_averages_alone(corpus: Path, tmp_path: Pa
     )
 
 
-@pytest.mark.fault(24)
+@pytest.mark.fault(25)
 @pytest.mark.parametrize(("model", "rate"), [("tacotron2", "1e10"), ("waveglow", "1e30")])
 def test_divergence_keeps_the_good_checkpoints_and_its_advice_recovers(
     corpus: Path, tmp_path: Path, model: str, rate: str
@@ -202,7 +202,7 @@ def test_divergence_keeps_the_good_checkpoints_and_its_advice_recovers(
     assert losses(tmp_path / "new")[2] < losses(tmp_path / "run")[1]
 
 
-@pytest.mark.fault(24)
+@pytest.mark.fault(25)
 def test_a_run_that_ends_with_ruined_weights_is_an_error(corpus: Path, tmp_path: Path) -> None:
     options = ("trainer.max_steps=3", "trainer.learning_rate=1e10", "trainer.val_every_steps=7")
     with pytest.raises(UserError, match=r"the loss has exploded.*no good checkpoint has been saved"):
@@ -210,7 +210,7 @@ def test_a_run_that_ends_with_ruined_weights_is_an_error(corpus: Path, tmp_path:
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-@pytest.mark.fault(24)
+@pytest.mark.fault(25)
 def test_an_overflow_stays_out_of_the_buffers(corpus: Path, tmp_path: Path) -> None:
     trainer = make_trainer(corpus, tmp_path, "tacotron2")
     batch = trainer.task.collate([trainer.data.train[(0, 0)]])
