@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -131,6 +132,13 @@ def _start_worker(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     if len(tempfile.gettempdir()) > MAX_SOCKET_DIRECTORY:
         tempfile.tempdir = "/tmp"
+    sys.excepthook = _unless_interrupted
+
+
+def _unless_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an exception of a loader process, unless the trainer stopped taking the batch that is handed over."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 @contextmanager
