@@ -115,11 +115,17 @@ def save_audio(path: str | Path, audio: Tensor | np.ndarray, sample_rate: int) -
 
     The file is complete or absent, unless the power fails. Raises UserError if it cannot be written.
     """
-    samples = audio.detach().float().cpu().numpy() if isinstance(audio, Tensor) else audio
-    content = io.BytesIO()  # because soundfile fails an assertion when it cannot write to the disk
-    soundfile.write(content, np.clip(samples, -1.0, 1.0), sample_rate, subtype="PCM_16", format="WAV")
+    content = wav_bytes(audio, sample_rate)  # because soundfile fails an assertion when it cannot write to the disk
     with replacing(Path(path), durable=False) as temporary:
-        temporary.write_bytes(content.getbuffer())
+        temporary.write_bytes(content)
+
+
+def wav_bytes(audio: Tensor | np.ndarray, sample_rate: int) -> bytes:
+    """The content of a 16-bit wav file with samples (N) or (N, channels); those outside [-1, 1] are clipped."""
+    samples = audio.detach().float().cpu().numpy() if isinstance(audio, Tensor) else audio
+    content = io.BytesIO()
+    soundfile.write(content, np.clip(samples, -1.0, 1.0), sample_rate, subtype="PCM_16", format="WAV")
+    return content.getvalue()
 
 
 def mel_filterbank(config: AudioConfig) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from tqdm import tqdm
 
-from common.audio import save_audio
+from common.audio import wav_bytes
 from common.errors import UserError, first_line
+from common.files import replacing
 from common.tracking.jsonl import JsonLines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch.utils.tensorboard import SummaryWriter
 
 BAR_FORMAT = "{n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"  # leaves room for the numbers in 80 columns
 
@@ -34,21 +35,16 @@ class Tracker:
     ) -> None:
         self.active = active
         self.sample_rate = sample_rate
-        self.samples, self.board_directory = run_dir / "samples", run_dir / "tensorboard"
-        self.purge_step = step + 1
+        self.samples = run_dir / "samples"
         self.failing: set[str] = set()  # what could not be written the last time
         self.bar: tqdm[Any] | None = None
         self.show_bar = progress and sys.stderr.isatty()
         if active:
+            from common.tracking.board import Board  # slow to import
+
             self.log = JsonLines(run_dir / "log.jsonl")
-            self.board = self._open_board()
+            self.board = Board(run_dir / "tensorboard", step + 1)  # without the steps that a crash undid
             self.samples.mkdir(parents=True, exist_ok=True)
-
-    def _open_board(self) -> SummaryWriter:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-        # purge_step drops the steps that a crash undid.
-        return SummaryWriter(str(self.board_directory), purge_step=self.purge_step)
 
     @contextmanager
     def _writing(self, path: Path) -> Iterator[None]:
@@ -61,14 +57,6 @@ class Tracker:
             if path.name not in self.failing:
                 self.message(f"warning: {path}: not written ({first_line(error)}); the run goes on")
             self.failing.add(path.name)
-
-    @contextmanager
-    def _on_board(self) -> Iterator[SummaryWriter]:
-        """The TensorBoard writer, opened again if its files were removed or could not be written."""
-        with self._writing(self.board_directory / "events"):
-            if "events" in self.failing or not any(self.board_directory.iterdir()):
-                self.board = self._open_board()
-            yield self.board
 
     def start(self, step: int, total_steps: int | None) -> None:
         """Show the progress bar, at `step` of `total_steps`, if the output is a terminal."""
@@ -107,9 +95,8 @@ class Tracker:
         if not self.active:
             return
         self.record(step=step, epoch=epoch, **values)
-        with self._on_board() as board:
-            for key, value in values.items():
-                board.add_scalar(key, value, step)
+        with self._writing(self.board.file.path):
+            self.board.scalars(values, step)
         if line and self.bar:
             self.bar.set_postfix_str(line)
         elif line:
@@ -117,25 +104,26 @@ class Tracker:
 
     def figure(self, name: str, figure: Figure, step: int) -> None:
         if self.active:
-            path = self.samples / f"{name}_{step:08d}.png"
-            with self._writing(path):
-                figure.savefig(path, dpi=100)
-            with self._on_board() as board:
-                board.add_figure(name, figure, step, close=False)
+            png = io.BytesIO()
+            figure.savefig(png, dpi=100)
+            self._keep(f"{name}_{step:08d}.png", png.getvalue())
+            with self._writing(self.board.file.path):
+                width, height = (round(100 * inches) for inches in figure.get_size_inches())
+                self.board.picture(name, png.getvalue(), (width, height), step)
 
     def audio(self, name: str, audio: Tensor, step: int) -> None:
         """audio (N)"""
         if self.active:
-            audio = audio.detach().float().cpu().clamp(-1, 1)
-            path = self.samples / f"{name}_{step:08d}.wav"
-            with self._writing(path):
-                save_audio(path, audio, self.sample_rate)
-            with self._on_board() as board:
-                board.add_audio(name, audio.unsqueeze(0), step, self.sample_rate)
+            wav = wav_bytes(audio, self.sample_rate)
+            self._keep(f"{name}_{step:08d}.wav", wav)
+            with self._writing(self.board.file.path):
+                self.board.audio(name, wav, self.sample_rate, len(audio), step)
+
+    def _keep(self, name: str, content: bytes) -> None:
+        path = self.samples / name
+        with self._writing(path), replacing(path, durable=False) as temporary:
+            temporary.write_bytes(content)
 
     def close(self) -> None:
-        if self.active:
-            if self.bar:
-                self.bar.close()
-            with self._writing(self.board_directory / "events"):
-                self.board.close()
+        if self.bar:
+            self.bar.close()
