@@ -536,8 +536,8 @@ def test_another_validation_set_has_another_best(corpus: Path, tmp_path: Path) -
     assert (tmp_path / "checkpoints/best_until_00000002.pt").read_bytes() == best
 
 
-def loader_processes(process: "subprocess.Popen[str]") -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+def loader_processes(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.fault(27)
@@ -546,7 +546,7 @@ def test_a_signal_is_obeyed_while_no_data_comes(corpus: Path, tmp_path: Path) ->
     command = train_command(corpus, tmp_path / "run", TINY_WAVEGLOW, *ENDLESS, "data.num_workers=2")
     process = launch(sys.executable, *command)
     wait_for_step(tmp_path / "run", 3, process)
-    for pid in loader_processes(process):
+    for pid in loader_processes(process.pid):
         os.kill(pid, signal.SIGSTOP)
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
@@ -563,12 +563,34 @@ def test_a_signal_is_obeyed_while_no_data_comes(corpus: Path, tmp_path: Path) ->
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow  # three starts of torchrun
+@pytest.mark.fault(27)
+def test_a_signal_is_obeyed_while_a_rank_gets_no_data(corpus: Path, tmp_path: Path) -> None:
+    """The loader processes of rank 1 are frozen; rank 0 has its batch, and waits for rank 1."""
+    command = train_command(corpus, tmp_path / "run", TINY_WAVEGLOW, *ENDLESS, "data.num_workers=2")
+    agent = start(*command, ranks=2)
+    wait_for_step(tmp_path / "run", 3, agent)
+    for pid in loader_processes(workers_of(agent)[1]):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(2)
+    began = time.monotonic()
+    agent.send_signal(signal.SIGTERM)
+    output = end(agent)
+    assert time.monotonic() - began < 25, output  # torchrun kills the ranks after 30 s
+    step = json.loads((tmp_path / "run/stopped.json").read_text())["step"]
+    assert checkpoints.load(checkpoints.find(tmp_path / "run")).progress.step == step == max(losses(tmp_path / "run"))
+    for name in ("run", "whole"):
+        options = ("trainer.epochs=100000", f"trainer.max_steps={step + 2}")
+        end(start(*train_command(corpus, tmp_path / name, TINY_WAVEGLOW, *options), ranks=2))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
 @pytest.mark.fault(32)
 def test_frozen_loader_processes_are_an_error(corpus: Path, tmp_path: Path) -> None:
     options = (*ENDLESS, "data.num_workers=2", "trainer.timeout_minutes=0.03")
     process = start(*train_command(corpus, tmp_path, TINY_WAVEGLOW, *options))
     wait_for_step(tmp_path, 3, process)
-    for pid in loader_processes(process):
+    for pid in loader_processes(process.pid):
         os.kill(pid, signal.SIGSTOP)
     output = end(process, 60)
     assert process.returncode == 1, output

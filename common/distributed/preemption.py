@@ -44,7 +44,6 @@ class StopFlag:
         self.save_agreed = False  # by all ranks: save after this step
         self._before: dict[int, Any] = {}
         self._group: dist.ProcessGroup | None = None
-        self._pending: tuple[dist.Work, torch.Tensor] | None = None
 
     def __enter__(self) -> StopFlag:
         if dist.is_initialized():
@@ -54,10 +53,7 @@ class StopFlag:
             self._before = {number: signal.signal(number, self._catch) for number in caught}
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if self._pending is not None and kind is None:
-            self._pending[0].wait()
-        self._pending = None
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -65,15 +61,15 @@ class StopFlag:
         if number == signal.SIGINT and self.reason == SIGNALED + number:
             raise KeyboardInterrupt
         self.reason = SIGNALED + number
-        if self.is_waiting and self._group is None:  # several ranks can only stop together, after a step
+        if self.is_waiting:
             raise StopNow
 
     @contextmanager
     def waiting(self, seconds: float, what: str) -> Iterator[None]:
         """The block waits for something that may never come.
 
-        Raises StopNow when a signal asks a run of one rank to stop, and a UserError with the message `what` after
-        `seconds`, even if the block is in a system call.
+        Raises StopNow when a signal asks the run to stop, and a UserError with the message `what` after `seconds`, even
+        if the block is in a system call.
         """
         if not self._before:  # not in the main thread, which alone gets signals
             yield
@@ -86,7 +82,7 @@ class StopFlag:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         self.is_waiting = True
         try:
-            if self.reason > SIGNALED and self._group is None:
+            if self.reason > SIGNALED:
                 raise StopNow
             yield
         finally:
@@ -101,22 +97,15 @@ class StopFlag:
     def agreed(self) -> int:
         """The largest reason over all ranks; all ranks must call it the same number of times.
 
-        It also sets `save_agreed` if any rank wanted to save. With several ranks it returns the result of the previous
-        call, so that no rank has to wait for the others.
+        It also sets `save_agreed` if any rank wanted to save.
         """
-        answers = [self.reason, int(self.save_wanted)]
+        answers = torch.tensor([self.reason, int(self.save_wanted)])
         if self._group is not None:
-            tensor = torch.tensor(answers)
-            answers = [0, 0]
-            if self._pending is not None:
-                self._pending[0].wait()
-                answers = self._pending[1].tolist()
-            work = dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group, async_op=True)
-            assert work is not None
-            self._pending = (work, tensor)
+            dist.all_reduce(answers, dist.ReduceOp.MAX, group=self._group)
+        reason, save = map(int, answers)
         self.save_wanted = False
-        self.save_agreed = self.save_agreed or bool(answers[1])
-        return answers[0]
+        self.save_agreed = self.save_agreed or bool(save)
+        return reason
 
 
 def write_marker(run_dir: Path, reason: int, step: int) -> None:

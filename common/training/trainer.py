@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -97,13 +98,11 @@ class Trainer:
             self.heartbeat.at("the dry run")
             self.tracker.message(dry_run(self.task.objective, self.data, self.state, options, self.ranks))
         self.tracker.start(first_step, total_steps(options, self.data))
-        with suppress(StopNow):
-            self._train(first_step)
+        self._train(first_step)
         if self.meter.steps:
             self._log()
-        with suppress(StopNow):
-            if progress.step > first_step and not self._signaled():
-                self._finish()
+        if progress.step > first_step and not self._signaled():
+            self._finish()
         if self._signaled():
             return self._stop_early(first_step)
         if progress.step > first_step:
@@ -132,8 +131,8 @@ class Trainer:
         epoch_meter, num_left = self.new_meter(), len(batches)
         is_whole = progress.done == [[*self.data.batch_size, 0]]
         self.step.parallel.train()
-        self.heartbeat.at("loading data")
-        for group in grouped(timed(self.data.loader, lambda: self.meter), options.accumulation_steps):
+        groups = grouped(timed(self.data.loader, lambda: self.meter), options.accumulation_steps)
+        while not self._is_done() and (group := self._next(groups)):
             self.heartbeat.at("a step")
             self.step(group, self.meter, epoch_meter)
             clips = batches[len(batches) - num_left :][: len(group)]
@@ -142,9 +141,7 @@ class Trainer:
             progress.step += 1
             self.state.average.update(progress.step)
             self.tracker.advance()
-            if self._after_step(clips, epoch_meter):
-                break
-            self.heartbeat.at("loading data")
+            self._after_step(clips, epoch_meter)
         self.heartbeat.at("the end of an epoch")
         if num_left:
             return
@@ -154,8 +151,17 @@ class Trainer:
             self.tracker.scalars(progress.step, progress.epoch, values)
         progress.epoch, progress.done = progress.epoch + 1, []
 
-    def _after_step(self, clips: list[list[int]], epoch_meter: Meter) -> bool:
-        """Do what is due after a step on batches of `clips`; return True if the run is over."""
+    def _next(self, groups: Iterator[list[Any]]) -> list[Any]:
+        """The batches of the next step, once all ranks have theirs; empty at the end of the epoch or of the run."""
+        group: list[Any] = []
+        self.heartbeat.at("loading data")
+        with suppress(StopNow):
+            group = next(groups, [])
+        self.heartbeat.at("waiting for the data of the other ranks")
+        return [] if self._is_over() else group
+
+    def _after_step(self, clips: list[list[int]], epoch_meter: Meter) -> None:
+        """Do what is due after a step on batches of `clips`."""
         step, options = self.state.progress.step, self.options
         if step % options.log_every_steps == 0:
             self._log()
@@ -166,12 +172,9 @@ class Trainer:
                 self._validate_and_save()
             else:
                 self.validation.preview(self.tracker)
-        if self._is_over():
-            return True
         is_due = step % options.checkpoint_every_steps == 0 or self.stop.save_agreed or self.postponed
-        if is_due and self.saver.saved_step != step:
+        if is_due and self.saver.saved_step != step and not self._is_done():
             self.save()
-        return False
 
     # ---- the end ----
 
@@ -188,14 +191,10 @@ class Trainer:
         return self._signaled() or self.stop_reason == TIME_IS_UP
 
     def _check_clock(self) -> None:
-        options, now = self.options, time.monotonic()
-        if options.max_minutes is not None and now - self.started > 60 * options.max_minutes:
+        if _have_passed(self.options.max_minutes, self.started):
             self.stop.set(TIME_IS_UP)
-        if (
-            options.checkpoint_every_minutes is not None
-            and now - self.saver.saved_at > 60 * options.checkpoint_every_minutes
-        ):
-            self.stop.save_wanted, self.saver.saved_at = True, now
+        if _have_passed(self.options.checkpoint_every_minutes, self.saver.saved_at):
+            self.stop.save_wanted, self.saver.saved_at = True, time.monotonic()
 
     def _signaled(self) -> bool:
         """True if a signal asks the run to end; all ranks must call it the same number of times."""
@@ -207,7 +206,8 @@ class Trainer:
         step = self.state.progress.step
         saved = ""
         if step > first_step:
-            self.saver.save(int(self.step.bad_steps), self.health.trusted)
+            if self.saver.saved_step != step:
+                self.saver.save(int(self.step.bad_steps), self.health.trusted)
             saved = ", saved"
         name = signal.Signals(self.stop_reason - SIGNALED).name
         self.tracker.message(f"stopped by {name} at step {step}{saved}; run the same command to continue")
@@ -287,6 +287,10 @@ class Trainer:
             raise divergence(self.val_loss, self.health, self.saver.directory)
         if self.saver.saved_step != self.state.progress.step:
             self.saver.save(int(self.step.bad_steps), self.health.trusted)
+
+
+def _have_passed(minutes: float | None, since: float) -> bool:
+    return minutes is not None and time.monotonic() - since > 60 * minutes
 
 
 @contextmanager

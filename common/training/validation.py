@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
 from common.config import TrainConfig
 from common.data.dataset import RunData
 from common.distributed.heartbeat import Heartbeat
+from common.distributed.preemption import StopNow
 from common.distributed.ranks import Ranks, broadcast_buffers
 from common.errors import first_line
 from common.ops.packed import forget_packed
@@ -85,9 +87,12 @@ class Validation:
         batches = iter(self.data.val_loader)
         for _ in range(self.data.num_val_batches):
             self.heartbeat.at("validation")
+            batch = None
+            with suppress(StopNow):
+                batch = next(batches, None)
             if interrupted():
                 return False
-            if (batch := next(batches, None)) is not None:
+            if batch is not None:
                 with autocast(self.device, self.config.trainer.precision):
                     on_device = to_device(batch, self.device)
                     meter.add(self.task.objective(self.state.model, on_device, None, generator))

@@ -199,10 +199,9 @@ def main(directory: str, minutes: str = "60", num_ranks: str = "1", seed: str = 
     soak.disk.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}m", "soak", str(soak.disk)], check=True)
     try:
-        shutil.copytree(CORPUS, soak.corpus, ignore=shutil.ignore_patterns("mels"))
-        subprocess.run(
-            [sys.executable, "scripts/prepare_mels.py", f"data.root={soak.corpus}"], cwd=REPOSITORY, check=True
-        )
+        shutil.copytree(CORPUS, soak.corpus, ignore=shutil.ignore_patterns("mels", "filelists"))
+        for script in ("prepare_dataset.sh", "prepare_mels.sh"):
+            subprocess.run(["bash", f"scripts/{script}", str(soak.corpus)], cwd=REPOSITORY, check=True)
         soak.run(60 * float(minutes))
         last = f"trainer.max_steps={newest_step(soak.run_dir) + 2 * CHECKPOINT_EVERY}"
         whole = root / "whole"
