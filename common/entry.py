@@ -11,9 +11,10 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO
 
+from common import conf
+from common.conf import read_yaml
 from common.errors import UserError, did_you_mean
 from common.schema import REQUIRED, missing
 from common.threads import watch
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FLAGS = ("--hydra-help", "--version", "-c", "--cfg", "-p", "--package", "--resolve", "--info")
-CONF = Path(__file__).resolve().parent.parent / "conf"
 # Hydra must not write log files or change the directory: the commands manage run_dir and output.
 QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.run.dir=.")
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a write failed
@@ -42,11 +42,13 @@ def hydra_entry(config_name: str) -> Callable[[Job], Callable[[], None]]:
             print_any_character()
             warnings.showwarning = _show_warning
             warnings.filterwarnings("ignore", message="torch.quantize_per_")  # deprecated; precision=int8 uses it
-            command = Command(config_name, sys.argv[1:])
-            sys.argv[1:] = [*QUIET, *command.arguments]
-            watch()
             try:
+                command = Command(config_name, sys.argv[1:])
+                sys.argv[1:] = [*QUIET, *command.arguments]
+                watch()
                 _run(command, function)
+            except UserError as error:
+                fail(str(error))
             except KeyboardInterrupt:
                 fail("interrupted", status=130)
             except RuntimeError as error:
@@ -68,6 +70,7 @@ def _run(command: Command, function: Job) -> None:
     mistakes: list[str] = []  # collected, because Hydra would add a message of its own
 
     def job(config: DictConfig) -> None:
+        command.is_composed = True
         try:
             function(command.with_present_names(_plain(config)))
         except UserError as error:
@@ -80,7 +83,7 @@ def _run(command: Command, function: Job) -> None:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise its errors instead of printing them
     with command.errors():
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=command.config_name)(job)()
+        hydra.main(version_base="1.3", config_path=str(conf.CONF), config_name=command.config_name)(job)()
     if mistakes:
         fail(mistakes[0])
 
@@ -90,6 +93,7 @@ class Command:
 
     def __init__(self, config_name: str, arguments: list[str]) -> None:
         self.config_name = config_name
+        self.is_composed = False  # the options are known: later errors are not mistakes in the config
         script = sys.argv[0]
         if unknown := [a for a in arguments if a.startswith("-") and a.split("=")[0] not in FLAGS]:
             fail(
@@ -102,13 +106,16 @@ class Command:
         self.known = self._known()
         self.renamed = {old: new for old, new in read_yaml("renamed").items() if new in self.known}
         self.arguments = [self._with_present_name(_quoted(a, self._is_text(a))) for a in arguments]
+        for group in [group for group, choice in self.groups().items() if choice is None]:
+            for chosen in [a.split("=", 1)[1] for a in self.arguments if a.startswith(f"{group}=")]:
+                conf.check_global(group, chosen)
 
     def _known(self) -> dict[str, Any]:
         """The keys of the command's YAML file and of the groups in its defaults list, each with a value from there."""
         known = {key: value for key, value in read_yaml(self.config_name).items() if key != "defaults"}
         for group in self.groups():
             known[group] = None
-            for file in sorted((CONF / group).glob("*.yaml")):
+            for file in sorted((conf.CONF / group).glob("*.yaml")):
                 for name, value in read_yaml(f"{group}/{file.stem}").items():
                     if name != "defaults":
                         known.setdefault(f"{group}.{name}", value)
@@ -134,8 +141,8 @@ class Command:
             yield
         except (HydraException, OmegaConfBaseException) as error:
             fail(self.explain(str(error)))
-        except ValueError as error:
-            if not str(error).startswith("Config group override"):  # Hydra's error for model=1
+        except Exception as error:  # of many kinds, for YAML that Hydra does not expect, or model=1
+            if self.is_composed:
                 raise
             fail(self.explain(str(error)))
 
@@ -143,15 +150,15 @@ class Command:
         """Rewrite Hydra's message. For an unknown key, Hydra suggests appending it, which would be refused later."""
         if missing := re.search(r"Could not (?:find|load) '([^/']+)/([^']*)'", message):
             group, choice = missing.groups()
-            choices = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+            choices = sorted(file.stem for file in (conf.CONF / group).glob("*.yaml"))
             return f"config: {group}={choice} is unknown{did_you_mean(choice, choices)}"
         if not (unknown := re.match(r"Could not override '([^']+)'", message)):
             return f"config: {message.strip()}\n{self.help}"
         key = unknown[1]
         value = next((a.split("=", 1)[1] for a in self.arguments if a.lstrip("+~").startswith(f"{key}=")), "?")
         group, _, name = key.partition(".")
-        files = sorted((CONF / group).glob("*.yaml"))
-        owners = [file.stem for file in files if name in _keys(f"{group}/{file.stem}")]
+        files = sorted((conf.CONF / group).glob("*.yaml"))
+        owners = [file.stem for file in files if name in conf.keys_of(f"{group}/{file.stem}")]
         if owners and group in self.known:
             chosen = [a for a in self.arguments if a.split("=")[0] in ("model", group)]
             return (
@@ -182,29 +189,13 @@ class Command:
         return values
 
 
-def read_yaml(name: str) -> dict[str, Any]:
-    """Load conf/<name>.yaml without resolving its interpolations."""
-    from omegaconf import OmegaConf
-
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml")))
-
-
-def bases(name: str) -> list[str]:
-    """The names of the files that conf/<name>.yaml, a choice of a group, starts from."""
-    defaults = read_yaml(name).get("defaults", [])
-    return [f"{name.split('/')[0]}/{base}" for base in defaults if isinstance(base, str) and base != "_self_"]
-
-
-def _keys(name: str) -> set[str]:
-    """The keys of conf/<name>.yaml, a choice of a group, with those of the files that it starts from."""
-    return {*read_yaml(name)}.difference(["defaults"]).union(*map(_keys, bases(name)))
-
-
 def _find(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
     """The dictionary that holds a dotted key, and the last part of the key."""
     *groups, name = key.split(".")
     for group in groups:
         values = values.get(group, {})
+        if not isinstance(values, dict):  # refused later
+            return {}, name
     return values, name
 
 

@@ -10,7 +10,9 @@ import re
 import sys
 from typing import Any, NamedTuple
 
-from common.entry import CONF, Command, bases, print_any_character, print_or_drop
+from common.conf import CONF, bases
+from common.entry import Command, fail, print_any_character, print_or_drop
+from common.errors import UserError
 from common.schema import REQUIRED
 
 HELP = {"-h", "--help"}
@@ -37,10 +39,13 @@ def show_help(config_name: str, usage: str | None) -> None:
     """If the command line asks for help, print it and end the process. Commands call it before their slow imports."""
     if HELP & set(sys.argv[1:]):
         print_any_character()
-        command = Command(config_name, [argument for argument in sys.argv[1:] if argument not in HELP])
         lines = [(usage or "").strip()]
-        for section in sections(command):
-            lines += ["", section.title, *_table(section.rows)]
+        try:
+            command = Command(config_name, [argument for argument in sys.argv[1:] if argument not in HELP])
+            for section in sections(command):
+                lines += ["", section.title, *_table(section.rows)]
+        except UserError as error:
+            fail(str(error))
         print_or_drop("\n".join(lines) + "\n")
         sys.exit()
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from common.conf import CONF
 from common.config import AudioConfig, DataConfig, TrainConfig, TrainerConfig
-from common.entry import CONF, _quoted
+from common.entry import _quoted
 from common.errors import UserError
 from common.schema import from_dict
 from common.training.schedule import learning_rate

@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from common.entry import CONF, Command
+from common.conf import CONF
+from common.entry import Command
 from common.errors import UserError
 from inference import load_model
 from tacotron2.model import Tacotron2

@@ -21,8 +21,8 @@ from hydra.core.global_hydra import GlobalHydra
 from predict_mels import PredictConfig
 from prepare_mels import PrepareConfig
 
+from common.conf import CONF
 from common.config import TrainConfig
-from common.entry import CONF
 from evaluation.corpus import CheckConfig
 from evaluation.systems import EvaluateConfig
 from synthesis.jobs import InferenceConfig

@@ -22,7 +22,8 @@ CONFIG_FILE, FILTERS_FILE, REQUIREMENTS_FILE = "config.json", "filters.npz", "re
 ROOT = Path(__file__).resolve().parent.parent.parent
 CODE = (
     "LICENSE", REQUIREMENTS_FILE, "scripts/checkout.py", "scripts/speak_onnx.py",
-    "common/__init__.py", "common/caches.py", "common/data/__init__.py", "common/data/filelist.py", "common/entry.py",
+    "common/__init__.py", "common/caches.py", "common/conf.py", "common/data/__init__.py",
+    "common/data/filelist.py", "common/entry.py",
     "common/errors.py",
     "common/files.py", "common/lock.py", "common/schema.py", "common/threads.py", "common/wording.py",
     "synthesis/__init__.py", "synthesis/sentences.py", "synthesis/onnx/__init__.py", "synthesis/onnx/corrections.py",

@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from common.entry import CONF
+from common.conf import CONF
 from tests.helpers import REPOSITORY
 
 Result = subprocess.CompletedProcess[str]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import random
 import resource
 import shutil
@@ -22,16 +23,23 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
+from hydra.core.global_hydra import GlobalHydra
+
+from common import conf
 from common.audio import load_audio
 from common.checkpoint import formats
-from common.config import AudioConfig, DataConfig
+from common.conf import CONF
+from common.config import AudioConfig, DataConfig, TrainConfig
 from common.data.filelist import scan_filelist
 from common.data.mels import MelDirectory
 from common.data.metadata import read_metadata
+from common.entry import hydra_entry
 from common.errors import UserError
 from common.schema import from_dict
-from evaluation.page import read_log
+from evaluation.page import evaluation_section, read_log
 from tacotron2.spec import TACOTRON2
 from tests.helpers.commands import composed
 from tests.helpers.golden import golden_path
@@ -117,10 +125,25 @@ def readers(corpus: Path, run_dir: Path, directory: Path) -> list[Reader]:
         found = formats.load(path, SPECS)
         formats.build(found, path, SPECS)
 
+    @hydra_entry("train")
+    def read_config(values: dict[str, Any]) -> None:
+        from_dict(TrainConfig, values)
+
+    def config(path: Path) -> None:
+        command = ["train.py", "model=waveglow", "experiment=demo", "run_dir=x"]
+        with mock.patch.object(conf, "CONF", directory / "conf"), mock.patch.object(sys, "argv", command):
+            GlobalHydra.instance().clear()
+            try:
+                read_config()
+            except SystemExit as error:  # it has printed the message of a UserError
+                raise UserError("refused") from error
+
     def options(path: Path) -> None:
         arguments = path.read_bytes().decode("utf-8", "replace").split("\n")
         from_dict(DataConfig, data | dict(argument.partition("=")[::2] for argument in arguments))
 
+    shutil.copytree(CONF, directory / "conf")
+    demo = (CONF / "experiment/demo.yaml").read_bytes()
     data = composed("train", "model=waveglow", f"data.root={root}", "run_dir=x")["data"]
     ours = (run_dir / "checkpoints/best.pt").read_bytes()
     loaded = formats.load(run_dir / "checkpoints/best.pt", SPECS)
@@ -135,6 +158,8 @@ def readers(corpus: Path, run_dir: Path, directory: Path) -> list[Reader]:
         Reader("log.jsonl", (run_dir / "log.jsonl").read_bytes(), lambda path: read_log(directory), 10),
         Reader("a.wav", clips[0].file.read_bytes(), lambda path: load_audio(path, AudioConfig(), True), 10),
         Reader("a.flac", FLAC.read_bytes(), lambda path: load_audio(path, AudioConfig(), True), 3),
+        Reader("conf/experiment/demo.yaml", demo, config, 0.5),
+        Reader("evaluation.json", EVALUATION, lambda path: evaluation_section(directory), 10),
         Reader("options", b"num_workers=2\nlimit=3\nconvert_audio=true", options, 10),
         Reader("ours.pt", ours, checkpoint, 1, damaged_archive),
         Reader("m.safetensors", (directory / "seed.safetensors").read_bytes(), checkpoint, 4, damaged_header),
@@ -143,6 +168,10 @@ def readers(corpus: Path, run_dir: Path, directory: Path) -> list[Reader]:
     ]
 
 
+EVALUATION = json.dumps({
+    "summary": {"recordings": {"utterances": 1, "wer": {"mean": 3.5, "low": 1.0, "high": None}}},
+    "utterances": {"text": [{"name": "0000", "text": "It was.", "heard": "It was."}], "recordings": []},
+}).encode()  # fmt: skip
 FLAC = Path(__file__).resolve().parent.parent / "golden/LJ001-0002.flac"
 
 
@@ -200,7 +229,7 @@ def main(corpus: str, run_dir: str, directory: str, cases: str = "20000", seed: 
         finally:
             signal.alarm(0)
         slowest = max(slowest, time.monotonic() - begun)
-        if reader.name.startswith("corpus/"):  # which others read too
+        if "/" in reader.name:  # which others read too
             path.write_bytes(reader.seed)
     same = {name: size for name, size in listing(Path(directory)).items() if name in before} == before
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -194,6 +194,7 @@ def newest_step(run_dir: Path) -> int:
 
 
 def main(directory: str, minutes: str = "60", num_ranks: str = "1", seed: str = "0") -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may inherit that it is ignored
     root = Path(directory).resolve()
     soak = Soak(root, int(num_ranks), random.Random(int(seed)))
     soak.disk.mkdir(parents=True)
