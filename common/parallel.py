@@ -16,7 +16,10 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.threads import allowed_cores
+from common.wording import counted
 
+CHUNK = 4  # jobs that a process takes at once
+PATIENCE = 10.0  # minutes
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -27,7 +30,8 @@ def in_parallel(
     """Yield function(job) for each job, in order, with a progress bar.
 
     `num_processes`: None means one for each core that this process may use. There are never more processes than jobs;
-    if that leaves one, the jobs run in this process. Raises UserError if one of the processes is killed.
+    if that leaves one, the jobs run in this process. Raises UserError if one of the processes is killed, or does not
+    finish CHUNK jobs within PATIENCE minutes.
     """
     count = min(num_processes or allowed_cores(), len(jobs))
     if count <= 1:
@@ -35,19 +39,38 @@ def in_parallel(
         return
     # "spawn", because PyTorch can hang in a process forked from one that has used its thread pool.
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start_process)
+    chunks = [pool.submit(_run, function, jobs[i : i + CHUNK]) for i in range(0, len(jobs), CHUNK)]
     try:
-        yield from tqdm(pool.map(function, jobs, chunksize=4), total=len(jobs), unit=unit, disable=None)
+        with tqdm(total=len(jobs), unit=unit, disable=None) as bar:
+            for chunk in chunks:
+                for result in chunk.result(60 * PATIENCE):
+                    bar.update()
+                    yield result
+    except TimeoutError as error:
+        _kill(pool)
+        raise UserError(
+            f"the processes have given no result for {counted(PATIENCE, 'minute')}: often a disk does not respond, or "
+            "a process was stopped; run this again"
+        ) from error
     except BrokenProcessPool as error:
         raise UserError(
             f"one of the {count} processes was killed, often because the machine has run out of memory; run this again "
             f"with fewer: num_processes={count // 2}"
         ) from error
     except BaseException:  # such as an interrupt: the jobs in progress may be long
-        for process in list((pool._processes or {}).values()):
-            process.kill()
+        _kill(pool)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _run(function: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
+    return [function(job) for job in jobs]
+
+
+def _kill(pool: ProcessPoolExecutor) -> None:
+    for process in list((pool._processes or {}).values()):
+        process.kill()
 
 
 def _start_process() -> None:

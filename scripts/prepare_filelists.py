@@ -17,6 +17,7 @@ import itertools
 import json
 import shlex
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 from common.audio import needs_conversion
@@ -24,9 +25,10 @@ from common.config import AudioConfig
 from common.data.metadata import read_metadata, without_row
 from common.entry import run_command
 from common.errors import UserError
-from common.files import make_directory, replacing, write_text
+from common.files import make_directory, replacing
 from common.wording import counted
 
+PARTS = ("train", "val", "test")
 MIN_VAL = 6  # clips: about half a minute of speech, enough to measure Tacotron 2's postfilter (MIN_CALIBRATION_FRAMES)
 
 
@@ -45,15 +47,19 @@ def split(ids: list[str]) -> dict[str, str]:
     return {clip: "val" if i < num_val else "train" for i, clip in enumerate(order)}
 
 
-def write_list(path: Path, text: str) -> None:
-    """Write a filelist. An existing one that differs may contain edits made by hand, so it is kept as PATH.old, ..."""
-    if path.is_file() and path.read_bytes() != text.encode():
-        names = (Path(f"{path}.old{number}") for number in itertools.chain([""], itertools.count(2)))
-        kept = next(name for name in names if not name.exists())
-        with replacing(kept) as temporary:  # a copy, so that on a full disk the list stays
-            shutil.copyfile(path, temporary)
-        print(f"{path} has changed; the previous one is kept as {kept}")
-    write_text(path, text)
+def write_lists(directory: Path, texts: dict[str, str]) -> None:
+    """Write the filelists, all or none. One that differs may contain edits made by hand: it is kept as FILE.old, ..."""
+    for part, text in texts.items():
+        path = directory / f"{part}.txt"
+        if path.is_file() and path.read_bytes() != text.encode():
+            names = (Path(f"{path}.old{number}") for number in itertools.chain([""], itertools.count(2)))
+            kept = next(name for name in names if not name.exists())
+            with replacing(kept) as temporary:  # a copy, so that on a full disk the list stays
+                shutil.copyfile(path, temporary)
+            print(f"{path} has changed; the previous one is kept as {kept}")
+    with ExitStack() as stack:
+        for part, text in texts.items():
+            stack.enter_context(replacing(directory / f"{part}.txt")).write_text(text, encoding="utf-8")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,11 +73,11 @@ def main() -> None:
     rows = read_metadata(corpus)
     parts = split([clip for clip, _, _ in rows])
     make_directory(corpus / "filelists", "directory")
-    for part in ("train", "val", "test"):
-        lines = [f"{path}|{text}\n" for clip, path, text in rows if parts[clip] == part]
-        write_list(corpus / "filelists" / f"{part}.txt", "".join(lines))
-        if lines or part != "test":
-            print(f"{corpus / 'filelists' / part}.txt: {counted(len(lines), 'clip')}")
+    lists = {name: [f"{path}|{text}\n" for clip, path, text in rows if parts[clip] == name] for name in PARTS}
+    write_lists(corpus / "filelists", {name: "".join(lines) for name, lines in lists.items()})
+    for name, lines in lists.items():
+        if lines or name != "test":
+            print(f"{corpus / 'filelists' / name}.txt: {counted(len(lines), 'clip')}")
     if left_out := without_row(corpus, [path for _, path, _ in rows]):
         names = ", ".join(left_out[:3]) + (", ..." if len(left_out) > 3 else "")
         print(f"left out, because metadata.csv has no row for them: {counted(len(left_out), 'audio file')} ({names})")

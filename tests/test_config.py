@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -233,3 +235,29 @@ def test_a_key_of_a_group_that_the_command_does_not_have_is_unknown() -> None:
     )  # a group whose files override others
     fails_with(result, "unknown config key 'experiment.foo' (value 1)")
     fails_with(run_here("inference.py", "data.root=x", expect=1), "unknown config key 'data.root' (value x)", "output")
+
+
+@pytest.mark.fault(30)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"trainer:\n  batch_size: [1", "mine.yaml:2: not YAML (expected ',' or ']'"),
+        (b"\tx: 1", "mine.yaml:1: not YAML (found character"),
+        (b"\xff\xfe", "mine.yaml: not readable as YAML ("),
+        (b"a: &x [*x]", "mine.yaml: not readable as YAML ("),
+        (b"- 1", "mine.yaml: it must hold lines KEY: VALUE"),
+        (b"defaults: 5", "mine.yaml: it must hold lines KEY: VALUE, and defaults, if it is there, a list"),
+        (b"trainer: {epochs: 1}", "mine.yaml: its first line must be '# @package _global_'"),
+        (b"# @package _global_\ntrainer: 5", "config key 'trainer' is 5; it is a group of keys"),
+        (b"# @package _global_\ndefaults:\n  - 5", "config: Unsupported type in defaults : int"),
+        (b"# @package _global_\ntrainer:\n  epochs: ${no}", "config: Interpolation key 'no' not found"),
+    ],
+)
+def test_a_mistake_in_a_file_of_conf(
+    content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(CONF, tmp_path / "conf")
+    (tmp_path / "conf/experiment/mine.yaml").write_bytes(content)
+    monkeypatch.setattr("common.conf.CONF", tmp_path / "conf")
+    command = ("train.py", "model=waveglow", "experiment=mine", f"run_dir={tmp_path}/run", f"data.root={tmp_path}")
+    fails_with(run_here(*command, expect=1), message)

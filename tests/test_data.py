@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import re
 import resource
@@ -624,6 +625,34 @@ def test_a_full_disk_in_other_scripts_of_data(tmp_path: Path) -> None:
 def test_a_killed_process_is_an_error() -> None:
     with pytest.raises(UserError, match=r"one of the 2 processes was killed.*memory.*num_processes=1"):
         list(in_parallel(signal.raise_signal, [signal.SIGKILL] * 2, 2, "clip"))
+
+
+def stop_self(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+@pytest.mark.fault(32)
+def test_a_frozen_process_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes seconds, because the processes import PyTorch."""
+    monkeypatch.setattr("common.parallel.PATIENCE", 0.06)
+    with pytest.raises(UserError, match=r"no result for 0.06 minutes: often a disk.*was stopped; run this again"):
+        list(in_parallel(stop_self, [0] * 8, 2, "clip"))
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.fault(29)
+@pytest.mark.parametrize("touched_only", [True, False])
+def test_a_clip_that_changes_during_training_is_noticed(touched_only: bool, corpus: Path, tmp_path: Path) -> None:
+    root = tmp_path / "c"
+    shutil.copytree(corpus, root)
+    data = data_config(root)
+    dataset = SegmentDataset(data.train_filelist, data, AUDIO, 0)
+    dataset[(0, 0)]
+    clip = dataset.clips[0].file
+    samples, rate = soundfile.read(clip)
+    os.utime(clip) if touched_only else soundfile.write(clip, samples[:-256], rate)
+    with pytest.raises(UserError, match=rf"the mel of an earlier {clip.name}, which has changed since; run"):
+        dataset[(0, 1)]
 
 
 @pytest.mark.fault(32)

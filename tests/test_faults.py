@@ -608,6 +608,11 @@ def test_little_shared_memory_means_fewer_loader_processes(
     assert num_workers(2, lambda: 10**15) == 0
     assert f"MB free: 0 processes load data instead of {wanted}" in capsys.readouterr().err
 
+    two_batches = os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize / 10.5  # each process keeps five
+    assert num_workers(1, lambda: int(two_batches)) == 1
+    assert num_workers(1, lambda: int(two_batches), num_ranks=4) == 0
+    capsys.readouterr()
+
     def refuse(*_: object) -> None:
         raise OSError(30, "Read-only file system")
 
@@ -634,3 +639,15 @@ def test_no_damaged_file_is_more_than_a_message(corpus: Path, waveglow_run: Path
     result = run_process("-m", "tests.helpers.fuzz", corpus, waveglow_run, tmp_path / "fuzz", "20000", "0")
     print(result.stdout)
     assert " 0 failed" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.fault(9)
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "--map-root-user", "--mount", "true"], capture_output=True).returncode != 0,
+    reason="mounts a small disk",
+)
+def test_random_faults_change_nothing(tmp_path: Path) -> None:
+    """Minutes, because a run starts again after each fault."""
+    output = run_process("-m", "tests.helpers.soak", tmp_path / "soak", "0.7").stdout
+    assert "equal bit for bit\nno mistakes" in output

@@ -51,7 +51,7 @@ class SegmentDataset:
         num_frames = math.ceil(seconds * self.audio.sample_rate / self.audio.hop_length)
         mel = np.array(self.mels.load(self.clips[index])[:, :num_frames])
         num_samples = mel.shape[1] * self.audio.hop_length
-        audio = load_audio(self.clips[index].file, self.audio, self.data.convert_audio, 0, num_samples)
+        audio = self._load_audio(index, 0, num_samples)
         return torch.from_numpy(mel), torch.from_numpy(audio)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
@@ -62,10 +62,16 @@ class SegmentDataset:
         mel = self.mels.load(self.clips[index])[:, first : first + self.segment_frames]
         num_samples = self.segment_length
         start = first * self.audio.hop_length
-        audio = load_audio(self.clips[index].file, self.audio, self.data.convert_audio, start, num_samples)
+        audio = self._load_audio(index, start, num_samples)
         missing = self.segment_frames - mel.shape[1]
         mel = np.pad(mel, ((0, 0), (0, missing)), constant_values=math.log(self.audio.log_floor))
         return torch.from_numpy(mel), torch.from_numpy(np.pad(audio, (0, num_samples - len(audio))))
+
+    def _load_audio(self, index: int, start: int, num_samples: int) -> np.ndarray:
+        clip = self.clips[index]
+        audio = load_audio(clip.file, self.audio, self.data.convert_audio, start, num_samples)
+        self.mels.check_clip(clip)
+        return audio
 
 
 def collate(items: list[tuple[Tensor, Tensor]]) -> WaveGlowBatch:

@@ -47,7 +47,7 @@ class RunData:
         self.sampler, val_sampler = RankSampler(ranks.rank, ranks.world_size), RankSampler(0, 1)
         val_batches, self.num_val_batches = self._val_batches()
         val_sampler.set_epoch(0, val_batches)
-        workers = num_workers(config.data.num_workers, self._batch_bytes)
+        workers = num_workers(config.data.num_workers, self._batch_bytes, ranks.local_world_size)
         self.loader = self._loader(self.train, self.sampler, workers)
         self.val_loader = self._loader(self.val, val_sampler, workers)
 

@@ -94,10 +94,11 @@ def no_batch(minutes: float) -> str:
     )
 
 
-def num_workers(wanted: int, batch_bytes: Callable[[], int]) -> int:
+def num_workers(wanted: int, batch_bytes: Callable[[], int], num_ranks: int = 1) -> int:
     """How many loader processes to use: at most `wanted`, as many as there are cores and as the shared memory allows.
 
-    `batch_bytes` computes the size of the largest batch; it is called if there is little shared memory.
+    `batch_bytes` computes the size of the largest batch; it is called if there is little shared memory, which
+    `num_ranks` share.
     """
     count = min(wanted, allowed_cores())  # more would only compete for the cores
     if not count or not os.path.isdir(SHARED_MEMORY):
@@ -110,9 +111,9 @@ def num_workers(wanted: int, batch_bytes: Callable[[], int]) -> int:
         free, reason = 0, f"cannot be used ({first_line(error)})"
     else:
         reason = f"has only {free / 1e6:,.0f} MB free"
-    if free > PLENTY:
+    if free > PLENTY * num_ranks:
         return count
-    fitting = free // ((PREFETCHED + 1) * max(1, batch_bytes()))
+    fitting = free // (num_ranks * (PREFETCHED + 1) * max(1, batch_bytes()))
     if fitting < count:
         print(
             f"warning: {SHARED_MEMORY} {reason}: {counted(fitting, 'process', 'processes')} load data instead of "

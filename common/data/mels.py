@@ -229,6 +229,16 @@ class MelDirectory:
             raise self._error(clip, "has changed since it was checked")
         return mel
 
+    def check_clip(self, clip: Clip) -> None:
+        """Raise a UserError if a clip is not the one that its mel was computed from: it was replaced since."""
+        entry = self._entry(clip)
+        try:
+            stat = clip.file.stat()
+        except OSError as error:
+            raise UserError(f"{clip.where}: {clip.file} cannot be read ({error.strerror}); restore it") from error
+        if entry and (entry.size, entry.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
+            raise self._error(clip, f"is the mel of an earlier {clip.file.name}, which has changed since")
+
     def _entry(self, clip: Clip) -> Entry | None:
         """The manifest's line for a prepared mel."""
         return None if clip.file.suffix in MEL_SUFFIXES else self.entries.get(clip.path)

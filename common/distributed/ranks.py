@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from common.device import resolve_device
 
-_ENVIRONMENT = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
+_ENVIRONMENT = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1"))
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
@@ -30,6 +30,7 @@ class Ranks:
     local_rank: int
     world_size: int
     device: torch.device
+    local_world_size: int = 1  # the ranks on this machine
 
     @property
     def is_main(self) -> bool:
@@ -38,8 +39,8 @@ class Ranks:
 
 def start_ranks(device: str = "auto", timeout_minutes: float = 10.0) -> Ranks:
     """Join the process group that torchrun describes in the environment; without torchrun, be rank 0 of 1."""
-    rank, local_rank, world_size = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
-    ranks = Ranks(rank, local_rank, world_size, resolve_device(device, local_rank, "trainer.device"))
+    rank, local_rank, world_size, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
+    ranks = Ranks(rank, local_rank, world_size, resolve_device(device, local_rank, "trainer.device"), local)
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
     if world_size > 1:
