@@ -17,7 +17,7 @@ from common import conf
 from common.conf import read_yaml
 from common.errors import UserError, did_you_mean
 from common.schema import REQUIRED, missing
-from common.threads import watch
+from common.threads import after_imports, watch
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -39,6 +39,7 @@ def hydra_entry(config_name: str) -> Callable[[Job], Callable[[], None]]:
     def decorate(function: Job) -> Callable[[], None]:
         @functools.wraps(function)
         def main() -> None:
+            after_imports()
             print_any_character()
             warnings.showwarning = _show_warning
             warnings.filterwarnings("ignore", message="torch.quantize_per_")  # deprecated; precision=int8 uses it
@@ -274,6 +275,7 @@ def _explained(error: OSError) -> str:
 
 def run_command(main: Callable[[], None]) -> None:
     """Run the main function of a command without Hydra; a UserError ends the process with status 1 and its message."""
+    after_imports()
     print_any_character()
     warnings.showwarning = _show_warning
     watch()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 import threading
 import time
@@ -49,12 +50,24 @@ def _container_limit(cgroup: Path) -> int | None:
 
 
 def before_torch(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set how PyTorch's threads wait, and where numba writes. Commands call this before they import either."""
+    """Set how PyTorch's threads wait, and where numba writes. Commands call this before they import either.
+
+    Ctrl-C during the imports, which take seconds, then ends the process without a traceback; see `after_imports`.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     set_numba_cache(environment)
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     if limit := _container_limit(CGROUP):  # PyTorch itself looks only at the cores that the process is bound to
         environment.setdefault("OMP_NUM_THREADS", str(min(limit, allowed_cores())))
+
+
+def after_imports() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again."""
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def others_running() -> int:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from common.audio import save_audio
 from common.device import Device
 from common.errors import UserError
@@ -50,6 +53,7 @@ class InferenceConfig(Options):
             raise UserError("no vocoder: set waveglow=CKPT, or vocoder=griffin_lim, which needs no training")
 
 
+MAX_DRAWN = 2000  # frames in a picture
 SUFFIXES = (".wav", ".png")  # of the files of a line
 LOUD_SHARE = 1e-4  # of the samples
 
@@ -114,8 +118,8 @@ class Job:
         if utterance is None:
             print(f"warning: {where}: nothing to say in {text[:60]!r}; {name} is not written")
             return
-        if utterance.num_pieces > 1:
-            print(f"{where}: a long line, synthesized in {utterance.num_pieces} pieces into {name}")
+        if len(utterance.alignments) > 1:
+            print(f"{where}: a long line, synthesized in {len(utterance.alignments)} pieces into {name}")
         if utterance.truncated:
             print(f"warning: {where}: {CUT_OFF.format(name, 'max_decoder_steps')}")
         if (loud := int((utterance.audio.abs() > 1).sum())) > LOUD_SHARE * len(utterance.audio):
@@ -124,7 +128,7 @@ class Job:
 
         save_audio(self.output / name, utterance.audio, voice.audio.sample_rate)
         with replacing(self.output / f"{index:04d}.png", durable=False) as temporary:
-            alignment_figure(utterance.alignment, text[:80]).savefig(temporary, dpi=100, format="png")
+            alignment_figure(_overview(utterance.alignments), text[:80]).savefig(temporary, dpi=100, format="png")
         stats = utterance.stats
         self._log(file=name, line=number, text=text, truncated=utterance.truncated, **stats)
         self.seconds += stats["latency"]
@@ -144,3 +148,11 @@ class Job:
         if self.audio_seconds:
             rtf = self.seconds / self.audio_seconds
             print(f"total {self.audio_seconds:.2f} s of speech, RTF {rtf:.3f} ({1 / rtf:.2f} x real time)")
+
+
+def _overview(alignments: list[Tensor]) -> Tensor:
+    """The alignment (T, L) of all pieces, reduced to at most about MAX_DRAWN frames."""
+    factor = -(-sum(len(alignment) for alignment in alignments) // MAX_DRAWN)
+    pool = torch.nn.MaxPool2d(factor, ceil_mode=True)
+    pooled: Tensor = torch.block_diag(*(pool(alignment[None])[0] for alignment in alignments))
+    return pooled

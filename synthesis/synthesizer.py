@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +25,13 @@ from synthesis.vocoder import INT8, SpeechPrecision, Vocoder, total_latency
 from tacotron2.model import Tacotron2
 from tacotron2.text import SYMBOLS, encode
 
+SORTED_BATCHES = 8  # so many batches of texts are sorted by length together
+BATCH_SYMBOLS = 16_000  # bounds the memory of a batch: 80 texts of the longest length
+
 
 @dataclass(frozen=True)
 class SpeechOptions(Options):
-    """How to synthesize. On one device, seed, texts and batch size determine the audio, whatever other threads do."""
+    """How to synthesize. On one device, seed and text determine the audio of a text, whatever else is synthesized."""
 
     seed: Seed = 0
     sigma: NonNegative | None = None  # standard deviation of WaveGlow's noise; None: the model's own
@@ -40,11 +45,15 @@ class Utterance:
 
     audio: Tensor  # (N) on the CPU
     mel: Tensor  # (n_mels, T)
-    alignment: Tensor  # (T, L)
+    alignments: list[Tensor]  # (t, l) of each piece that a long text was cut into
     truncated: bool  # the decoder did not stop by itself
     stats: dict[str, float]  # latencies (s) and items/s under the reference's log keys, audio_seconds, rtf and inverse
-    num_pieces: int = 1  # number of pieces that a long text was cut into
     dropped: list[str] = field(default_factory=list)  # parts of the text that the model has no symbol for, each once
+
+    @property
+    def alignment(self) -> Tensor:
+        """(T, L) of the whole text. Its size grows with the square of the number of pieces."""
+        return self.alignments[0] if len(self.alignments) == 1 else torch.block_diag(*self.alignments)
 
     @classmethod
     def joined(cls, pieces: Sequence[Utterance]) -> Utterance:
@@ -58,9 +67,8 @@ class Utterance:
             if key.endswith("_items_per_sec"):
                 model = key.removesuffix("_items_per_sec")
                 stats[key] = (mel.shape[1] if model == "tacotron2" else len(audio)) / stats[f"{model}_latency"]
-        alignment = torch.block_diag(*(piece.alignment for piece in pieces))
-        truncated = any(piece.truncated for piece in pieces)
-        return cls(audio, mel, alignment, truncated, with_speed(stats), len(pieces))
+        alignments = [alignment for piece in pieces for alignment in piece.alignments]
+        return cls(audio, mel, alignments, any(piece.truncated for piece in pieces), with_speed(stats))
 
 
 def with_speed(stats: dict[str, float]) -> dict[str, float]:
@@ -153,24 +161,52 @@ class Synthesizer:
         NaN or infinity raises a UserError, which names the checkpoint and the text.
         """
         chosen = SpeechOptions(**options)
-        generator = torch.Generator(self.device).manual_seed(chosen.seed)
-        for start in range(0, len(texts), batch_size):
-            encoded = [encode(text, self.cleaners, self.symbols) for text in texts[start : start + batch_size]]
-            pieces = [split_long(ids, self.symbols) if ids else [] for ids, _ in encoded]
-            flat = [piece for cut in pieces for piece in cut]
-            utterances = (
-                utterance
-                for k in range(0, len(flat), batch_size)
-                for utterance in self._batch(flat[k : k + batch_size], chosen, generator)
-            )
-            joined: list[Utterance | None] = []
-            for text, cut, (_, dropped) in zip(texts[start : start + batch_size], pieces, encoded, strict=True):
-                with about(repr(text[:60])):
-                    utterance = Utterance.joined([next(utterances) for _ in cut]) if cut else None
-                if utterance is not None:
-                    utterance.dropped = dropped
-                joined.append(utterance)
-            yield joined
+        window = batch_size * (SORTED_BATCHES if batch_size > 1 else 1)
+        for start in range(0, len(texts), window):
+            found = self._window(texts[start : start + window], batch_size, chosen)
+            yield from (found[k : k + batch_size] for k in range(0, len(found), batch_size))
+
+    def _window(self, texts: Sequence[str], batch_size: int, options: SpeechOptions) -> list[Utterance | None]:
+        """Synthesize some texts, similar lengths together, for less padding."""
+        encoded = [encode(text, self.cleaners, self.symbols) for text in texts]
+        pieces = [
+            (number, ids)
+            for number, (all_ids, _) in enumerate(encoded)
+            for ids in (split_long(all_ids, self.symbols) if all_ids else [])
+        ]
+        order = sorted(range(len(pieces)), key=lambda k: len(pieces[k][1]))
+        found: dict[int, Utterance] = {}
+        for batch in _batches(order, [len(ids) for _, ids in pieces], batch_size):
+            ids, names = [pieces[k][1] for k in batch], [repr(texts[pieces[k][0]][:60]) for k in batch]
+            found.update(zip(batch, self._batch(ids, names, options), strict=True))
+        joined: list[Utterance | None] = [None] * len(texts)
+        for number, group in itertools.groupby(range(len(pieces)), lambda k: pieces[k][0]):
+            utterance = joined[number] = Utterance.joined([found[k] for k in group])
+            utterance.dropped = encoded[number].dropped
+        return joined
+
+    def stream(self, text: str, **options: Any) -> Iterator[Tensor]:
+        """Synthesize one text, and yield its audio (N) in parts on the CPU while the decoder is running.
+
+        Together they equal the audio of `speak` within 1e-4 of full scale. `options` are the fields of SpeechOptions.
+        """
+        chosen = SpeechOptions(**options)
+        for ids in split_long(self.ids(text), self.symbols):
+            with about(repr(text[:60])):
+                yield from self._stream_piece(ids, chosen)
+
+    def _stream_piece(self, ids: list[int], options: SpeechOptions) -> Iterator[Tensor]:
+        for_decoder, for_vocoder = generators(options.seed, ids, self.device)
+        stream = self.vocoder.stream(for_vocoder, options.sigma, options.denoiser_strength)
+        parts = self.tacotron2.stream(torch.tensor(ids, device=self.device), options.max_decoder_steps, for_decoder)
+        while True:
+            with autocast(self.device, self.precision):
+                part = next(parts, None)
+            if part is None:
+                break
+            require_finite(self.tacotron2, self.source, mel=part.mel, alignment=part.alignment)
+            yield from stream.feed(part.mel.float())
+        yield from stream.close()
 
     def ids(self, text: str) -> list[int]:
         """The symbol ids of `text`; empty if there is nothing to say."""
@@ -180,22 +216,25 @@ class Synthesizer:
         """The parts of `text` that the model has no symbol for; see `Encoded`."""
         return encode(text, self.cleaners, self.symbols).dropped
 
-    def _batch(self, ids: list[list[int]], options: SpeechOptions, generator: Generator) -> Iterator[Utterance]:
-        """One batch through Tacotron 2, then each utterance through the vocoder alone, without padding."""
-        if not ids:
-            return
+    def _batch(self, ids: list[list[int]], names: list[str], options: SpeechOptions) -> Iterator[Utterance]:
+        """One batch through Tacotron 2, then each utterance through the vocoder alone, without padding.
+
+        Errors start with the name of the utterance.
+        """
         text = pad_last([torch.tensor(i) for i in ids], 0).to(self.device)
         lengths = torch.tensor([len(i) for i in ids], device=self.device)
+        for_decoder, for_vocoder = zip(*(generators(options.seed, i, self.device) for i in ids), strict=True)
         start = now(self.device)
         with autocast(self.device, self.precision):
-            speech = self.tacotron2.infer(text, lengths, options.max_decoder_steps, generator)
+            speech = self.tacotron2.infer(text, lengths, options.max_decoder_steps, list(for_decoder))
         seconds = now(self.device) - start
         total_frames = int(speech.mel_lengths.sum())
         for row, num_frames in enumerate(speech.mel_lengths.tolist()):
             mel = speech.mel_postnet[row, :, :num_frames].float()
             alignment = speech.alignment[row, :num_frames, : len(ids[row])].float().cpu()
-            require_finite(self.tacotron2, self.source, mel=mel, alignment=alignment)
-            audio, vocoder_stats = self.vocoder(mel, generator, options.sigma, options.denoiser_strength)
+            with about(names[row]):
+                require_finite(self.tacotron2, self.source, mel=mel, alignment=alignment)
+                audio, vocoder_stats = self.vocoder(mel, for_vocoder[row], options.sigma, options.denoiser_strength)
             # The batch's time is split in proportion to frames; for a batch of one this is the latency itself.
             stats = {
                 "tacotron2_items_per_sec": total_frames / seconds,
@@ -204,4 +243,25 @@ class Synthesizer:
             }
             stats["latency"] = total_latency(stats)
             stats["audio_seconds"] = len(audio) / self.audio.sample_rate
-            yield Utterance(audio, mel.cpu(), alignment, bool(speech.truncated[row]), with_speed(stats))
+            yield Utterance(audio, mel.cpu(), [alignment], bool(speech.truncated[row]), with_speed(stats))
+
+
+def generators(seed: int, ids: Sequence[int], device: torch.device) -> tuple[Generator, Generator]:
+    """The randomness of one piece, for the decoder and for the vocoder. It depends only on the seed and the text."""
+    digest = hashlib.sha256(repr((seed, list(ids))).encode()).digest()
+    first, second = (
+        Generator(device).manual_seed(int.from_bytes(digest[start : start + 4], "little")) for start in (0, 4)
+    )
+    return first, second
+
+
+def _batches(order: Sequence[int], lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Divide `order`, sorted by length, into batches of at most `batch_size` pieces and BATCH_SYMBOLS symbols."""
+    batch: list[int] = []
+    for k in order:
+        if batch and (len(batch) == batch_size or (len(batch) + 1) * lengths[k] > BATCH_SYMBOLS):
+            yield batch
+            batch = []
+        batch.append(k)
+    if batch:
+        yield batch

@@ -1,9 +1,11 @@
-"""Mel to audio, with WaveGlow or with Griffin-Lim."""
+"""Mel to audio, with WaveGlow or with Griffin-Lim, in bounded memory and while the mel still arrives."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -14,19 +16,38 @@ from common.config import AudioConfig
 from common.data.mels import audio_differences
 from common.device import now
 from common.errors import UserError
+from common.ops.chunks import Chunked
 from common.ops.precision import Precision, autocast
 from synthesis.models import MODELS, load_checkpoint, require_finite
 from waveglow.denoiser import Denoiser
 from waveglow.mel_match import MelMatch
 from waveglow.model import WaveGlow
+from waveglow.overlap import measure_overlap
 
 SpeechPrecision = Literal["fp32", "bf16", "fp16", "int8"]
 INT8 = "int8"
+EARLY = (32, 512)  # mel frames of WaveGlow's first and later chunks, for audio that is heard while it is made
+LONG = 1024  # mel frames of a chunk otherwise: most sentences at once
+NOISE_FRAMES = 16  # frames for which noise is drawn at once: a multiple of what any generator produces together
 
 
 def total_latency(stats: dict[str, float]) -> float:
     """Total seconds of the parts that were measured."""
     return sum(value for key, value in stats.items() if key.endswith("_latency"))
+
+
+class VocoderStream(Protocol):
+    """The audio of one utterance."""
+
+    stats: dict[str, float]  # latencies (s) so far
+
+    def feed(self, mel: Tensor) -> Iterator[Tensor]:
+        """More frames (n_mels, t) -> parts (N) of the audio, on the CPU, as far as they are determined."""
+        ...
+
+    def close(self) -> Iterator[Tensor]:
+        """The rest of the audio."""
+        ...
 
 
 class Vocoder:
@@ -82,32 +103,141 @@ class Vocoder:
         assert isinstance(waveglow, WaveGlow)
         return cls(waveglow, audio, precision, match_mel, f"waveglow={path}")
 
+    @cached_property
+    def overlap(self) -> int:
+        """Frames of context that WaveGlow needs around a chunk."""
+        assert self.waveglow is not None
+        return self.waveglow.config.overlap or measure_overlap(self.waveglow)
+
     def __call__(
         self, mel: Tensor, generator: Generator, sigma: float | None = None, denoiser_strength: float = 0.01
     ) -> tuple[Tensor, dict[str, float]]:
-        """mel (n_mels, T) -> audio (T * hop_length) on the CPU, and its latencies and items/s.
+        """mel (n_mels, T) -> audio (T * hop_length) on the CPU, and its latencies and items/s. See `stream`."""
+        sizes = (mel.shape[1],) * 2 if mel.shape[1] <= LONG else (LONG, LONG)
+        stream = self.stream(generator, sigma, denoiser_strength, sizes)
+        audio = torch.cat([*stream.feed(mel), *stream.close()])
+        stats, name = stream.stats, "griffin_lim" if self.waveglow is None else "waveglow"
+        return audio, {f"{name}_items_per_sec": len(audio) / stats[f"{name}_latency"], **stats}
+
+    def stream(
+        self,
+        generator: Generator,
+        sigma: float | None = None,
+        denoiser_strength: float = 0.01,
+        sizes: tuple[int, int] = EARLY,
+    ) -> VocoderStream:
+        """The vocoder for one utterance, whose mel may arrive in parts: the result does not depend on them.
+
+        `sizes` are those of Chunked; they change the audio by less than 1e-4 of full scale.
 
         WaveGlow's noise is drawn from `generator`, which is on its device. Griffin-Lim starts from the generator's
-        initial seed, which is the same for every mel. Raises UserError if WaveGlow gives NaN or infinity.
+        initial seed, and needs the whole mel before it gives audio. Raises UserError if WaveGlow gives NaN or infinity.
         """
-        start = now(self.device)
-        if self.waveglow is None or self.denoiser is None:
-            audio = self.griffin_lim(mel, generator.initial_seed())
-            seconds = now(self.device) - start
-            return audio, {"griffin_lim_items_per_sec": len(audio) / seconds, "griffin_lim_latency": seconds}
-        with autocast(self.device, self.precision):
-            audio = self.waveglow.infer(mel.unsqueeze(0).to(self.device), sigma, generator=generator).float()
-        seconds = now(self.device) - start
-        stats = {"waveglow_items_per_sec": audio.shape[1] / seconds, "waveglow_latency": seconds}
-        start = now(self.device)
-        if denoiser_strength:
-            audio = self.denoiser(audio, denoiser_strength)
-        stats["denoiser_latency"] = now(self.device) - start
-        audio = audio[0]
-        if self.match_mel:
-            start = now(self.device)
-            audio = self.mel_match(mel.to(self.device), audio, self.match_mel)
-            stats["match_latency"] = now(self.device) - start
+        if self.waveglow is None:
+            return _GriffinLimStream(self, generator.initial_seed())
+        return _WaveGlowStream(self, self.waveglow, generator, (sigma, denoiser_strength), sizes)
+
+
+class _GriffinLimStream:
+    def __init__(self, vocoder: Vocoder, seed: int) -> None:
+        self.vocoder, self.seed = vocoder, seed
+        self.parts: list[Tensor] = []
+        self.stats = {"griffin_lim_latency": 0.0}
+
+    def feed(self, mel: Tensor) -> Iterator[Tensor]:
+        self.parts.append(mel)
+        return iter(())
+
+    def close(self) -> Iterator[Tensor]:
+        device = self.vocoder.device
+        start = now(device)
+        audio = self.vocoder.griffin_lim(torch.cat(self.parts, 1), self.seed)
+        self.stats["griffin_lim_latency"] = now(device) - start
+        yield audio
+
+
+class _WaveGlowStream:
+    """WaveGlow, then its denoiser, then MelMatch, each in chunks."""
+
+    def __init__(
+        self, vocoder: Vocoder, waveglow: WaveGlow, generator: Generator, options: tuple[float | None, float],
+        sizes: tuple[int, int],
+    ) -> None:  # fmt: skip
+        config = waveglow.config
+        hop, self.groups = config.hop_length, config.hop_length // config.n_group
+        self.vocoder, self.waveglow, self.generator = vocoder, waveglow, generator
+        self.sigma, self.strength = options
+        self.noise = torch.empty(config.n_group, 0, device=vocoder.device)
+        self.stats = {"waveglow_latency": 0.0, "denoiser_latency": 0.0}
+        overlap = vocoder.overlap if sizes in (EARLY, (LONG, LONG)) else 0
+        self.flow = Chunked(self._timed("waveglow", self._flow), (1, self.groups, hop), overlap, sizes)
+        reach = -(-config.win_length // hop)  # a frame's spectrum depends on half a window, and changes half a window
+        self.denoise = Chunked(self._timed("denoiser", self._denoise), (hop, hop), reach) if self.strength else None
+        self.match: Chunked | None = None
+        if passes := vocoder.match_mel:
+            reach = passes * -(-vocoder.audio.n_fft // hop)
+            self.match = Chunked(self._timed("match", self._match), (1, hop, hop), reach)
+
+    def feed(self, mel: Tensor) -> Iterator[Tensor]:
+        mel = mel.to(self.vocoder.device)
+        if self.match:
+            yield from self.match.feed(mel, None)
+        yield from self._after_flow(self.flow.feed(mel, self._draw(mel.shape[1])))
+
+    def close(self) -> Iterator[Tensor]:
+        yield from self._after_flow(self.flow.close())
+        if self.denoise:
+            yield from self._after_denoiser(self.denoise.close())
+        if self.match:
+            yield from map(self._finished, self.match.close())
+
+    def _after_flow(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        for part in parts:
+            yield from self._after_denoiser(self.denoise.feed(part) if self.denoise else [part])
+
+    def _after_denoiser(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        for part in parts:
+            yield from map(self._finished, self.match.feed(None, part) if self.match else [part])
+
+    def _finished(self, audio: Tensor) -> Tensor:
         audio = audio.cpu()
-        require_finite(self.waveglow, self.source, audio=audio)
-        return audio, stats
+        require_finite(self.waveglow, self.vocoder.source, audio=audio)
+        return audio
+
+    def _draw(self, num_frames: int) -> Tensor:
+        """The noise (n_group, num_frames * groups) of the next frames."""
+        wanted = num_frames * self.groups
+        blocks, drawn = [self.noise], self.noise.shape[1]
+        while drawn < wanted:
+            shape = self.waveglow.config.n_group, NOISE_FRAMES * self.groups
+            blocks.append(torch.randn(shape, device=self.vocoder.device, generator=self.generator))
+            drawn += shape[1]
+        noise = torch.cat(blocks, 1)
+        self.noise = noise[:, wanted:]
+        return noise[:, :wanted]
+
+    def _timed(self, name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """`function`, which adds its time to the stats."""
+        key, device = f"{name}_latency", self.vocoder.device
+        self.stats[key] = 0.0
+
+        def timed(*inputs: Tensor) -> Tensor:
+            start = now(device)
+            output = function(*inputs)
+            self.stats[key] += now(device) - start
+            return output
+
+        return timed
+
+    def _flow(self, mel: Tensor, noise: Tensor) -> Tensor:
+        with autocast(self.vocoder.device, self.vocoder.precision):
+            return self.waveglow.infer(mel.unsqueeze(0), self.sigma, noise.unsqueeze(0))[0].float()
+
+    def _denoise(self, audio: Tensor) -> Tensor:
+        assert self.vocoder.denoiser is not None
+        clean: Tensor = self.vocoder.denoiser(audio.unsqueeze(0), self.strength)
+        return clean[0]
+
+    def _match(self, mel: Tensor, audio: Tensor) -> Tensor:
+        matched: Tensor = self.vocoder.mel_match(mel, audio, self.vocoder.match_mel)
+        return matched

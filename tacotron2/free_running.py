@@ -12,6 +12,7 @@ the frames of a step.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tacotron2.model import Decoder, Memory
 
 CHECK_EVERY = 8  # steps between two checks of the gates; each check waits for the GPU
+Generators = torch.Generator | list[torch.Generator] | None
 COMPACT_BELOW = 3 / 4  # the batch is compacted when at most this fraction of it is still running
 
 
@@ -129,13 +131,26 @@ def _steps(weights: StepWeights, written: tuple[DecoderState, StepOutputs], give
     state.frames.copy_(x)
 
 
+class Block(NamedTuple):
+    """The outputs of consecutive steps, for the utterances that were still in the batch."""
+
+    frames: Tensor  # (B', S, F)
+    alignment: Tensor  # (B', S, L)
+    rows: Tensor  # (B') their places in the batch
+    num_steps: Tensor  # (B') how many of the S steps belong to each utterance
+    running: Tensor  # (B') True for those that have not stopped
+
+
 class FreeRunning:
-    """Decodes one batch, from start to end with `run`. The prenet's dropout is drawn from `generator`."""
+    """Decodes one batch, from start to end with `run`, or block by block with `blocks`.
+
+    The prenet's dropout is drawn from `generator`: one for the batch, or one for each utterance, whose result then does
+    not depend on the others.
+    """
 
     def __init__(
-        self, decoder: Decoder, weights: StepWeights, memory: Memory, dtype: torch.dtype,
-        generator: torch.Generator | None,
-    ) -> None:  # fmt: skip
+        self, decoder: Decoder, weights: StepWeights, memory: Memory, dtype: torch.dtype, generator: Generators
+    ) -> None:
         config, values = decoder.config, memory.values
         self.config, self.weights, self.dtype, self.generator = config, weights, dtype, generator
         batch, length, memory_dim = values.shape
@@ -154,10 +169,12 @@ class FreeRunning:
         self.padding = memory.padding if has_padding else None
 
     def compact(self, rows: Tensor) -> None:
-        """Keep only these rows of the batch."""
+        """Keep only the rows of the batch for which `rows` (B) is True."""
         self.state = DecoderState(*(tensor[rows] for tensor in self.state))
         self.values, self.keys = self.values[rows], self.keys[rows]
         self.padding = None if self.padding is None else self.padding[rows]
+        if isinstance(self.generator, list):
+            self.generator = [own for own, keep in zip(self.generator, rows.tolist(), strict=True) if keep]
 
     def steps(self, number: int) -> StepOutputs:
         """Run the next `number` steps."""
@@ -166,39 +183,60 @@ class FreeRunning:
             frames_and_gate=self.state.buffer.new_empty(number, batch, self.frame_dim + 1),
             alignment=self.state.weights.new_empty(number, batch, length),
         )
-        p, shape = self.config.prenet_dropout, (number, len(self.weights.prenet), batch, self.config.prenet_dim)
-        kept = draw_kept(shape, p, self.state.buffer.device, self.generator).to(self.dtype) / (1 - p)
+        kept = self._kept(number, batch).to(self.dtype) / (1 - self.config.prenet_dropout)
         given = StepInputs(kept, self.values, self.keys, self.padding)
         graphed(_steps, (self.state, outputs), given, owner=self.weights)
         return outputs
 
-    def run(self, max_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return frames (B, S, F), num_steps (B), alignment (B, S, L), truncated (B). Values after an utterance's
-        num_steps are meaningless."""
-        (batch, length), device, threshold = self.state.weights.shape, self.values.device, self.config.gate_threshold
+    def _kept(self, number: int, batch: int) -> Tensor:
+        """The dropout mask of the prenet (number, layers, batch, prenet_dim)."""
+        layers, dim, device = len(self.weights.prenet), self.config.prenet_dim, self.state.buffer.device
+        p, generator = self.config.prenet_dropout, self.generator
+        if generator is None or isinstance(generator, torch.Generator):
+            return draw_kept((number, layers, batch, dim), p, device, generator)
+        return torch.stack([draw_kept((number, layers, dim), p, device, own) for own in generator], 2)
+
+    def blocks(self, max_steps: int) -> Iterator[Block]:
+        """Yield blocks of CHECK_EVERY steps, until all utterances have stopped or have `max_steps` steps."""
+        device, threshold = self.values.device, self.config.gate_threshold
         # sigmoid(gate) > threshold, as a bound on the logit; a threshold of 1 or more never stops
         logit = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
-        frames = self.state.buffer.new_zeros(batch, max_steps, self.frame_dim)
-        alignment = self.state.weights.new_zeros(batch, max_steps, length)
-        num_steps = torch.full((batch,), max_steps, device=device)
-        rows = torch.arange(batch, device=device)  # utterances that are still in the batch
-        running = torch.ones(batch, dtype=torch.bool, device=device)  # those of `rows` that have not stopped
-        truncated = running.clone()
+        rows = torch.arange(len(self.values), device=device)  # utterances that are still in the batch
+        running = torch.ones(len(rows), dtype=torch.bool, device=device)  # those of `rows` that have not stopped
         for first in range(0, max_steps, CHECK_EVERY):
             number = min(CHECK_EVERY, max_steps - first)
             outputs = self.steps(number)
-            frames[rows, first : first + number] = outputs.frames_and_gate[:, :, :-1].transpose(0, 1)
-            alignment[rows, first : first + number] = outputs.alignment.transpose(0, 1)
             opens = outputs.frames_and_gate[:, :, -1] > logit  # (number, B)
             stops = opens.any(0) & running
-            num_steps[rows] = torch.where(stops, first + 1 + opens.int().argmax(0), num_steps[rows])
-            running &= ~stops
-            truncated[rows] = running
+            num_steps = torch.where(stops, 1 + opens.int().argmax(0), number * running)
+            running = running & ~stops
+            frames, alignment = outputs.frames_and_gate[:, :, :-1].transpose(0, 1), outputs.alignment.transpose(0, 1)
+            yield Block(frames, alignment, rows, num_steps, running)
             num_running = int(running.sum())
             if not num_running:
-                break
+                return
             if num_running <= COMPACT_BELOW * len(rows):
                 self.compact(running)
                 rows, running = rows[running], running[running]
+
+    def run(self, max_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return frames (B, S, F), num_steps (B), alignment (B, S, L), truncated (B). Values after an utterance's
+        num_steps are meaningless."""
+        (batch, length), device = self.state.weights.shape, self.values.device
+        num_steps = torch.zeros(batch, dtype=torch.long, device=device)
+        truncated = torch.ones(batch, dtype=torch.bool, device=device)
+        found = []
+        for block in self.blocks(max_steps):
+            found.append(block)
+            num_steps[block.rows] += block.num_steps
+            truncated[block.rows] = block.running
+        total = sum(block.frames.shape[1] for block in found)
+        frames = self.state.buffer.new_zeros(batch, total, self.frame_dim)
+        alignment = self.state.weights.new_zeros(batch, total, length)
+        first = 0
+        for block in found:
+            last = first + block.frames.shape[1]
+            frames[block.rows, first:last], alignment[block.rows, first:last] = block.frames, block.alignment
+            first = last
         total_steps = int(num_steps.max())
         return frames[:, :total_steps], num_steps, alignment[:, :total_steps], truncated

@@ -9,6 +9,7 @@ Random numbers come from the `generator` argument of a method, or if it is None 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -17,11 +18,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from common.errors import UserError
+from common.ops.chunks import Chunked
 from common.ops.dropout import TanhDropout, draw_kept, dropout
 from common.ops.padding import lengths_to_mask, pad_to_multiple
 from common.ops.precision import compute_dtype
 from common.schema import Count, Options, Positive, Probability
-from tacotron2.free_running import FreeRunning, step_weights
+from tacotron2.free_running import FreeRunning, Generators, step_weights
 from tacotron2.postfilter import Postfilter
 from tacotron2.step_torch import at_least_float32
 from tacotron2.teacher_forcing import (
@@ -35,6 +37,9 @@ from tacotron2.teacher_forcing import (
 )
 
 Gain = Literal["linear", "relu", "sigmoid", "tanh"]  # the nonlinearity that follows a layer
+
+
+STREAMED = (16, 128)  # frames of the postnet's first and later chunks in streaming
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,14 @@ class Tacotron2Speech(NamedTuple):
     mel_lengths: Tensor  # (B) frames, the last one included
     alignment: Tensor  # (B, T, L)
     truncated: Tensor  # (B) True if the gate did not open within max_decoder_steps
+
+
+class SpeechPart(NamedTuple):
+    """A part of the result of streaming. Frames arrive later than their alignment: the postnet looks ahead."""
+
+    mel: Tensor  # (n_mels, t) after the postfilter
+    alignment: Tensor  # (s, L)
+    running: bool  # the gate has not opened; in the last part: it did not within max_decoder_steps
 
 
 class LinearNorm(nn.Module):
@@ -395,24 +408,46 @@ class Decoder(nn.Module):
         return hidden[:steps, :batch], context, alignment[:steps, :batch, :length]
 
     def infer(
-        self, memory: Tensor, lengths: Tensor, max_steps: int, generator: Generator | None = None
+        self, memory: Tensor, lengths: Tensor, max_steps: int, generator: Generators = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Free running: memory (B, L, E), lengths (B) -> mel (B, n_mels, S * r), num_steps (B), alignment (B, S, L),
         truncated (B). The step at which the gate opens is part of the utterance."""
-        prepared = self.attention_layer.prepare(memory, lengths)
         if self.fused:
-            device, dtype = memory.device.type, compute_dtype(memory)
-            with torch.autocast(device, enabled=False):
-                weights = step_weights(self, len(memory), dtype, self.int8)
-                padded = prepared.padded(CHUNK.get(device, 1))
-                loop = FreeRunning(self, weights, padded, dtype, generator)
+            loop = self._free_running(memory, lengths, generator)
+            with torch.autocast(memory.device.type, enabled=False):
                 frames, num_steps, alignment, truncated = loop.run(max_steps)
             alignment = alignment[:, :, : memory.shape[1]]
         else:
+            assert not isinstance(generator, list), "only the fused decoder has a generator for each utterance"
+            prepared = self.attention_layer.prepare(memory, lengths)
             frames, num_steps, alignment, truncated = self._infer_step_by_step(prepared, max_steps, generator)
+        return self._mel(frames), num_steps, alignment, truncated
+
+    def stream(
+        self, memory: Tensor, lengths: Tensor, max_steps: int, generator: Generator | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, bool]]:
+        """Free running, as `infer`, for a batch of one: yield the next mel (1, n_mels, t), its alignment (1, s, L), and
+        whether the decoder is still running."""
+        blocks = self._free_running(memory, lengths, generator).blocks(max_steps)
+        while True:
+            with torch.autocast(memory.device.type, enabled=False):
+                block = next(blocks, None)
+            if block is None:
+                return
+            steps = int(block.num_steps)
+            yield self._mel(block.frames[:, :steps]), block.alignment[:, :steps, : memory.shape[1]], bool(block.running)
+
+    def _free_running(self, memory: Tensor, lengths: Tensor, generator: Generators) -> FreeRunning:
+        device, dtype = memory.device.type, compute_dtype(memory)
+        prepared = self.attention_layer.prepare(memory, lengths)
+        with torch.autocast(device, enabled=False):
+            weights = step_weights(self, len(memory), dtype, self.int8)
+            return FreeRunning(self, weights, prepared.padded(CHUNK.get(device, 1)), dtype, generator)
+
+    def _mel(self, frames: Tensor) -> Tensor:
+        """(B, S, n_mels * r) -> (B, n_mels, S * r)"""
         batch, steps, _ = frames.shape
-        mel = frames.reshape(batch, steps * self.config.n_frames_per_step, -1).transpose(1, 2)
-        return mel, num_steps, alignment, truncated
+        return frames.reshape(batch, steps * self.config.n_frames_per_step, -1).transpose(1, 2)
 
     def _infer_step_by_step(
         self, memory: Memory, max_steps: int, generator: Generator | None
@@ -535,13 +570,12 @@ class Tacotron2(nn.Module):
 
     @torch.no_grad()
     def infer(
-        self,
-        text: Tensor,
-        text_lengths: Tensor,
-        max_decoder_steps: int | None = None,
-        generator: Generator | None = None,
+        self, text: Tensor, text_lengths: Tensor, max_decoder_steps: int | None = None, generator: Generators = None
     ) -> Tacotron2Speech:
-        """Free running: text (B, L) ids, text_lengths (B); at most max_decoder_steps steps (default: the config's)."""
+        """Free running: text (B, L) ids, text_lengths (B); at most max_decoder_steps steps (default: the config's).
+
+        Given a list of generators, one for each text, a text gives the same speech in any batch.
+        """
         r = self.config.n_frames_per_step
         max_steps = max_decoder_steps or self.config.max_decoder_steps
         memory = self.encode(text, text_lengths)
@@ -555,3 +589,26 @@ class Tacotron2(nn.Module):
             alignment=alignment.repeat_interleave(r, 1) * mask.unsqueeze(2),
             truncated=truncated,
         )
+
+    @torch.no_grad()
+    def stream(
+        self, text: Tensor, max_decoder_steps: int | None = None, generator: Generator | None = None
+    ) -> Iterator[SpeechPart]:
+        """Free running, as `infer`, for one text (L): yield parts of its speech while the decoder is running."""
+        lengths = torch.tensor([len(text)], device=text.device)
+        max_steps = max_decoder_steps or self.config.max_decoder_steps
+        memory = self.encode(text.unsqueeze(0), lengths)
+        reach = self.config.postnet_n_convolutions * (self.config.postnet_kernel_size // 2)
+        postnet, r = Chunked(self._after_decoder, (1, 1), reach, STREAMED), self.config.n_frames_per_step
+        none = memory.new_zeros(self.config.n_mel_channels, 0)
+        for mel, alignment, running in self.decoder.stream(memory, lengths, max_steps, generator):
+            ready = [part[0] for part in postnet.feed(mel)]
+            yield SpeechPart(torch.cat((none, *ready), 1), alignment[0].repeat_interleave(r, 0), running)
+        rest = [part[0] for part in postnet.close()]
+        yield SpeechPart(torch.cat((none, *rest), 1), memory.new_zeros(0, len(text)), running)
+
+    def _after_decoder(self, mel: Tensor) -> Tensor:
+        """The decoder's mel (B, n_mels, T) -> the log-mel that is synthesized"""
+        mask = torch.ones(1, 1, mel.shape[2], dtype=torch.bool, device=mel.device)
+        log_mel: Tensor = self.postfilter(self.log_mel(mel + self.postnet(mel, mask)))
+        return log_mel

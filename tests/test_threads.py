@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -158,3 +160,15 @@ def test_threads_sleep_while_others_need_the_cores() -> None:
     alone, sharing, after, threads = map(int, result.stdout.split())
     assert max(alone, after) < sharing / 3
     assert threads == 2
+
+
+@pytest.mark.fault(27)
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks for PyTorch in /proc")
+def test_ctrl_c_during_the_imports_is_no_traceback() -> None:
+    command = ["env", "--default-signal=INT", sys.executable, "train.py", "model=waveglow", "run_dir=x"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while process.poll() is None and "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == ""
+    assert process.returncode == -signal.SIGINT

@@ -48,6 +48,7 @@ class WaveGlowConfig(Options):
     encoder_layers: Count = 3
     mdct: bool = False
     match_mel: Index = 0
+    overlap: Index = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -74,7 +74,8 @@ def to_reference(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tens
     """
     config = dataclasses.asdict(from_dict(WaveGlowConfig, checkpoint.model_config))
     default = dataclasses.asdict(WaveGlowConfig())
-    del config["encoder_layers"], config["sigma"], config["match_mel"]
+    for key in ("encoder_layers", "sigma", "match_mel", "overlap"):
+        del config[key]
     for key in FIXED:
         if (value := config.pop(key)) != default[key]:
             raise UserError(

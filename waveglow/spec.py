@@ -10,7 +10,7 @@ WAVEGLOW = ModelSpec(
     config_class=WaveGlowConfig,
     reference=reference,
     meanings=("mdct",),
-    not_sizes=("n_mel_channels", "hop_length", "win_length", "match_mel"),
-    for_synthesis=("sigma", "match_mel"),
+    not_sizes=("n_mel_channels", "hop_length", "win_length", "match_mel", "overlap"),
+    for_synthesis=("sigma", "match_mel", "overlap"),
     renamed_settings={"lapped": "mdct"},
 )
