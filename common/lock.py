@@ -14,6 +14,18 @@ from pathlib import Path
 from common.errors import UserError
 
 LOCK_FILE = ".lock"
+_held: set[int] = set()  # descriptors of locks that this process holds
+
+
+def _leave_to_parent() -> None:
+    """In a forked process: drop its share of the locks, which it would hold as long as it lives, even as an orphan."""
+    for descriptor in _held:
+        os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 @contextmanager
@@ -41,7 +53,11 @@ def locked(directory: Path, key: str, patience: float = 0.0) -> Iterator[None]:
         os.truncate(file.fileno(), 0)
         with contextlib.suppress(OSError):  # on a full disk, the lock names no process
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        yield
+        _held.add(file.fileno())
+        try:
+            yield
+        finally:
+            _held.discard(file.fileno())
 
 
 def _lock(descriptor: int, deadline: float) -> None:

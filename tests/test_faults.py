@@ -563,6 +563,22 @@ def test_a_signal_is_obeyed_while_no_data_comes(corpus: Path, tmp_path: Path) ->
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.fault(8, 31)
+def test_a_forked_process_does_not_keep_a_lock(tmp_path: Path) -> None:
+    """As a loader process does that is frozen, or slow to notice that its trainer was killed."""
+    with locked(tmp_path, "run_dir"):
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with locked(tmp_path, "run_dir"), pytest.raises(UserError, match=f"process {os.getpid()} on"):
+            locked(tmp_path, "run_dir").__enter__()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 @pytest.mark.slow  # three starts of torchrun
 @pytest.mark.fault(27)
 def test_a_signal_is_obeyed_while_a_rank_gets_no_data(corpus: Path, tmp_path: Path) -> None:
