@@ -5,8 +5,11 @@ import re
 from tacotron2.text.patterns import ALONE, INTEGER, Match, rule
 from tacotron2.text.spelling import cardinal, digit_by_digit, in_pairs
 
-LABEL = r"\b(?:exhibit|page|room|flight|highway|route|p\. ?s\.|i\.?q\.?(?: of)?)(?= )"
-DIGITS_LABEL = r"\b(?:box|zip code|(?:serial|telephone|phone|badge|account) (?:number|no\.))"
+LABEL = r"\b(?:exhibit|page|room|flight|highway|route|boeing|airbus|interstate|p\. ?s\.|i\.?q\.?(?: of)?)(?= )"
+DIGITS_LABEL = (
+    r"\b(?:box|zip code|(?:serial|telephone|phone|badge|account) (?:number|no\.)"
+    r"|(?:pin|password|passcode)(?: is| was|:)?)"
+)
 
 
 def read_identifier(digits: str) -> str:
@@ -47,7 +50,17 @@ def read_groups(match: Match) -> str:
     groups = re.findall(r"[0-9]+", match[0])
     if len(groups[0]) == 4:
         return ", ".join(in_pairs(group) if len(group) == 4 else cardinal(group.lstrip("0") or "0") for group in groups)
-    return ", ".join(digit_by_digit(group) for group in groups)
+    return ", ".join(read_group(group) for group in groups)
+
+
+def read_group(digits: str) -> str:
+    """Read the group of a telephone number: "555" digit by digit, but "800" as "eight hundred"."""
+    return cardinal(digits) if re.fullmatch("[1-9]00", digits) else digit_by_digit(digits)
+
+
+def read_international(match: Match) -> str:
+    """Read "+44 20 7946 0958" as "plus four four, two zero, seven nine four six, zero nine five eight"."""
+    return f"plus {read_groups(match)}"
 
 
 def read_digits(match: Match) -> str:
@@ -55,6 +68,14 @@ def read_digits(match: Match) -> str:
 
 
 CODE_RULES = (
+    rule(r"(?<![\w+])\+[0-9]{1,3}(?:[ .-]\(?[0-9]{1,5}\)?(?![0-9])){2,5}", read_international),
+    rule(
+        r"\b((?:[Dd]ial|[Cc]all|[Tt]ext|[Pp]hone)(?: [A-Z]+ to)?) ([0-9]{3}|[0-9]{5,6})"
+        r"(?=[.,;:!?)\"]|$| (?:and|at|for|from|if|immediately|in|now|on|or|to|when)\b)(?![.,][0-9])",
+        read_digits_label,
+    ),
+    rule(r"\b([45][0-9]{2})(?= errors?\b)", lambda match: in_pairs(match[1])),
+    rule(r"(?<=\b[A-Z]{5})-(?=[0-9])", " "),  # "COVID-19"; shorter ones are codes
     rule(r"(?<![\w.,-])(?:\(?[0-9]{3}\)?[-. ])?[0-9]{3}[-.][0-9]{4}(?![\w-])", read_groups),
     rule(r"(?<![\w.,-])(?:[0-9]{1,4}-){2,4}[0-9]{2,4}(?![\w-])", read_groups),
     # 10 or more digits without thousands separators, not a round number: a telephone or serial number

@@ -10,9 +10,18 @@ CURRENCIES = {  # singular and plural of the unit, then of its hundredth
     "£": ("pound", "pounds", "penny", "pence"),
     "€": ("euro", "euros", "cent", "cents"),
     "¥": ("yen", "yen", "sen", "sen"),
+    "₹": ("rupee", "rupees", "paisa", "paise"),
+    "₩": ("won", "won", "jeon", "jeon"),
+    "₽": ("ruble", "rubles", "kopeck", "kopecks"),
 }
 CURRENCY_SYMBOLS = "".join(CURRENCIES) + "¢"
 SIGNS = f"[{''.join(CURRENCIES)}]"
+
+COUNTRIES = {
+    "US": "U S ", "C": "Canadian ", "CA": "Canadian ", "A": "Australian ", "AU": "Australian ", "NZ": "New Zealand ",
+    "HK": "Hong Kong ",
+}  # fmt: skip
+CODES = {"USD": "US$", "EUR": "€", "GBP": "£", "JPY": "¥", "INR": "₹"}  # of ISO 4217
 
 SCALES = {"k": "thousand", "m": "million", "mn": "million", "b": "billion", "bn": "billion"}
 SCALE = r"(?:[ -]?(?P<scale>hundred|thousand|million|billion|trillion)\b|(?P<letter>[kK]|[mMbB]n?)\b)"
@@ -26,6 +35,8 @@ def read_money(match: Match) -> str:
     # Before a word of four letters or more ("a $10 bill", "a £2 million loan", but not "a $10 and"), the amount is an
     # adjective, and the unit stays singular.
     adjective = word_before(match) in ("a", "an") and re.match(r"[ -][a-z]{4}", text_after(match)) is not None
+    country = COUNTRIES[match["country"]] if match["country"] else ""
+    one, many = country + one, country + many
     scale = match["scale"] or SCALES.get((match["letter"] or "").lower(), "")
     if scale or len(parts) not in (0, 2):
         words = decimal(whole, parts) if parts else cardinal(whole)
@@ -53,11 +64,23 @@ def read_shillings_and_pence(match: Match) -> str:
     return ", ".join(sums)
 
 
+COUNTED = "barrels|copies|customers|deaths|homes|households|jobs|people|tons|tonnes|users|viewers|views|visitors|years"
+
 MONEY_RULES = (
+    rule(rf"\b({'|'.join(CODES)}) ?(?=[0-9])", lambda match: CODES[match[1]]),
+    rule(rf"({AMOUNT}) ?({'|'.join(CODES)})\b", lambda match: f"{CODES[match[2]]}{match[1]}"),
+    rule(
+        rf"(?P<country>\b(?:{'|'.join(COUNTRIES)}))(?P<sign>\$)(?P<amount>{INTEGER}(?:\.[0-9]++)?){SCALE}?(?![0-9])",
+        read_money,
+    ),
     rule(rf"(?<=[A-Za-z])(?={SIGNS}[0-9.])", " "),  # "US$5"
     rule(rf"(?<=[0-9]) ?- ?(?={SIGNS}[0-9])", " to "),
-    rule(rf"(?P<sign>{SIGNS}) ?(?P<amount>{INTEGER}(?:\.[0-9]++)?|\.[0-9]++){SCALE}?(?![0-9])", read_money),
+    rule(rf"(?P<country>)(?P<sign>{SIGNS}) ?(?P<amount>{INTEGER}(?:\.[0-9]++)?|\.[0-9]++){SCALE}?(?![0-9])", read_money),
     rule(rf"({AMOUNT}) ?¢", read_cents),
+    rule(
+        rf"(?<![0-9.,£$€])({AMOUNT})(m|bn)(?= (?:{COUNTED})\b)",
+        lambda match: f"{match[1]} {SCALES[match[2]]}",
+    ),
     rule(rf"{ALONE}(?P<shillings>[0-9]{{1,3}})s\.,? ?(?P<pence>[0-9]{{1,2}})d\b\.?", read_shillings_and_pence),
     rule(
         r"(?:(?<=pounds )|(?<=pounds, )|(?<=pound ))(?P<shillings>[0-9]{1,2})s\b\.?(?P<pence>)",

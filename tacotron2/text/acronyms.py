@@ -1,0 +1,83 @@
+"""Read words in capitals: "BBC" letter by letter, "NASA" as a word, and leave those of a headline alone."""
+
+import re
+
+from tacotron2.text.patterns import CONTEXT, Match
+
+# The published checkpoints have learned these as words, from a corpus that has them often.
+LEARNED = frozenset({"FBI", "CIA", "FPCC", "IQ", "PRS", "USSR", "WDSU"})
+AS_WORDS = frozenset(
+    "ALT BASIC BIOS CAPTCHA COBOL COVID DOS EBITDA FAQ GIF GUI ISIS JPEG JSON LAN LASER NAFTA NASDAQ NIMBY PIN RADAR RAM "
+    "ROM SAAB SCUBA SIM SONAR SWAT TASER TED WAN WASP YOLO ZIP".split()
+)
+AS_LETTERS = frozenset("ACLU ASAP ASMR BYOB EEOC ESPN IUPAC IEEE OECD USAF USPS".split())
+# Words of up to three letters that writers put in capitals for emphasis. "US", "IT" and "WHO" are names.
+SHORT_WORDS = frozenset(
+    "A ACT ADD ALL AM AN AND ANY ARE AS ASK AT BAD BE BIG BOY BUT BUY BY CAN CAR DAD DAY DID DIE DO DOG DRY EAT END "
+    "FAR FEW FOR FUN GET GO GOD GOT HAD HAS HE HER HEY HI HIM HIS HOT HOW I IF IN IS ITS JOB KEY LET LOT LOW MAN MAY "
+    "ME MEN MOM MY NEW NO NOR NOT NOW OF OFF OH OLD ON ONE OR OUR OUT OWN PUT RED RUN SAD SAY SEE SET SHE SIT SIX SO "
+    "SON TEN THE TO TOO TOP TRY TWO UP USE WAS WAY WE WET WHY WON YES YET YOU".split()
+)
+SPOKEN = {
+    "PhD": "P H D", "PhDs": "P H D's", "MSc": "M S C", "BSc": "B S C", "iOS": "I O S", "OK": "okay", "Ok": "okay",
+    "ok": "okay", "XXL": "double X L", "XXXL": "triple X L",
+}  # fmt: skip
+
+_CAPITALS = re.compile(
+    rf"\b(?:(?P<spoken>{'|'.join(SPOKEN)})|(?P<word>(?<!')[A-Z]{{2,40}})(?P<ending>'?s)?)\b(?!'[a-zA-Z]{{2}}|'[rt])"
+)
+_SHOUTED = re.compile(r"\b[A-Z]{2,}\b")
+
+# How an English syllable may begin and end; a word that begins or ends otherwise is read letter by letter.
+_ONSET = (
+    "(?:sch|scr|shr|spl|spr|squ|str|thr|bl|br|ch|cl|cr|dr|dw|fl|fr|gh|gl|gn|gr|kl|kn|kr|ph|pl|pr|ps|qu|rh|sc|sh|sk|sl"
+    "|sm|sn|sp|st|sv|sw|th|tr|tw|vl|wh|wr|[bcdfghjklmnprstvwxyz])?"
+)
+_CODA = (
+    "(?:[bcdfgklmnpqrstvwxz]|bs|ch|ck|cks|cs|ct|cts|dge|ds|ff|ffs|ft|fts|gh|ght|ghts|gs|ks|lb|ld|lds|lf|lk|lks|ll|lls"
+    "|lm|lp|lps|ls|lt|lth|lts|mb|mp|mps|ms|mpt|nch|nc|nd|nds|ng|ngs|nk|nks|nn|ns|nt|nth|nts|ph|ps|pt|pts|rb|rc|rch|rd"
+    "|rds|rf|rg|rk|rks|rl|rld|rm|rms|rn|rns|rp|rps|rs|rst|rt|rth|rts|rv|sc|sh|sk|sks|sm|sp|ss|st|sts|tch|th|ths|ts|tt"
+    "|ws|wn|wl|x|xt|zz)?"
+)
+_SYLLABLES = re.compile(rf"{_ONSET}[aeiouy]{{1,2}}(?:[bcdfghjklmnpqrstvwxz]{{1,3}}[aeiouy]{{1,2}})*{_CODA}")
+
+
+def is_pronounceable(word: str) -> bool:
+    """Return True if English spelling allows `word`, in any case, to be read as a word: "NATO" but not "HDMI"."""
+    return len(word) <= CONTEXT and _SYLLABLES.fullmatch(word.lower()) is not None
+
+
+def expand_acronyms(text: str) -> str:
+    """Put spaces between the letters of acronyms that are not read as words: "the BBC's" -> "the B B C's".
+
+    Known acronyms are listed. Of the others, up to three letters are read one by one, except short words that are often
+    in capitals for emphasis; longer ones are words if English spelling allows it. In a headline, all in capitals, only
+    what has no vowel is an acronym.
+    """
+
+    def read(match: Match) -> str:
+        if match["spoken"]:
+            return SPOKEN[match["spoken"]]
+        word, ending = match["word"], match["ending"] or ""
+        if not _is_spelled(word, _in_headline(match)):
+            return match[0]
+        return " ".join(word) + ("'s" if ending else "")
+
+    return _CAPITALS.sub(read, text)
+
+
+def _is_spelled(word: str, headline: bool) -> bool:
+    if word in LEARNED or word in AS_WORDS:
+        return False
+    if word in AS_LETTERS or not re.search("[AEIOUY]", word):
+        return True
+    if headline:
+        return False
+    return word not in SHORT_WORDS if len(word) <= 3 else not is_pronounceable(word)
+
+
+def _in_headline(match: Match) -> bool:
+    """True if the words around are in capitals too: two of them, or all there are."""
+    around = [match.string[max(0, match.start() - CONTEXT) : match.start()], match.string[match.end() :][:CONTEXT]]
+    shouted = sum(len(_SHOUTED.findall(side)) for side in around)
+    return shouted >= 2 and not any(re.search("[a-z]", side) for side in around)
