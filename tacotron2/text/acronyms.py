@@ -6,18 +6,24 @@ from tacotron2.text.patterns import CONTEXT, Match
 
 # The published checkpoints have learned these as words, from a corpus that has them often.
 LEARNED = frozenset({"FBI", "CIA", "FPCC", "IQ", "PRS", "USSR", "WDSU"})
-AS_WORDS = frozenset(
-    "ALT BASIC BIOS CAPTCHA COBOL COVID DOS EBITDA FAQ GIF GUI ISIS JPEG JSON LAN LASER NAFTA NASDAQ NIMBY PIN RADAR RAM "
-    "ROM SAAB SCUBA SIM SONAR SWAT TASER TED WAN WASP YOLO ZIP".split()
-)
-AS_LETTERS = frozenset("ACLU ASAP ASMR BYOB EEOC ESPN IUPAC IEEE OECD USAF USPS".split())
+AS_WORDS = {
+    "ALT", "BASIC", "BIOS", "CAPTCHA", "COBOL", "COVID", "DOS", "EBITDA", "FAQ", "GIF", "GUI", "ISIS", "JPEG",
+    "JSON", "LAN", "LASER", "NAFTA", "NASDAQ", "NIMBY", "PIN", "RADAR", "RAM", "ROM", "SAAB", "SCUBA", "SIM",
+    "SONAR", "SWAT", "TASER", "TED", "WAN", "WASP", "YOLO", "ZIP",
+}  # fmt: skip
+AS_LETTERS = {
+    "ACLU", "ASAP", "ASMR", "BYOB", "EEOC", "ESPN", "IUPAC", "IEEE", "OECD", "USAF", "USPS",
+}  # fmt: skip
 # Words of up to three letters that writers put in capitals for emphasis. "US", "IT" and "WHO" are names.
-SHORT_WORDS = frozenset(
-    "A ACT ADD ALL AM AN AND ANY ARE AS ASK AT BAD BE BIG BOY BUT BUY BY CAN CAR DAD DAY DID DIE DO DOG DRY EAT END "
-    "FAR FEW FOR FUN GET GO GOD GOT HAD HAS HE HER HEY HI HIM HIS HOT HOW I IF IN IS ITS JOB KEY LET LOT LOW MAN MAY "
-    "ME MEN MOM MY NEW NO NOR NOT NOW OF OFF OH OLD ON ONE OR OUR OUT OWN PUT RED RUN SAD SAY SEE SET SHE SIT SIX SO "
-    "SON TEN THE TO TOO TOP TRY TWO UP USE WAS WAY WE WET WHY WON YES YET YOU".split()
-)
+SHORT_WORDS = {
+    "A", "ACT", "ADD", "ALL", "AM", "AN", "AND", "ANY", "ARE", "AS", "ASK", "AT", "BAD", "BE", "BIG", "BOY", "BUT",
+    "BUY", "BY", "CAN", "CAR", "DAD", "DAY", "DID", "DIE", "DO", "DOG", "DRY", "EAT", "END", "FAR", "FEW", "FOR",
+    "FUN", "GET", "GO", "GOD", "GOT", "HAD", "HAS", "HE", "HER", "HEY", "HI", "HIM", "HIS", "HOT", "HOW", "I", "IF",
+    "IN", "IS", "ITS", "JOB", "KEY", "LET", "LOT", "LOW", "MAN", "MAY", "ME", "MEN", "MOM", "MY", "NEW", "NO",
+    "NOR", "NOT", "NOW", "OF", "OFF", "OH", "OLD", "ON", "ONE", "OR", "OUR", "OUT", "OWN", "PUT", "RED", "RUN",
+    "SAD", "SAY", "SEE", "SET", "SHE", "SIT", "SIX", "SO", "SON", "TEN", "THE", "TO", "TOO", "TOP", "TRY", "TWO",
+    "UP", "USE", "WAS", "WAY", "WE", "WET", "WHY", "WON", "YES", "YET", "YOU",
+}  # fmt: skip
 SPOKEN = {
     "PhD": "P H D", "PhDs": "P H D's", "MSc": "M S C", "BSc": "B S C", "iOS": "I O S", "OK": "okay", "Ok": "okay",
     "ok": "okay", "XXL": "double X L", "XXXL": "triple X L",

@@ -1,7 +1,5 @@
 """Read postal addresses: streets, directions, American states and ZIP codes, British postcodes."""
 
-
-
 from tacotron2.text.patterns import Match, Rule, rule
 from tacotron2.text.spelling import DIGIT_WORDS, digit_by_digit
 
@@ -46,17 +44,16 @@ def read_postcode(match: Match) -> str:
 ADDRESS_RULES: tuple[Rule, ...] = (
     rule(
         rf"(?<=, )({'|'.join(STATES)}) ([0-9]{{5}})(?:-([0-9]{{4}}))?(?![\w-])",
-        lambda match: f"{STATES[match[1]]} {digit_by_digit(match[2])}"
-        + (f", {digit_by_digit(match[3])}" if match[3] else ""),
+        lambda match: (
+            f"{STATES[match[1]]} {digit_by_digit(match[2])}" + (f", {digit_by_digit(match[3])}" if match[3] else "")
+        ),
     ),
     rule(rf"(?<=[a-z], )({_ALONE})(?=[.,;:)!?]|$)", lambda match: STATES[match[1]]),
     rule(r"\b[A-Z]{1,2}[0-9][0-9A-Z]? [0-9][A-Z]{2}\b", read_postcode),
     rule(rf"\b([A-Z][a-z']+|[0-9]+(?:st|nd|rd|th)) ({_STREET})\b\.?", lambda match: f"{match[1]} {STREETS[match[2]]}"),
     rule(r"(?<![\w.])([0-9]{1,6} (?:[A-Z][a-z']+ ){1,2})Dr\b\.?(?=[,;]|$)", lambda match: f"{match[1]}Drive"),
     rule(r"\b([A-Z][a-z']+|[0-9]+(?:st|nd|rd|th)) St(?=[,;]|$)", lambda match: f"{match[1]} Street"),
-    rule(
-        r"(?<=[0-9] )([NSEW])\.? (?=[A-Z][a-z]|[0-9]{1,3}(?:st|nd|rd|th))", lambda match: f"{DIRECTIONS[match[1]]} "
-    ),
+    rule(r"(?<=[0-9] )([NSEW])\.? (?=[A-Z][a-z]|[0-9]{1,3}(?:st|nd|rd|th))", lambda match: f"{DIRECTIONS[match[1]]} "),
     rule(rf"\b({_TYPE}) ([NS][EW]?|[EW])\b(?!')\.?", lambda match: f"{match[1]} {DIRECTIONS[match[2]]}"),
     rule(r"(?<=[0-9](?:st|nd|rd|th) )Fl\b\.?", "Floor"),
     rule(rf"\b({'|'.join(LABELS)})\.:? ?(?=[0-9+(])", lambda match: f"{LABELS[match[1]]}{':' * (':' in match[0])} "),
@@ -77,5 +74,3 @@ def expand_addresses(text: str) -> str:
     for pattern, read in ADDRESS_RULES:
         text = pattern.sub(read, text)
     return text
-
-

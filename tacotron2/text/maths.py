@@ -23,7 +23,7 @@ _SIGN_RULES: tuple[Rule, ...] = (
     rule(r"(?<![^\W\d_])π(?![^\W\d_])", " pi "),
     rule("∞", " infinity "),
     rule("‰", " per mille"),
-    rule(r"(?<=[0-9 ])[µμ](?=[gmlLsAVWF]\b)", "u"),  # noqa: RUF001
+    rule(r"(?<=[0-9 ])[µμ](?=[gmlLsAVWF]\b)", "u"),
     rule("℃", "°C"),
     rule("℉", "°F"),
     rule("§§? ?", "section "),
@@ -36,7 +36,9 @@ def _read_superscript(match: Match) -> str:
     """Write a superscript as a power, "10⁶" -> "10^6", unless it marks a footnote, as after a word."""
     digits = match[0].translate(SUPERSCRIPTS)
     before = match.string[max(0, match.start() - 5) : match.start()]
-    return f"^{digits}" if re.search(r"(?:[0-9)]|(?:^|[^A-Za-z])(?:[A-Za-z]|[cdkm]?m|ft|in|mi|yd))$", before) else digits
+    return (
+        f"^{digits}" if re.search(r"(?:[0-9)]|(?:^|[^A-Za-z])(?:[A-Za-z]|[cdkm]?m|ft|in|mi|yd))$", before) else digits
+    )
 
 
 def name_signs(text: str) -> str:

@@ -75,7 +75,9 @@ MONEY_RULES = (
     ),
     rule(rf"(?<=[A-Za-z])(?={SIGNS}[0-9.])", " "),  # "US$5"
     rule(rf"(?<=[0-9]) ?- ?(?={SIGNS}[0-9])", " to "),
-    rule(rf"(?P<country>)(?P<sign>{SIGNS}) ?(?P<amount>{INTEGER}(?:\.[0-9]++)?|\.[0-9]++){SCALE}?(?![0-9])", read_money),
+    rule(
+        rf"(?P<country>)(?P<sign>{SIGNS}) ?(?P<amount>{INTEGER}(?:\.[0-9]++)?|\.[0-9]++){SCALE}?(?![0-9])", read_money
+    ),
     rule(rf"({AMOUNT}) ?¢", read_cents),
     rule(
         rf"(?<![0-9.,£$€])({AMOUNT})(m|bn)(?= (?:{COUNTED})\b)",

@@ -31,9 +31,10 @@ _ALONE = re.compile(
     r"\b(?P<the>[Tt]he )?(?P<numeral>(?=[IVX]{3})X{0,3}(?:IX|IV|V?I{0,3})|(?=[A-Z]{5})M{1,3}(?:CM|CD|D?C{0,3})"
     r"(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3}))(?![\w'-])(?P<event>(?= [A-Z][a-z]))?"
 )
-NOT_NAMES = frozenset(
-    "A An And As At But By For From Her His In Its My No Of On Or Our That The Their This To With Your".split()
-)
+NOT_NAMES = {
+    "A", "An", "And", "As", "At", "But", "By", "For", "From", "Her", "His", "In", "Its", "My", "No", "Of", "On",
+    "Or", "Our", "That", "The", "Their", "This", "To", "With", "Your",
+}  # fmt: skip
 
 
 def roman_value(numeral: str) -> int:

@@ -35,7 +35,9 @@ def read_zone(match: Match) -> str:
 def read_duration(match: Match) -> str:
     """Read "1h 30m" as "one hour thirty minutes"."""
     return " ".join(
-        counted(digits, unit) for digits, unit in zip(match.groups(), ("hour", "minute", "second"), strict=True) if digits
+        counted(digits, unit)
+        for digits, unit in zip(match.groups(), ("hour", "minute", "second"), strict=True)
+        if digits
     )
 
 

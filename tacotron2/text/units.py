@@ -77,11 +77,8 @@ def is_adjective(match: Match) -> bool:
 def read_unit(match: Match) -> str:
     """Spell the unit and leave the number to later rules: "6.5mm" -> "6.5 millimeters", "7-mm" -> "7-millimeter"."""
     number, hyphen = match["number"], match["hyphen"] or ""
-    if "/" in number:
-        many = " " in number or "-" in number
-    else:
-        many = number != "1"
-    many = many and not hyphen and not is_adjective(match)
+    counts_many = re.search("[ -]", number) is not None if "/" in number else number != "1"  # "1/2" is no plural
+    many = counts_many and not hyphen and not is_adjective(match)
     words = unit_name(match["unit"], many)
     if power := match["power"]:
         words = f"{'square' if power[-1] == '2' else 'cubic'} {words}"
@@ -106,7 +103,9 @@ UNIT_RULES: tuple[Rule, ...] = (
     ),
     rule(
         rf"(?P<number>{AMOUNT}) ?(?P<power>sq|cu)\.? ?(?P<unit>ft|in|mi|m|km|yd)\b\.?(?P<hyphen>)(?P<per>)",
-        lambda match: f"{match['number']} {'square' if match['power'] == 'sq' else 'cubic'} "
-        f"{unit_name(match['unit'], match['number'] != '1')}",
+        lambda match: (
+            f"{match['number']} {'square' if match['power'] == 'sq' else 'cubic'} "
+            f"{unit_name(match['unit'], match['number'] != '1')}"
+        ),
     ),
 )

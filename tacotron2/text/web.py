@@ -80,7 +80,10 @@ WEB_RULES: tuple[Rule, ...] = (
         rf"{START}(?:[a-z0-9-]{{2,63}}\.){{1,5}}(?:{DOMAINS})(?![\w-])(?::[0-9]{{1,5}}\b)?(?:[/?#]{REST})?",
         read_address,
     ),
-    rule(rf"{START}(?:[0-9]{{1,3}}\.){{3}}[0-9]{{1,3}}(?![\w.]{{0,20}}[0-9])(?::[0-9]{{1,5}}\b)?(?:/{REST})?", read_address),
+    rule(
+        rf"{START}(?:[0-9]{{1,3}}\.){{3}}[0-9]{{1,3}}(?![\w.]{{0,20}}[0-9])(?::[0-9]{{1,5}}\b)?(?:/{REST})?",
+        read_address,
+    ),
     rule(rf"{START}[A-Z]:\\{REST}", read_address),
     rule(rf"{START}(?:~|\.{{1,2}})/[\w.+/-]*+", read_address),
     rule(rf"{START}/(?=[\w.+-]{{3}}|[\w.+-]{{1,2}}/)[\w.+/-]*+", read_address),
