@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.patterns import CONTEXT, Match
+from tacotron2.text.patterns import CONTEXT, Match, text_after, text_before
 
 # The published checkpoints have learned these as words, from a corpus that has them often.
 LEARNED = frozenset({"FBI", "CIA", "FPCC", "IQ", "PRS", "USSR", "WDSU"})
@@ -27,11 +27,13 @@ SHORT_WORDS = {
 SPOKEN = {
     "PhD": "P H D", "PhDs": "P H D's", "MSc": "M S C", "BSc": "B S C", "iOS": "I O S", "OK": "okay", "Ok": "okay",
     "ok": "okay", "XXL": "double X L", "XXXL": "triple X L",
+    "WWI": "World War one", "WWII": "World War two",
 }  # fmt: skip
 
 _CAPITALS = re.compile(
     rf"\b(?:(?P<spoken>{'|'.join(SPOKEN)})|(?P<word>(?<!')[A-Z]{{2,40}})(?P<ending>'?s)?)\b(?!'[a-zA-Z]{{2}}|'[rt])"
 )
+_SUFFIX = re.compile(r"(?<=\b[A-Z]{3})-(?=[A-Z]\b)")  # "USB-C"
 _SHOUTED = re.compile(r"\b[A-Z]{2,}\b")
 
 # How an English syllable may begin and end; a word that begins or ends otherwise is read letter by letter.
@@ -43,9 +45,10 @@ _CODA = (
     "(?:[bcdfgklmnpqrstvwxz]|bs|ch|ck|cks|cs|ct|cts|dge|ds|ff|ffs|ft|fts|gh|ght|ghts|gs|ks|lb|ld|lds|lf|lk|lks|ll|lls"
     "|lm|lp|lps|ls|lt|lth|lts|mb|mp|mps|ms|mpt|nch|nc|nd|nds|ng|ngs|nk|nks|nn|ns|nt|nth|nts|ph|ps|pt|pts|rb|rc|rch|rd"
     "|rds|rf|rg|rk|rks|rl|rld|rm|rms|rn|rns|rp|rps|rs|rst|rt|rth|rts|rv|sc|sh|sk|sks|sm|sp|ss|st|sts|tch|th|ths|ts|tt"
-    "|ws|wn|wl|x|xt|zz)?"
+    "|ws|wn|wl|x|xt|zz|bt|bts|dn|dst|dth|fs|fth|ghth|gn|gns|hn|lfth|lms|lst|mn|mpts|nct|ncts|ngst|ngth|ngths|nst"
+    "|nths|phs|pth|rbs|rnt|rsh|sms|sn|wd|wds|wls|wns|xth)?"
 )
-_SYLLABLES = re.compile(rf"{_ONSET}[aeiouy]{{1,2}}(?:[bcdfghjklmnpqrstvwxz]{{1,3}}[aeiouy]{{1,2}})*{_CODA}")
+_SYLLABLES = re.compile(rf"{_ONSET}[aeiouy]{{1,3}}(?:[bcdfghjklmnpqrstvwxz]{{1,4}}[aeiouy]{{1,3}})*{_CODA}")
 
 
 def is_pronounceable(word: str) -> bool:
@@ -69,7 +72,7 @@ def expand_acronyms(text: str) -> str:
             return match[0]
         return " ".join(word) + ("'s" if ending else "")
 
-    return _CAPITALS.sub(read, text)
+    return _CAPITALS.sub(read, _SUFFIX.sub(" ", text))
 
 
 def _is_spelled(word: str, headline: bool) -> bool:
@@ -84,6 +87,7 @@ def _is_spelled(word: str, headline: bool) -> bool:
 
 def _in_headline(match: Match) -> bool:
     """True if the words around are in capitals too: two of them, or all there are."""
-    around = [match.string[max(0, match.start() - CONTEXT) : match.start()], match.string[match.end() :][:CONTEXT]]
+    before, after = text_before(match), text_after(match)
+    around = re.split("[,;:.!?]", before)[-1], re.split("[,;:.!?]", after)[0]  # a list of acronyms is no headline
     shouted = sum(len(_SHOUTED.findall(side)) for side in around)
     return shouted >= 2 and not any(re.search("[a-z]", side) for side in around)

@@ -57,13 +57,14 @@ ADDRESS_RULES: tuple[Rule, ...] = (
     rule(rf"\b({_TYPE}) ([NS][EW]?|[EW])\b(?!')\.?", lambda match: f"{match[1]} {DIRECTIONS[match[2]]}"),
     rule(r"(?<=[0-9](?:st|nd|rd|th) )Fl\b\.?", "Floor"),
     rule(rf"\b({'|'.join(LABELS)})\.:? ?(?=[0-9+(])", lambda match: f"{LABELS[match[1]]}{':' * (':' in match[0])} "),
-    rule(r"\b(Apt|Bldg|Hwy|Tel|Ext)(?= [0-9+(])", lambda match: LABELS[match[1]]),
+    rule(r"\b(Apt|Bldg|Hwy|Tel|Ext)(?=:? [0-9+(])", lambda match: LABELS[match[1]]),
+    rule(r"\b(Vol|Ch|Fig)\. (?=[IVX]+\b)", lambda match: f"{LABELS[match[1]]} "),
     rule(r"\bNo\. (?=[A-Z]{1,4}-?[0-9])", "number "),
     rule(r"\bc\. ?(?=[0-9]{3,4}\b)", "circa "),  # "31 George III. c. 46" is a chapter
     rule(r"\bc/o\b", "care of"),
     rule(r"\bw/o\b", "without"),
     rule(r"\bw/ ?(?=[\w$£€])", "with "),
-    rule(r"\b[Aa]pprox\. ?", "approximately "),
+    rule(r"\b[Aa]pprox\b\.?", "approximately"),
     rule(r"\b(Mr|Mrs|Dr|Prof)(?= [A-Z][a-z])", lambda match: f"{match[1]}."),
     rule(r"\bCtrl\b", "Control"),
 )

@@ -7,7 +7,7 @@ from tacotron2.text.spelling import cardinal, digit_by_digit, in_pairs
 
 LABEL = r"\b(?:exhibit|page|room|flight|highway|route|boeing|airbus|interstate|p\. ?s\.|i\.?q\.?(?: of)?)(?= )"
 DIGITS_LABEL = (
-    r"\b(?:box|zip code|(?:serial|telephone|phone|badge|account) (?:number|no\.)"
+    r"\b(?:box|zip(?: code)?|(?:serial|telephone|phone|badge|account) (?:number|no\.)"
     r"|(?:pin|password|passcode)(?: is| was|:)?)"
 )
 
@@ -58,6 +58,14 @@ def read_group(digits: str) -> str:
     return cardinal(digits) if re.fullmatch("[1-9]00", digits) else digit_by_digit(digits)
 
 
+def read_digit_groups(match: Match) -> str:
+    return ", ".join(digit_by_digit(group) for group in re.findall(r"[0-9]+", match[0]))
+
+
+def read_mark(mark: str) -> str:
+    return digit_by_digit(mark) if mark.isdecimal() else mark
+
+
 def read_international(match: Match) -> str:
     """Read "+44 20 7946 0958" as "plus four four, two zero, seven nine four six, zero nine five eight"."""
     return f"plus {read_groups(match)}"
@@ -69,6 +77,16 @@ def read_digits(match: Match) -> str:
 
 CODE_RULES = (
     rule(r"(?<![\w+])\+[0-9]{1,3}(?:[ .-]\(?[0-9]{1,5}\)?(?![0-9])){2,5}", read_international),
+    # national numbers: "020 7946 0123", "(555) 123 4567"; four groups of four are the number of a card
+    rule(
+        r"(?<![\w.,+-])(?:1 )?(?:\([0-9]{3,5}\)|0[0-9]{2,4}|[0-9]{3}(?= [0-9]{3} ))[ -][0-9]{3,4}[ -][0-9]{3,4}(?![\w-])",
+        read_groups,
+    ),
+    rule(r"(?<![\w.,-])(?:[0-9]{4} ){3}[0-9]{4}(?![\w-])", read_digit_groups),
+    rule(r"(?<![\w.,-])[0-9]{5}-[0-9]{4}(?![\w-])", read_digit_groups),
+    rule(r"(?<![\w.,-])(?:[0-9]{1,7}-){3,5}[0-9X]{1,7}(?![\w-])", read_digit_groups),
+    rule(r"\b0x([0-9A-Fa-f]{1,16})\b", lambda match: f"zero x {' '.join(map(read_mark, match[1]))}"),
+    rule(r"\b([A-G])#(?!\w)", lambda match: f"{match[1]} sharp"),
     rule(
         r"\b((?:[Dd]ial|[Cc]all|[Tt]ext|[Pp]hone)(?: [A-Z]+ to)?) ([0-9]{3}|[0-9]{5,6})"
         r"(?=[.,;:!?)\"]|$| (?:and|at|for|from|if|immediately|in|now|on|or|to|when)\b)(?![.,][0-9])",

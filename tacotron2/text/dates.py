@@ -67,6 +67,8 @@ def read_four_digits(match: Match) -> str:
     after = text_after(match)
     if re.search(r"[=+*] ?$", text_before(match)):
         return cardinal(match[0])
+    if re.search(r"\b[A-Z]{2,5} $", text_before(match)) and not counts_things(match):
+        return in_pairs(match[0])  # "ISO 9001"
     if re.match(f"{ADDRESS}|{ERA}|{NAME}", after):
         return in_pairs(match[0])
     if "1000" <= match[0] < "2100" and not counts_things(match):

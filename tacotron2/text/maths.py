@@ -37,7 +37,9 @@ def _read_superscript(match: Match) -> str:
     digits = match[0].translate(SUPERSCRIPTS)
     before = match.string[max(0, match.start() - 5) : match.start()]
     return (
-        f"^{digits}" if re.search(r"(?:[0-9)]|(?:^|[^A-Za-z])(?:[A-Za-z]|[cdkm]?m|ft|in|mi|yd))$", before) else digits
+        f"^{digits}"
+        if re.search(r"(?:[0-9)]|(?:^|[^A-Za-z])(?:[A-Za-z]{1,2}|[cdkm]?m|ft|in|mi|yd))$", before)
+        else digits
     )
 
 
@@ -58,6 +60,10 @@ def read_times(match: Match) -> str:
     return " times " if formula or (match[1] == "×" and not size) else " by "
 
 
+def read_scientific(match: Match) -> str:
+    return f"{match[1]} times 10^{match[2].lstrip('+')}"
+
+
 def read_power(match: Match) -> str:
     """Read "^2" as "squared", "^3" as "cubed", "^10" as "to the power of 10"."""
     words = {"2": "squared", "3": "cubed"}.get(match[1])
@@ -65,6 +71,12 @@ def read_power(match: Match) -> str:
 
 
 NUMBER_RULES: tuple[Rule, ...] = (
+    rule(r"(?<![\w.])([0-9]{1,9}(?:\.[0-9]{1,9})?)[eE]([+-]?[0-9]{1,3})\b", read_scientific),
+    rule(r"(?:(?<=feet )|(?<=inches )|(?<=meters ))[x×] (?=[0-9])", "by "),
+    rule(r"(?<=[=(+*] )-(?=[a-z]\b)", "minus "),
+    rule(r"(?<=\)) / ", " divided by "),
+    rule(r"(?<=°[CF]) ?- ?(?=[0-9])", " to "),
+    rule(r"(?<=°) ?- ?(?=[0-9])", " to "),
     rule(rf"(?<=[0-9]) ?([x×*]) ?(?={AMOUNT}(?! ?x [a-z]))", read_times),
     rule(r"(?<=[0-9])[x×](?= [a-z])", " times"),
     rule(r" ?× ?", " times "),

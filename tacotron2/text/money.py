@@ -75,13 +75,15 @@ MONEY_RULES = (
     ),
     rule(rf"(?<=[A-Za-z])(?={SIGNS}[0-9.])", " "),  # "US$5"
     rule(rf"(?<=[0-9]) ?- ?(?={SIGNS}[0-9])", " to "),
+    rule(rf"({SIGNS})([0-9]{{1,9}}(?:\.[0-9]{{1,2}})?) ?- ?(?=[0-9])", lambda match: f"{match[2]} to {match[1]}"),
     rule(
         rf"(?P<country>)(?P<sign>{SIGNS}) ?(?P<amount>{INTEGER}(?:\.[0-9]++)?|\.[0-9]++){SCALE}?(?![0-9])", read_money
     ),
     rule(rf"({AMOUNT}) ?¢", read_cents),
+    rule(r"(?<![\w.,£$€])([0-9]{1,4}\.[0-9]{1,3})([MB])\b", lambda match: f"{match[1]} {SCALES[match[2].lower()]}"),
     rule(
-        rf"(?<![0-9.,£$€])({AMOUNT})(m|bn)(?= (?:{COUNTED})\b)",
-        lambda match: f"{match[1]} {SCALES[match[2]]}",
+        rf"(?<![0-9.,£$€])({AMOUNT})([kKmMbB]|bn)(?= (?:{COUNTED})\b)",
+        lambda match: f"{match[1]} {SCALES[match[2].lower()]}",
     ),
     rule(rf"{ALONE}(?P<shillings>[0-9]{{1,3}})s\.,? ?(?P<pence>[0-9]{{1,2}})d\b\.?", read_shillings_and_pence),
     rule(

@@ -37,7 +37,7 @@ def read_slashes(match: Match) -> str:
 
 
 def read_decimal(match: Match) -> str:
-    return decimal(match[1] or "", match[2])
+    return decimal(match[1] or "", match[2]) + " " * text_after(match)[:1].isalpha()
 
 
 def read_version(match: Match) -> str:

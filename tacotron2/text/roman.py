@@ -7,8 +7,8 @@ from itertools import pairwise
 from tacotron2.text.spelling import cardinal, in_pairs, ordinal
 
 HEADINGS = re.compile(
-    "act|appendix|article|book|bowl|fantasy|canto|chapter|class|division|figure|game|grade|group|level|mark|no|number|page|part"
-    "|phase|plate|psalm|scene|schedule|section|series|stage|step|table|title|type|vatican|vol|volume|war",
+    "act|apollo|appendix|article|book|bowl|fantasy|canto|chapter|class|division|figure|game|grade|group|level|mark|no|number|page|part"
+    "|phase|plate|psalm|rocky|saturn|scene|schedule|section|series|stage|step|table|title|type|vatican|vol|volume|war",
     re.IGNORECASE,
 )
 # Except after a heading, a single I, V or X is a numeral only after one of these names, or a name with a title;

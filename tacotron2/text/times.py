@@ -66,6 +66,7 @@ def read_span(names: dict[str, str], match: Match) -> str:
 TIME_RULES: tuple[Rule, ...] = (
     rule(rf"\b({_DAY})\.? ?- ?({_DAY})\b\.?", lambda match: read_span(DAYS, match)),
     rule(rf"\b({_MONTH})\.? ?- ?({_MONTH})\b\.?(?= |$)", lambda match: read_span(MONTHS, match)),
+    rule(r"\b(Mon|Tues?|Wed|Thurs?|Fri)\.(?=[ ,;)])", lambda match: DAYS[match[1]]),
     rule(
         rf"\b(?!Sun\b|Sat\b|Mar\b)({_DAY})(?:\.,?|,)? (?=[0-9]{{1,2}}\b|(?:{_MONTH}))|\b(Sat|Sun)(?:\.,?|,) (?=[0-9])",
         lambda match: f"{DAYS[match[1] or match[2]]} ",

@@ -83,7 +83,8 @@ def read_unit(match: Match) -> str:
     if power := match["power"]:
         words = f"{'square' if power[-1] == '2' else 'cubic'} {words}"
     if per := match["per"]:
-        words = f"{words} per {PER.get(per) or unit_name(per, many=False)}"
+        words += " per " + {"^2": "square ", "^3": "cubic "}.get(match["per_power"] or "", "")
+        words += f"{PER.get(per) or unit_name(per, many=False)}"
     return f"{number}{hyphen or ' '}{words}"
 
 
@@ -98,11 +99,12 @@ UNIT_RULES: tuple[Rule, ...] = (
     rule(r"(?<![\w/.])([0-9]{2,3})/([0-9]{2,3})(?![\w/])( ?mmHg\b)?", read_pressure),
     rule(
         rf"(?P<number>{_FRACTION}|{AMOUNT})(?P<hyphen>-)? ?(?P<unit>{_UNIT})(?:\^?(?P<power>(?<=m)[23]|\^[23])\b)?"
-        rf"(?:/(?P<per>day|{'|'.join(sorted({*PER, *UNITS}, key=len, reverse=True))})\b)?{_END}",
+        rf"(?:/(?P<per>day|{'|'.join(sorted({*PER, *UNITS}, key=len, reverse=True))})\b"
+        rf"(?P<per_power>(?<=m)\^[23]\b)?)?{_END}",
         read_unit,
     ),
     rule(
-        rf"(?P<number>{AMOUNT}) ?(?P<power>sq|cu)\.? ?(?P<unit>ft|in|mi|m|km|yd)\b\.?(?P<hyphen>)(?P<per>)",
+        rf"(?P<number>{AMOUNT}) ?(?P<power>sq|cu)\.? ?(?P<unit>ft|in|mi|m|km|yd)\b\.?",
         lambda match: (
             f"{match['number']} {'square' if match['power'] == 'sq' else 'cubic'} "
             f"{unit_name(match['unit'], match['number'] != '1')}"
