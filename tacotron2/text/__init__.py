@@ -32,6 +32,7 @@ SILENT = frozenset('"[]')  # marks without a sound: dropped, but not reported
 # text; or a stray closing brace.
 _ARPABET_NAME = rf"(?:{'|'.join(ARPABET)})(?![A-Za-z0-9])"
 _BRACES = re.compile(rf"\{{(?P<inside>[^{{}}]*)\}}|\{{(?:\s*+{_ARPABET_NAME})*|\}}")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which cannot be printed
 
 
 class Encoded(NamedTuple):
@@ -118,6 +119,7 @@ def word_spans(ids: Sequence[int], symbols: Sequence[str] = SYMBOLS) -> list[tup
 def _tokenize(text: str, cleaners: Cleaners, lexicon: Lexicon | None) -> Iterator[str]:
     """Yield the symbols of the cleaned text, known or unknown: characters, "@HH" for ARPAbet, and unmatched braces."""
     names = [cleaners] if isinstance(cleaners, str) else list(cleaners)
+    text = _SURROGATE.sub("\ufffd", text)
     text = unicodedata.normalize("NFC", text if lexicon is None else lexicon.apply(text))
     position = 0
     for match in _BRACES.finditer(text):

@@ -12,17 +12,22 @@ AS_WORDS = {
     "SONAR", "SWAT", "TASER", "TED", "WAN", "WASP", "YOLO", "ZIP",
 }  # fmt: skip
 AS_LETTERS = {
-    "ACLU", "ASAP", "ASMR", "BYOB", "EEOC", "ESPN", "IUPAC", "IEEE", "OECD", "USAF", "USPS",
+    "ACLU", "AI", "ASAP", "ASMR", "BYOB", "CEO", "EEOC", "ESPN", "EU", "IBM", "IEEE", "IUPAC", "OECD", "UK", "UN",
+    "USA", "USAF", "USPS",
 }  # fmt: skip
 # Words of up to three letters that writers put in capitals for emphasis. "US", "IT" and "WHO" are names.
 SHORT_WORDS = {
-    "A", "ACT", "ADD", "ALL", "AM", "AN", "AND", "ANY", "ARE", "AS", "ASK", "AT", "BAD", "BE", "BIG", "BOY", "BUT",
-    "BUY", "BY", "CAN", "CAR", "DAD", "DAY", "DID", "DIE", "DO", "DOG", "DRY", "EAT", "END", "FAR", "FEW", "FOR",
-    "FUN", "GET", "GO", "GOD", "GOT", "HAD", "HAS", "HE", "HER", "HEY", "HI", "HIM", "HIS", "HOT", "HOW", "I", "IF",
-    "IN", "IS", "ITS", "JOB", "KEY", "LET", "LOT", "LOW", "MAN", "MAY", "ME", "MEN", "MOM", "MY", "NEW", "NO",
-    "NOR", "NOT", "NOW", "OF", "OFF", "OH", "OLD", "ON", "ONE", "OR", "OUR", "OUT", "OWN", "PUT", "RED", "RUN",
-    "SAD", "SAY", "SEE", "SET", "SHE", "SIT", "SIX", "SO", "SON", "TEN", "THE", "TO", "TOO", "TOP", "TRY", "TWO",
-    "UP", "USE", "WAS", "WAY", "WE", "WET", "WHY", "WON", "YES", "YET", "YOU",
+    "A", "ACT", "ADD", "AGE", "AGO", "AIR", "ALL", "AM", "AN", "AND", "ANY", "ARE", "ART", "AS", "ASK", "AT", "BAD",
+    "BAG", "BAR", "BE", "BED", "BET", "BIG", "BIT", "BOX", "BOY", "BUS", "BUT", "BUY", "BY", "CAN", "CAP", "CAR",
+    "CUP", "CUT", "DAD", "DAY", "DID", "DIE", "DO", "DOG", "DRY", "DUE", "EAR", "EAT", "END", "EYE", "FAR", "FEW",
+    "FIX", "FLY", "FOR", "FOX", "FUN", "GAS", "GET", "GO", "GOD", "GOT", "GUN", "HAD", "HAS", "HE", "HER", "HEY",
+    "HI", "HIM", "HIS", "HIT", "HOT", "HOW", "I", "ICE", "IF", "ILL", "IN", "IS", "ITS", "JOB", "JOY", "KEY", "KID",
+    "LAW", "LAY", "LEG", "LET", "LIE", "LIP", "LOT", "LOW", "MAN", "MAP", "MAY", "ME", "MEN", "MET", "MIX", "MOM",
+    "MUD", "MY", "NET", "NEW", "NO", "NOD", "NOR", "NOT", "NOW", "NUT", "OF", "OFF", "OH", "OIL", "OLD", "ON",
+    "ONE", "OR", "OUR", "OUT", "OWE", "OWN", "PAY", "PEN", "PET", "POT", "PUT", "RAW", "RED", "RUN", "SAD", "SAW",
+    "SAY", "SEA", "SEE", "SET", "SHE", "SIT", "SIX", "SKY", "SO", "SON", "SUN", "TAX", "TEA", "TEN", "THE", "TIE",
+    "TIP", "TO", "TOO", "TOP", "TOY", "TRY", "TWO", "UP", "USE", "WAR", "WAS", "WAY", "WE", "WET", "WHY", "WIN",
+    "WON", "YES", "YET", "YOU", "ZOO",
 }  # fmt: skip
 SPOKEN = {
     "PhD": "P H D", "PhDs": "P H D's", "MSc": "M S C", "BSc": "B S C", "iOS": "I O S", "OK": "okay", "Ok": "okay",

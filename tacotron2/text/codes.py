@@ -79,12 +79,13 @@ CODE_RULES = (
     rule(r"(?<![\w+])\+[0-9]{1,3}(?:[ .-]\(?[0-9]{1,5}\)?(?![0-9])){2,5}", read_international),
     # national numbers: "020 7946 0123", "(555) 123 4567"; four groups of four are the number of a card
     rule(
-        r"(?<![\w.,+-])(?:1 )?(?:\([0-9]{3,5}\)|0[0-9]{2,4}|[0-9]{3}(?= [0-9]{3} ))[ -][0-9]{3,4}[ -][0-9]{3,4}(?![\w-])",
+        r"(?<![\w.,+-])(?:1 )?(?:\([0-9]{3,5}\)|0[0-9]{2,4}|[0-9]{3}(?= [0-9]{3} ))"
+        r"[ -][0-9]{3,4}[ -][0-9]{3,4}(?![\w-])",
         read_groups,
     ),
     rule(r"(?<![\w.,-])(?:[0-9]{4} ){3}[0-9]{4}(?![\w-])", read_digit_groups),
     rule(r"(?<![\w.,-])[0-9]{5}-[0-9]{4}(?![\w-])", read_digit_groups),
-    rule(r"(?<![\w.,-])(?:[0-9]{1,7}-){3,5}[0-9X]{1,7}(?![\w-])", read_digit_groups),
+    rule(r"(?<![\w.,-])(?:[0-9]{1,7}-){4,6}[0-9]{1,7}(?![\w-])", read_digit_groups),
     rule(r"\b0x([0-9A-Fa-f]{1,16})\b", lambda match: f"zero x {' '.join(map(read_mark, match[1]))}"),
     rule(r"\b([A-G])#(?!\w)", lambda match: f"{match[1]} sharp"),
     rule(

@@ -75,8 +75,6 @@ NUMBER_RULES: tuple[Rule, ...] = (
     rule(r"(?:(?<=feet )|(?<=inches )|(?<=meters ))[x×] (?=[0-9])", "by "),
     rule(r"(?<=[=(+*] )-(?=[a-z]\b)", "minus "),
     rule(r"(?<=\)) / ", " divided by "),
-    rule(r"(?<=°[CF]) ?- ?(?=[0-9])", " to "),
-    rule(r"(?<=°) ?- ?(?=[0-9])", " to "),
     rule(rf"(?<=[0-9]) ?([x×*]) ?(?={AMOUNT}(?! ?x [a-z]))", read_times),
     rule(r"(?<=[0-9])[x×](?= [a-z])", " times"),
     rule(r" ?× ?", " times "),

@@ -54,6 +54,7 @@ def read_cardinal(match: Match) -> str:
 
 
 RULES: tuple[Rule, ...] = (
+    rule(r"(?:(?<=°)|(?<=°[CF])) ?- ?(?=[0-9])", " to "),  # first: "F-60" looks like a code
     rule(r"(?<![^ (])-(?=[0-9.$£])(?!\.[^0-9])", "minus "),
     *MONEY_RULES,
     *CODE_RULES,

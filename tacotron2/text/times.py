@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tacotron2.text.patterns import Match, Rule, rule, text_before
+from tacotron2.text.patterns import Match, Rule, rule, text_after, text_before
 from tacotron2.text.spelling import cardinal, decimal, minutes
 
 DAYS = {
@@ -59,6 +59,12 @@ def read_military(match: Match) -> str:
     return f"oh {cardinal(match[1])} {'hundred' if match[2] == '00' else minutes(match[2])}"
 
 
+def read_day(match: Match) -> str:
+    """Read "Fri." as "Friday", and keep a period that ends the sentence."""
+    ends = re.match(rf" (?!(?:{_MONTH})[a-z]*\b)[A-Z]", text_after(match))
+    return DAYS[match[1]] + "." * (ends is not None)
+
+
 def read_span(names: dict[str, str], match: Match) -> str:
     return f"{names[match[1]]} to {names[match[2]]}"
 
@@ -66,7 +72,7 @@ def read_span(names: dict[str, str], match: Match) -> str:
 TIME_RULES: tuple[Rule, ...] = (
     rule(rf"\b({_DAY})\.? ?- ?({_DAY})\b\.?", lambda match: read_span(DAYS, match)),
     rule(rf"\b({_MONTH})\.? ?- ?({_MONTH})\b\.?(?= |$)", lambda match: read_span(MONTHS, match)),
-    rule(r"\b(Mon|Tues?|Wed|Thurs?|Fri)\.(?=[ ,;)])", lambda match: DAYS[match[1]]),
+    rule(r"\b(Mon|Tues?|Wed|Thurs?|Fri)\.(?=[ ,;)])", read_day),
     rule(
         rf"\b(?!Sun\b|Sat\b|Mar\b)({_DAY})(?:\.,?|,)? (?=[0-9]{{1,2}}\b|(?:{_MONTH}))|\b(Sat|Sun)(?:\.,?|,) (?=[0-9])",
         lambda match: f"{DAYS[match[1] or match[2]]} ",
