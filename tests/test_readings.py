@@ -16,8 +16,9 @@ from tacotron2.text.cleaners import CLEANERS, english_cleaners, to_ascii
 
 READINGS = Path(__file__).parent / "data" / "readings.tsv"
 
-# Lines of readings.tsv that are read otherwise: a postal code without a state looks like a count.
-KNOWN_DIFFERENCES = {"12 rue de Rivoli, 75001 Paris", "Berlin 10117"}
+# Lines of readings.tsv that are read otherwise: a postal code without a state looks like a count, and a unit before a
+# noun is singular only after an article.
+KNOWN_DIFFERENCES = {"12 rue de Rivoli, 75001 Paris", "Berlin 10117", "12 V battery"}
 
 
 def readings() -> list[tuple[str, str]]:

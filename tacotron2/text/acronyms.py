@@ -12,8 +12,8 @@ AS_WORDS = {
     "SONAR", "SWAT", "TASER", "TED", "WAN", "WASP", "YOLO", "ZIP",
 }  # fmt: skip
 AS_LETTERS = {
-    "ACLU", "AI", "ASAP", "ASMR", "BYOB", "CEO", "EEOC", "ESPN", "EU", "IBM", "IEEE", "IUPAC", "OECD", "UK", "UN",
-    "USA", "USAF", "USPS",
+    "ACLU", "AI", "ASAP", "ASMR", "BYOB", "CEO", "EEOC", "ESPN", "EU", "IBM", "IEEE", "IMHO", "IUPAC", "OECD", "UK",
+    "UN", "USA", "USAF", "USPS",
 }  # fmt: skip
 # Words of up to three letters that writers put in capitals for emphasis. "US", "IT" and "WHO" are names.
 SHORT_WORDS = {
@@ -51,7 +51,7 @@ _CODA = (
     "|lm|lp|lps|ls|lt|lth|lts|mb|mp|mps|ms|mpt|nch|nc|nd|nds|ng|ngs|nk|nks|nn|ns|nt|nth|nts|ph|ps|pt|pts|rb|rc|rch|rd"
     "|rds|rf|rg|rk|rks|rl|rld|rm|rms|rn|rns|rp|rps|rs|rst|rt|rth|rts|rv|sc|sh|sk|sks|sm|sp|ss|st|sts|tch|th|ths|ts|tt"
     "|ws|wn|wl|x|xt|zz|bt|bts|dn|dst|dth|fs|fth|ghth|gn|gns|hn|lfth|lms|lst|mn|mpts|nct|ncts|ngst|ngth|ngths|nst"
-    "|nths|phs|pth|rbs|rnt|rsh|sms|sn|wd|wds|wls|wns|xth)?"
+    "|bb|dd|gg|mm|pp|rr|nths|phs|pth|rbs|rnt|rsh|sms|sn|wd|wds|wls|wns|xth)?"
 )
 _SYLLABLES = re.compile(rf"{_ONSET}[aeiouy]{{1,3}}(?:[bcdfghjklmnpqrstvwxz]{{1,4}}[aeiouy]{{1,3}})*{_CODA}")
 

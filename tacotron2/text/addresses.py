@@ -27,6 +27,7 @@ WITH_ZIP_ONLY = ("AL", "HI", "ID", "IN", "LA", "MA", "MD", "ME", "MS", "OH", "OK
 LABELS = {  # before a number
     "Apt": "Apartment", "Bldg": "Building", "Hwy": "Highway", "Rte": "Route", "Fig": "Figure", "Figs": "Figures",
     "Ch": "Chapter", "Vol": "Volume", "Tel": "Telephone", "Ext": "Extension", "Sec": "Section", "Eq": "Equation",
+    "Ste": "Suite", "Rm": "Room",
     "pp": "pages", "p": "page", "pg": "page", "ext": "extension", "fig": "figure", "vol": "volume", "tel": "telephone",
     "ca": "circa",
 }  # fmt: skip
@@ -66,6 +67,8 @@ ADDRESS_RULES: tuple[Rule, ...] = (
     rule(r"\bw/ ?(?=[\w$£€])", "with "),
     rule(r"\b[Aa]pprox\b\.?", "approximately"),
     rule(r"\b(Mr|Mrs|Dr|Prof)(?= [A-Z][a-z])", lambda match: f"{match[1]}."),
+    rule(r"\bAttn\b[.:]?", "Attention"),
+    rule(r"((?:^|[,;(] |\b[a-z]{1,20} ))St (?=[A-Z][a-z])", lambda match: f"{match[1]}Saint "),
     rule(r"\bCtrl\b", "Control"),
 )
 

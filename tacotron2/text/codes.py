@@ -76,6 +76,8 @@ def read_digits(match: Match) -> str:
 
 
 CODE_RULES = (
+    rule(rf"((?:\bnos?\.|{LABEL}) ?[0-9]{{1,5}}) ?- ?(?=[0-9])", lambda match: f"{match[1]} to ", re.I),
+    rule(r"(?<=[a-z] )No (?=[0-9])", "number "),
     rule(r"(?<![\w+])\+[0-9]{1,3}(?:[ .-]\(?[0-9]{1,5}\)?(?![0-9])){2,5}", read_international),
     # national numbers: "020 7946 0123", "(555) 123 4567"; four groups of four are the number of a card
     rule(

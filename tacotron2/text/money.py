@@ -66,7 +66,17 @@ def read_shillings_and_pence(match: Match) -> str:
 
 COUNTED = "barrels|copies|customers|deaths|homes|households|jobs|people|tons|tonnes|users|viewers|views|visitors|years"
 
+PER = {
+    "hr": "hour", "h": "hour", "hour": "hour", "day": "day", "wk": "week", "week": "week", "mo": "month",
+    "month": "month", "yr": "year", "year": "year", "person": "person", "night": "night", "user": "user",
+    "lb": "pound", "kg": "kilogram", "gal": "gallon", "min": "minute", "mile": "mile", "unit": "unit",
+}  # fmt: skip
+
 MONEY_RULES = (
+    rule(
+        rf"({SIGNS} ?[0-9][0-9,.]{{0,20}}[kKmMbB]?)/({'|'.join(PER)})\b",
+        lambda match: f"{match[1]} per {PER[match[2]]}",
+    ),
     rule(rf"\b({'|'.join(CODES)}) ?(?=[0-9])", lambda match: CODES[match[1]]),
     rule(rf"({AMOUNT}) ?({'|'.join(CODES)})\b", lambda match: f"{CODES[match[2]]}{match[1]}"),
     rule(

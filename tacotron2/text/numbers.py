@@ -10,7 +10,7 @@ from tacotron2.text.codes import CODE_RULES
 from tacotron2.text.dates import CLOCK_RULES, YEAR_RULES
 from tacotron2.text.maths import NUMBER_RULES as MATH_RULES
 from tacotron2.text.money import MONEY_RULES
-from tacotron2.text.patterns import ALONE, AMOUNT, INTEGER, Match, Rule, rule, text_after
+from tacotron2.text.patterns import ALONE, AMOUNT, INTEGER, Match, Rule, rule, text_after, text_before
 from tacotron2.text.spelling import cardinal, decimal, fraction, in_pairs, ordinal
 from tacotron2.text.times import TIME_RULES
 from tacotron2.text.units import UNIT_RULES
@@ -37,7 +37,8 @@ def read_slashes(match: Match) -> str:
 
 
 def read_decimal(match: Match) -> str:
-    return decimal(match[1] or "", match[2]) + " " * text_after(match)[:1].isalpha()
+    before, after = (" " * beside.isalpha() for beside in (text_before(match)[-1:], text_after(match)[:1]))
+    return f"{before}{decimal(match[1] or '', match[2])}{after}"
 
 
 def read_version(match: Match) -> str:
@@ -54,7 +55,7 @@ def read_cardinal(match: Match) -> str:
 
 
 RULES: tuple[Rule, ...] = (
-    rule(r"(?:(?<=°)|(?<=°[CF])) ?- ?(?=[0-9])", " to "),  # first: "F-60" looks like a code
+    rule(r"(?:(?<=[%°])|(?<=°[CF])|(?<=[0-9]0s)) ?- ?(?=[0-9])", " to "),  # first: "F-60" looks like a code
     rule(r"(?<![^ (])-(?=[0-9.$£])(?!\.[^0-9])", "minus "),
     *MONEY_RULES,
     *CODE_RULES,

@@ -31,6 +31,9 @@ _ALONE = re.compile(
     r"\b(?P<the>[Tt]he )?(?P<numeral>(?=[IVX]{3})X{0,3}(?:IX|IV|V?I{0,3})|(?=[A-Z]{5})M{1,3}(?:CM|CD|D?C{0,3})"
     r"(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3}))(?![\w'-])(?P<event>(?= [A-Z][a-z]))?"
 )
+_SHORT = re.compile(  # in a list or a heading; "IV" is also a drip, and "VI" and "XI" may be names
+    r"(?<![\w.'-])(?:II|IX|(?<![nN] )(?<![eE] )(?<![yY] )(?<!^)IV(?! [a-z]))(?![\w'-])"
+)
 NOT_NAMES = {
     "A", "An", "And", "As", "At", "But", "By", "For", "From", "Her", "His", "In", "Its", "My", "No", "Of", "On",
     "Or", "Our", "That", "The", "Their", "This", "To", "With", "Your",
@@ -52,7 +55,7 @@ def _value(numeral: str) -> int:
 def expand_roman(text: str) -> str:
     """Replace the Roman numerals whose context shows that they are numerals."""
     text = _CENTURY.sub(lambda match: ordinal(str(roman_value(match[1]))) if roman_value(match[1]) else match[0], text)
-    return _ALONE.sub(_read_alone, _NUMERAL.sub(_read, text))
+    return _SHORT.sub(lambda match: cardinal(str(_value(match[0]))), _ALONE.sub(_read_alone, _NUMERAL.sub(_read, text)))
 
 
 def _read_alone(match: re.Match[str]) -> str:

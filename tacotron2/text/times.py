@@ -77,7 +77,8 @@ TIME_RULES: tuple[Rule, ...] = (
         rf"\b(?!Sun\b|Sat\b|Mar\b)({_DAY})(?:\.,?|,)? (?=[0-9]{{1,2}}\b|(?:{_MONTH}))|\b(Sat|Sun)(?:\.,?|,) (?=[0-9])",
         lambda match: f"{DAYS[match[1] or match[2]]} ",
     ),
-    rule(rf"(?<=[0-9] )(?!May\b|Mar\b)({_MONTH})(?=,? [0-9]{{4}}\b)", lambda match: MONTHS[match[1]]),
+    rule(rf"(?<=[0-9] )(?!May\b|Mar\b)({_MONTH})\b(?:\.(?=[ ,;)]))?", lambda match: MONTHS[match[1]]),
+    rule(rf"\b(?!May\b|Mar\b)({_MONTH}) (?=[0-9]{{1,2}}\b(?!:))", lambda match: f"{MONTHS[match[1]]} "),
     rule(
         rf"(?P<time>\b[0-9]{{1,2}} ?[aApP]\.?[mM]\b\.?|{_CLOCK}) (?P<zone>[ECMP])(?P<kind>[SD])?T\b",
         read_zone,

@@ -83,7 +83,7 @@ def read_unit(match: Match) -> str:
     if power := match["power"]:
         words = f"{'square' if power[-1] == '2' else 'cubic'} {words}"
     if per := match["per"]:
-        words += " per " + {"^2": "square ", "^3": "cubic "}.get(match["per_power"] or "", "")
+        words += " per " + {"2": "square ", "3": "cubic "}.get((match["per_power"] or "")[-1:], "")
         words += f"{PER.get(per) or unit_name(per, many=False)}"
     return f"{number}{hyphen or ' '}{words}"
 
@@ -96,11 +96,12 @@ def read_pressure(match: Match) -> str:
 
 
 UNIT_RULES: tuple[Rule, ...] = (
+    rule(r"(?<=[a-zL])/(?=[0-9]{1,4}(?:\.[0-9]{1,2})? ?(?:ml|mL|g|kg|L|l|h)\b)", " per "),  # "50mg/5ml"
     rule(r"(?<![\w/.])([0-9]{2,3})/([0-9]{2,3})(?![\w/])( ?mmHg\b)?", read_pressure),
     rule(
         rf"(?P<number>{_FRACTION}|{AMOUNT})(?P<hyphen>-)? ?(?P<unit>{_UNIT})(?:\^?(?P<power>(?<=m)[23]|\^[23])\b)?"
-        rf"(?:/(?P<per>day|{'|'.join(sorted({*PER, *UNITS}, key=len, reverse=True))})\b"
-        rf"(?P<per_power>(?<=m)\^[23]\b)?)?{_END}",
+        rf"(?:/(?P<per>day|{'|'.join(sorted({*PER, *UNITS}, key=len, reverse=True))})"
+        rf"(?P<per_power>(?<=m)\^?[23])?(?![A-Za-z0-9]))?{_END}",
         read_unit,
     ),
     rule(

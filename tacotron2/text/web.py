@@ -63,6 +63,11 @@ def read_address(match: Match) -> str:
     return " ".join(read_piece(piece) for piece in _PIECE.findall(address)) + tail
 
 
+def read_timestamp(match: Match) -> str:
+    """Leave date and time of "2024-05-01T10:30:00Z" to later rules, without the seconds."""
+    return f"{match[1]} at {match[2]}{' UTC' if match[0][-1] == 'Z' else ''}"
+
+
 def read_parts(number: str) -> str:
     """Read a version: "3.11" -> "three point eleven", "22.04" -> "twenty-two point oh four"."""
     return " point ".join(
@@ -72,23 +77,27 @@ def read_parts(number: str) -> str:
 
 
 WEB_RULES: tuple[Rule, ...] = (
+    rule(r"\b([0-9]{4}-[0-9]{2}-[0-9]{2})T([0-9]{2}:[0-9]{2})(?::[0-9]{2}(?:\.[0-9]{1,9})?)?Z?\b", read_timestamp),
+    rule(r"\bmailto:(?=[\w.+-])", ""),
+    rule(r"\bIPv(?=[46]\b)", "I P v "),
+    rule(r"\b(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}\b", read_address),  # of a network interface
     rule(rf"{START}[\w.+-]{{1,64}}@(?:[\w-]{{1,63}}\.){{1,8}}[A-Za-z]{{2,24}}\b", read_address),
     rule(rf"\b(?:https?|ftp|file)://{REST}", read_address, re.I),
     rule(rf"{START}www\.(?=\w){REST}", read_address, re.I),
     rule(rf"{START}localhost(?::[0-9]{{1,5}})(?:/{REST})?", read_address),
     rule(
-        rf"{START}(?:[a-z0-9-]{{2,63}}\.){{1,5}}(?:{DOMAINS})(?![\w-])(?::[0-9]{{1,5}}\b)?(?:[/?#]{REST})?",
+        rf"{START}(?:[A-Za-z0-9-]{{2,63}}\.){{1,5}}(?:{DOMAINS})(?![\w-])(?::[0-9]{{1,5}}\b)?(?:[/?#]{REST})?",
         read_address,
     ),
     rule(
         rf"{START}(?:[0-9]{{1,3}}\.){{3}}[0-9]{{1,3}}(?![\w.]{{0,20}}[0-9])(?::[0-9]{{1,5}}\b)?(?:/{REST})?",
         read_address,
     ),
-    rule(rf"{START}[A-Z]:\\{REST}", read_address),
+    rule(rf"{START}[A-Z]:\\{REST}(?: [A-Z(][^\s\\\"<>|]{{0,40}}\\{REST})*+", read_address),
     rule(rf"{START}(?:~|\.{{1,2}})/[\w.+/-]*+", read_address),
     rule(rf"{START}/(?=[\w.+-]{{3}}|[\w.+-]{{1,2}}/)[\w.+/-]*+", read_address),
     rule(rf"{START}(?:[\w.-]{{1,64}}/){{1,20}}[\w.-]{{1,64}}\.(?:{EXTENSIONS})\b(?!/)", read_address),
-    rule(rf"{START}\w[\w-]{{0,63}}(?:\.[\w-]{{1,16}}){{0,2}}\.(?:{EXTENSIONS})\b(?![/-])", read_address),
+    rule(rf"{START}\w[\w-]{{0,63}}(?:\.[\w-]{{1,16}}){{0,2}}\.(?:{EXTENSIONS})\b(?![/-])(?:[?#]{REST})?", read_address),
     rule(rf"{START}(?<!')\.(?:{EXTENSIONS}|bashrc|vimrc|gitignore)\b", read_address),
     rule(
         rf"\b({PRODUCTS})([ /])v?([0-9]{{1,5}}(?:\.[0-9]{{1,5}}){{1,4}})(?![\w.]{{0,20}}[0-9])",
