@@ -50,6 +50,7 @@ ADDRESS_RULES: tuple[Rule, ...] = (
         ),
     ),
     rule(rf"(?<=[a-z], )({_ALONE})(?=[.,;:)!?]|$)", lambda match: STATES[match[1]]),
+    rule(rf"(?<=\()([RDI])-({'|'.join(STATES)})(?=\))", lambda match: f"{match[1]} {STATES[match[2]]}"),
     rule(r"\b[A-Z]{1,2}[0-9][0-9A-Z]? [0-9][A-Z]{2}\b", read_postcode),
     rule(rf"\b([A-Z][a-z']+|[0-9]+(?:st|nd|rd|th)) ({_STREET})\b\.?", lambda match: f"{match[1]} {STREETS[match[2]]}"),
     rule(r"(?<![\w.])([0-9]{1,6} (?:[A-Z][a-z']+ ){1,2})Dr\b\.?(?=[,;]|$)", lambda match: f"{match[1]}Drive"),

@@ -96,6 +96,8 @@ CODE_RULES = (
         read_digits_label,
     ),
     rule(r"\b([45][0-9]{2})(?= errors?\b)", lambda match: in_pairs(match[1])),
+    rule(r"(?<=\bFY)(?=[12][0-9]{3}\b)", " "),  # a fiscal year
+    rule(r"(?<![\w.,-])([1-9][0-9]{0,2})((?: 000){1,4})(?! ?[0-9])", lambda match: match[0].replace(" ", "")),
     rule(r"(?<=\b[A-Z]{5})-(?=[0-9])", " "),  # "COVID-19"; shorter ones are codes
     rule(r"(?<![\w.,-])(?:\(?[0-9]{3}\)?[-. ])?[0-9]{3}[-.][0-9]{4}(?![\w-])", read_groups),
     rule(r"(?<![\w.,-])(?:[0-9]{1,4}-){2,4}[0-9]{2,4}(?![\w-])", read_groups),

@@ -78,10 +78,15 @@ NUMBER_RULES: tuple[Rule, ...] = (
     rule(rf"(?<=[0-9]) ?([x×*]) ?(?={AMOUNT}(?! ?x [a-z]))", read_times),
     rule(r"(?<=[0-9])[x×](?= [a-z])", " times"),
     rule(r" ?× ?", " times "),
+    rule(r"(?<=[0-9]) x (?=[A-Z]{1,3}\b)", " times "),
     rule(r"(?<=[0-9]) - (?=[0-9][0-9.,]{0,20} ?=)", " minus "),
     rule(r"(?<=[0-9]) / (?=[0-9][0-9.,]{0,20} ?=)", " divided by "),
     rule(r"(?<=[\w)])\^(-?[0-9]{1,15}|[a-z](?![a-z]))", read_power),
-    rule(r"(?<=[\w)]) ([<>]=?) (?=[\w(.-])", lambda match: f" is {COMPARISONS[match[1]]} "),
+    rule(
+        r"(?:(?<=[0-9)])|(?<=\b[A-Za-z])) ([<>]=?) (?=[0-9(.-]|[A-Za-z]\b)",
+        lambda match: f" is {COMPARISONS[match[1]]} ",
+    ),
+    rule(r"(?<=[a-z]) > (?=[A-Z][a-z])", ", "),  # the menus of a program
     rule(r"(?<=[A-Za-z0-9)])([<>]=?)(?=[0-9.-][0-9]?)", lambda match: f" is {COMPARISONS[match[1]]} "),
     rule(r"(?<![^ (])([<>]=?) ?(?=[0-9])", lambda match: f"{COMPARISONS[match[1]].replace('greater', 'more')} "),
     rule(r"(?<![\w/])~ ?(?=[0-9])", "about "),

@@ -70,6 +70,7 @@ PER = {
     "hr": "hour", "h": "hour", "hour": "hour", "day": "day", "wk": "week", "week": "week", "mo": "month",
     "month": "month", "yr": "year", "year": "year", "person": "person", "night": "night", "user": "user",
     "lb": "pound", "kg": "kilogram", "gal": "gallon", "min": "minute", "mile": "mile", "unit": "unit",
+    "bbl": "barrel", "oz": "ounce",
 }  # fmt: skip
 
 MONEY_RULES = (
@@ -90,7 +91,10 @@ MONEY_RULES = (
         rf"(?P<country>)(?P<sign>{SIGNS}) ?(?P<amount>{INTEGER}(?:\.[0-9]++)?|\.[0-9]++){SCALE}?(?![0-9])", read_money
     ),
     rule(rf"({AMOUNT}) ?¢", read_cents),
-    rule(r"(?<![\w.,£$€])([0-9]{1,4}\.[0-9]{1,3})([MB])\b", lambda match: f"{match[1]} {SCALES[match[2].lower()]}"),
+    rule(
+        r"(?<![\w.,£$€])([0-9]{1,4}\.[0-9]{1,3}(?=[MBb])|[0-9]{1,4}(?=bn))([MB]|bn)\b",
+        lambda match: f"{match[1]} {SCALES[match[2].lower()]}",
+    ),
     rule(
         rf"(?<![0-9.,£$€])({AMOUNT})([kKmMbB]|bn)(?= (?:{COUNTED})\b)",
         lambda match: f"{match[1]} {SCALES[match[2].lower()]}",

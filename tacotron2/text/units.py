@@ -97,6 +97,8 @@ def read_pressure(match: Match) -> str:
 
 UNIT_RULES: tuple[Rule, ...] = (
     rule(r"(?<=[a-zL])/(?=[0-9]{1,4}(?:\.[0-9]{1,2})? ?(?:ml|mL|g|kg|L|l|h)\b)", " per "),  # "50mg/5ml"
+    rule(rf"({_FRACTION})\"(?= [a-z])", lambda match: f"{match[1]} inch"),
+    rule(rf"(?<=\b[Aa] )([0-9]{{1,4}})°(?= (?!{_NOT_NOUNS})[a-z]{{3}})", lambda match: f"{match[1]} degree"),
     rule(r"(?<![\w/.])([0-9]{2,3})/([0-9]{2,3})(?![\w/])( ?mmHg\b)?", read_pressure),
     rule(
         rf"(?P<number>{_FRACTION}|{AMOUNT})(?P<hyphen>-)? ?(?P<unit>{_UNIT})(?:\^?(?P<power>(?<=m)[23]|\^[23])\b)?"
