@@ -7,13 +7,13 @@ from tacotron2.text.patterns import CONTEXT, Match, text_after, text_before
 # The published checkpoints have learned these as words, from a corpus that has them often.
 LEARNED = frozenset({"FBI", "CIA", "FPCC", "IQ", "PRS", "USSR", "WDSU"})
 AS_WORDS = {
-    "ALT", "BASIC", "BIOS", "CAPTCHA", "COBOL", "COVID", "DOS", "EBITDA", "FAQ", "GIF", "GUI", "ISIS", "JPEG",
-    "JSON", "LAN", "LASER", "NAFTA", "NASDAQ", "NIMBY", "PIN", "RADAR", "RAM", "ROM", "SAAB", "SCUBA", "SIM",
-    "SONAR", "SWAT", "TASER", "TED", "WAN", "WASP", "YOLO", "ZIP",
+    "ALT", "BASIC", "BIOS", "CAPTCHA", "COBOL", "COVID", "DOS", "EBITDA", "FAQ", "GIF", "GNU", "GUI", "ISIS",
+    "JPEG", "JSON", "LAN", "LASER", "NAFTA", "NASDAQ", "NIMBY", "PIN", "RADAR", "RAM", "ROM", "SAAB", "SCUBA",
+    "SIM", "SONAR", "SWAT", "TASER", "TED", "WAN", "WASP", "YOLO", "ZIP",
 }  # fmt: skip
 AS_LETTERS = {
-    "ACLU", "AI", "ASAP", "ASMR", "BYOB", "CEO", "EEOC", "ESPN", "EU", "IBM", "IEEE", "IMHO", "IUPAC", "OECD", "UK",
-    "UN", "USA", "USAF", "USPS",
+    "ACLU", "AI", "ASAP", "ASMR", "BYOB", "CEO", "EEOC", "ESPN", "EU", "IBM", "IEEE", "IMHO", "IUPAC", "LGBTQIA",
+    "OECD", "UK", "UN", "USA", "USAF", "USPS",
 }  # fmt: skip
 # Words of up to three letters that writers put in capitals for emphasis. "US", "IT" and "WHO" are names.
 SHORT_WORDS = {
@@ -23,11 +23,11 @@ SHORT_WORDS = {
     "FIX", "FLY", "FOR", "FOX", "FUN", "GAS", "GET", "GO", "GOD", "GOT", "GUN", "HAD", "HAS", "HE", "HER", "HEY",
     "HI", "HIM", "HIS", "HIT", "HOT", "HOW", "I", "ICE", "IF", "ILL", "IN", "IS", "ITS", "JOB", "JOY", "KEY", "KID",
     "LAW", "LAY", "LEG", "LET", "LIE", "LIP", "LOT", "LOW", "MAN", "MAP", "MAY", "ME", "MEN", "MET", "MIX", "MOM",
-    "MUD", "MY", "NET", "NEW", "NO", "NOD", "NOR", "NOT", "NOW", "NUT", "OF", "OFF", "OH", "OIL", "OLD", "ON",
-    "ONE", "OR", "OUR", "OUT", "OWE", "OWN", "PAY", "PEN", "PET", "POT", "PUT", "RAW", "RED", "RUN", "SAD", "SAW",
-    "SAY", "SEA", "SEE", "SET", "SHE", "SIT", "SIX", "SKY", "SO", "SON", "SUN", "TAX", "TEA", "TEN", "THE", "TIE",
-    "TIP", "TO", "TOO", "TOP", "TOY", "TRY", "TWO", "UP", "USE", "WAR", "WAS", "WAY", "WE", "WET", "WHY", "WIN",
-    "WON", "YES", "YET", "YOU", "ZOO",
+    "MUD", "MY", "NET", "NEW", "NO", "NOD", "NON", "NOR", "NOT", "NOW", "NUT", "OF", "OFF", "OH", "OIL", "OLD",
+    "ON", "ONE", "OR", "OUR", "OUT", "OWE", "OWN", "PAY", "PEN", "PET", "POT", "PUT", "RAW", "RED", "RUN", "SAD",
+    "SAW", "SAY", "SEA", "SEE", "SET", "SHE", "SIT", "SIX", "SKY", "SO", "SON", "SUN", "TAX", "TEA", "TEN", "THE",
+    "TIE", "TIP", "TO", "TOO", "TOP", "TOY", "TRY", "TWO", "UP", "USE", "WAR", "WAS", "WAY", "WE", "WET", "WHY",
+    "WIN", "WON", "YES", "YET", "YOU", "ZOO",
 }  # fmt: skip
 SPOKEN = {
     "PhD": "P H D", "PhDs": "P H D's", "MSc": "M S C", "BSc": "B S C", "iOS": "I O S", "OK": "okay", "Ok": "okay",
@@ -65,8 +65,8 @@ def expand_acronyms(text: str) -> str:
     """Put spaces between the letters of acronyms that are not read as words: "the BBC's" -> "the B B C's".
 
     Known acronyms are listed. Of the others, up to three letters are read one by one, except short words that are often
-    in capitals for emphasis; longer ones are words if English spelling allows it. In a headline, all in capitals, only
-    what has no vowel is an acronym.
+    in capitals for emphasis; four or five letters are a word if English spelling allows it, and more always are. In a
+    headline, all in capitals, only what has no vowel is an acronym.
     """
 
     def read(match: Match) -> str:
@@ -87,11 +87,11 @@ def _is_spelled(word: str, headline: bool) -> bool:
         return True
     if headline:
         return False
-    return word not in SHORT_WORDS if len(word) <= 3 else not is_pronounceable(word)
+    return word not in SHORT_WORDS if len(word) <= 3 else len(word) <= 5 and not is_pronounceable(word)
 
 
 def _in_headline(match: Match) -> bool:
-    """True if the words around are in capitals too: two of them, or all there are."""
+    """True if the words around, at least two up to the next punctuation, are all in capitals."""
     before, after = text_before(match), text_after(match)
     around = re.split("[,;:.!?]", before)[-1], re.split("[,;:.!?]", after)[0]  # a list of acronyms is no headline
     shouted = sum(len(_SHOUTED.findall(side)) for side in around)

@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.patterns import ALONE, INTEGER, Match, rule
+from tacotron2.text.patterns import ALONE, INTEGER, Match, rule, text_before
 from tacotron2.text.spelling import cardinal, digit_by_digit, in_pairs
 
 LABEL = r"\b(?:exhibit|page|room|flight|highway|route|boeing|airbus|interstate|p\. ?s\.|i\.?q\.?(?: of)?)(?= )"
@@ -21,7 +21,8 @@ def read_identifier(digits: str) -> str:
 def read_label(match: Match) -> str:
     """Read "No. 133-A" as "number one thirty-three A"."""
     label = {"no.": "number", "nos.": "numbers", "#": "number"}.get(match["label"].lower(), match["label"])
-    return f"{label} {read_identifier(match['digits'])} {match['letter'] or ''}".rstrip()
+    space = " " * text_before(match)[-1:].isalnum()
+    return f"{space}{label} {read_identifier(match['digits'])} {match['letter'] or ''}".rstrip()
 
 
 def read_digits_label(match: Match) -> str:

@@ -27,7 +27,7 @@ _SIGN_RULES: tuple[Rule, ...] = (
     rule("℃", "°C"),
     rule("℉", "°F"),
     rule("§§? ?", "section "),
-    rule(r"© ?", "copyright "),
+    rule(r"(?:\b[Cc]opyright )?© ?", "copyright "),
     rule(r"[−](?=[0-9])", "-"),  # noqa: RUF001
 )
 
@@ -87,7 +87,7 @@ NUMBER_RULES: tuple[Rule, ...] = (
         lambda match: f" is {COMPARISONS[match[1]]} ",
     ),
     rule(r"(?<=[a-z]) > (?=[A-Z][a-z])", ", "),  # the menus of a program
-    rule(r"(?<=[A-Za-z0-9)])([<>]=?)(?=[0-9.-][0-9]?)", lambda match: f" is {COMPARISONS[match[1]]} "),
+    rule(r"(?<=[A-Za-z0-9)])([<>]=?)(?=-?\.?[0-9])", lambda match: f" is {COMPARISONS[match[1]]} "),
     rule(r"(?<![^ (])([<>]=?) ?(?=[0-9])", lambda match: f"{COMPARISONS[match[1]].replace('greater', 'more')} "),
     rule(r"(?<![\w/])~ ?(?=[0-9])", "about "),
 )

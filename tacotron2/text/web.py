@@ -29,7 +29,7 @@ PRODUCTS = (
 )
 
 START = r"(?<![\w@./\\:+~-])"  # lookbehind: so that a long run of letters is tried once
-REST = r"[^\s\"<>{}|^`]*+"
+REST = r"[^\s\"<>{}|^`\[\]]*+"
 _PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|.")
 
 
@@ -95,8 +95,8 @@ WEB_RULES: tuple[Rule, ...] = (
     ),
     rule(rf"{START}[A-Z]:\\{REST}(?: [A-Z(][^\s\\\"<>|]{{0,40}}\\{REST})*+", read_address),
     rule(rf"{START}(?:~|\.{{1,2}})/[\w.+/-]*+", read_address),
-    rule(rf"{START}/(?=[\w.+-]{{3}}|[\w.+-]{{1,2}}/)[\w.+/-]*+", read_address),
-    rule(rf"{START}(?:[\w.-]{{1,64}}/){{1,20}}[\w.-]{{1,64}}\.(?:{EXTENSIONS})\b(?!/)", read_address),
+    rule(rf"{START}(?<!<)/(?=[\w.+-]{{3}}|[\w.+-]{{1,2}}/)[\w.+/-]*+", read_address),
+    rule(rf"{START}(?:[\w.-]{{1,64}}/){{1,20}}[\w.-]{{1,64}}\.(?:{EXTENSIONS})\b(?!/)(?:[?#]{REST})?", read_address),
     rule(rf"{START}\w[\w-]{{0,63}}(?:\.[\w-]{{1,16}}){{0,2}}\.(?:{EXTENSIONS})\b(?![/-])(?:[?#]{REST})?", read_address),
     rule(rf"{START}(?<!')\.(?:{EXTENSIONS}|bashrc|vimrc|gitignore)\b", read_address),
     rule(
