@@ -95,6 +95,7 @@ CLOCK_RULES = (
     rule(rf"{ALONE}'?([0-9]{{1,3}}0)'?s\b", read_decade),
 )
 YEAR_RULES = (
+    rule(rf"{ALONE}'0([0-9])(?![0-9])", lambda match: f"oh {cardinal(match[1])}"),  # "class of '05"
     rule(rf"{ALONE}'(?=[0-9]{{2}}(?![0-9]))", ""),  # "'63"
     rule(rf"(?<![0-9,])[0-9]{{4}}{NOT_GROUPED}", read_four_digits),
     rule(rf"(?<![0-9,])[0-9]{{3}}{NOT_GROUPED}", read_three_digits),

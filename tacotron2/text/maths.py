@@ -27,6 +27,7 @@ _SIGN_RULES: tuple[Rule, ...] = (
     rule("℃", "°C"),
     rule("℉", "°F"),
     rule("§§? ?", "section "),
+    rule("[™®℠]", ""),  # nobody reads them
     rule(r"(?:\b[Cc]opyright )?© ?", "copyright "),
     rule(r"[−](?=[0-9])", "-"),  # noqa: RUF001
 )

@@ -4,6 +4,7 @@ import re
 
 from tacotron2.text.patterns import ALONE, AMOUNT, INTEGER, Match, rule, text_after, word_before
 from tacotron2.text.spelling import cardinal, count, decimal
+from tacotron2.text.units import PER
 
 CURRENCIES = {  # singular and plural of the unit, then of its hundredth
     "$": ("dollar", "dollars", "cent", "cents"),
@@ -66,13 +67,6 @@ def read_shillings_and_pence(match: Match) -> str:
 
 COUNTED = "barrels|copies|customers|deaths|homes|households|jobs|people|tons|tonnes|users|viewers|views|visitors|years"
 
-PER = {
-    "hr": "hour", "h": "hour", "hour": "hour", "day": "day", "wk": "week", "week": "week", "mo": "month",
-    "month": "month", "yr": "year", "year": "year", "person": "person", "night": "night", "user": "user",
-    "lb": "pound", "kg": "kilogram", "gal": "gallon", "min": "minute", "mile": "mile", "unit": "unit",
-    "bbl": "barrel", "oz": "ounce",
-}  # fmt: skip
-
 MONEY_RULES = (
     rule(
         rf"({SIGNS} ?[0-9][0-9,.]{{0,20}}[kKmMbB]?)/({'|'.join(PER)})\b",
@@ -85,8 +79,11 @@ MONEY_RULES = (
         read_money,
     ),
     rule(rf"(?<=[A-Za-z])(?={SIGNS}[0-9.])", " "),  # "US$5"
-    rule(rf"(?<=[0-9]) ?- ?(?={SIGNS}[0-9])", " to "),
-    rule(rf"({SIGNS})([0-9]{{1,9}}(?:\.[0-9]{{1,2}})?) ?- ?(?=[0-9])", lambda match: f"{match[2]} to {match[1]}"),
+    rule(rf"(?<=[0-9kKmMbBn]) ?- ?(?={SIGNS}[0-9])", " to "),
+    rule(
+        rf"({SIGNS})([0-9]{{1,9}}(?:\.[0-9]{{1,2}})?)([kKmMbB]?) ?- ?(?=[0-9])",
+        lambda match: f"{match[2]} {SCALES.get(match[3].lower(), '')} to {match[1]}",
+    ),
     rule(
         rf"(?P<country>)(?P<sign>{SIGNS}) ?(?P<amount>{INTEGER}(?:\.[0-9]++)?|\.[0-9]++){SCALE}?(?![0-9])", read_money
     ),

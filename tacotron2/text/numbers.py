@@ -59,6 +59,7 @@ RULES: tuple[Rule, ...] = (
     rule(r"(?<![^ (])-(?=[0-9.$£])(?!\.[^0-9])", "minus "),
     *MONEY_RULES,
     *CODE_RULES,
+    rule(rf"{ALONE}50-50(?![\w-])", "fifty fifty"),
     *TIME_RULES,
     *CLOCK_RULES,
     rule(rf"{ALONE}([0-9]{{1,2}})' ?([0-9]{{1,2}})(?:\"|'')", lambda match: f"{match[1]} foot {match[2]}"),
@@ -69,6 +70,7 @@ RULES: tuple[Rule, ...] = (
         r"(?<![\w/.,])(?:(?P<whole>[0-9]{1,4})(?: |-|- | and ))?(?P<parts>[0-9]{1,4}(?:/[0-9]{1,4}){1,2})(?![\w/])",
         read_slashes,
     ),
+    rule(r"(?<=[0-9](?:st|nd|rd|th))-(?=[0-9]{1,4}(?:st|nd|rd|th)\b)", " to "),
     rule(rf"{ALONE}({INTEGER})(?:st|nd|rd|th)\b", read_ordinal, re.I),
     rule(rf"{ALONE}([0-9]++(?<=[0-9][23]))d\b", read_ordinal),  # "the 22d of June"
     rule(rf"({AMOUNT}) ?- ?({AMOUNT})", lambda match: f"{match[1]} to {match[2]}"),

@@ -31,9 +31,8 @@ _ALONE = re.compile(
     r"\b(?P<the>[Tt]he )?(?P<numeral>(?=[IVX]{3})X{0,3}(?:IX|IV|V?I{0,3})|(?=[A-Z]{5})M{1,3}(?:CM|CD|D?C{0,3})"
     r"(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3}))(?![\w'-])(?P<event>(?= [A-Z][a-z]))?"
 )
-_SHORT = re.compile(  # in a list or a heading; "IV" is also a drip, and "VI" and "XI" may be names
-    r"(?<![\w.'-])(?:II|IX|(?<![nN] )(?<![eE] )(?<![yY] )(?<!^)IV(?! [a-z]))(?![\w'-])"
-)
+# "IV", "VI" and "XI" are numerals only in a list: elsewhere they may be a drip or a name.
+_SHORT = re.compile(r"(?<![\w.'-])(?:II|IX|(?:(?<=, )|(?<=\())(?:IV|VI|XI)(?=[,;.)]|$))(?![\w'-])")
 NOT_NAMES = {
     "A", "An", "And", "As", "At", "But", "By", "For", "From", "Her", "His", "In", "Its", "My", "No", "Of", "On",
     "Or", "Our", "That", "The", "Their", "This", "To", "With", "Your",

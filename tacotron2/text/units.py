@@ -33,7 +33,12 @@ IRREGULAR = {
     "inch": "inches", "foot": "feet", "kilohertz": "kilohertz", "hertz": "hertz", "megahertz": "megahertz",
     "gigahertz": "gigahertz", "terahertz": "terahertz", "revolution": "revolutions",
 }  # fmt: skip
-PER = {"h": "hour", "hr": "hour", "s": "second", "sec": "second", "min": "minute", "day": "day"}
+PER = {  # after a slash
+    "h": "hour", "hr": "hour", "hour": "hour", "s": "second", "sec": "second", "min": "minute", "day": "day",
+    "wk": "week", "week": "week", "mo": "month", "month": "month", "yr": "year", "year": "year", "night": "night",
+    "person": "person", "user": "user", "unit": "unit", "mile": "mile", "bbl": "barrel", "gal": "gallon",
+    "kg": "kilogram", "lb": "pound", "oz": "ounce",
+}  # fmt: skip
 
 # Abbreviations that are also words or names are units only in the forms that their lookaheads allow.
 _ONLY = {
@@ -96,13 +101,18 @@ def read_pressure(match: Match) -> str:
 
 
 UNIT_RULES: tuple[Rule, ...] = (
+    rule(rf"({AMOUNT} ?(?:{_UNIT})) ?- ?(?={AMOUNT} ?(?:{_UNIT}))", lambda match: f"{match[1]} to "),
+    rule(
+        rf"([0-9](?: [a-z]{{3,10}}| ?°[CF])?)/({'|'.join(PER)})\b",
+        lambda match: f"{match[1]} per {PER[match[2]]}",
+    ),
     rule(r"(?<=[a-zL])/(?=[0-9]{1,4}(?:\.[0-9]{1,2})? ?(?:ml|mL|g|kg|L|l|h)\b)", " per "),  # "50mg/5ml"
     rule(rf"({_FRACTION})\"(?= [a-z])", lambda match: f"{match[1]} inch"),
     rule(rf"(?<=\b[Aa] )([0-9]{{1,4}})°(?= (?!{_NOT_NOUNS})[a-z]{{3}})", lambda match: f"{match[1]} degree"),
     rule(r"(?<![\w/.])([0-9]{2,3})/([0-9]{2,3})(?![\w/])( ?mmHg\b)?", read_pressure),
     rule(
         rf"(?P<number>{_FRACTION}|{AMOUNT})(?P<hyphen>-)? ?(?P<unit>{_UNIT})(?:\^?(?P<power>(?<=m)[23]|\^[23])\b)?"
-        rf"(?:/(?P<per>day|{'|'.join(sorted({*PER, *UNITS}, key=len, reverse=True))})"
+        rf"(?:/(?P<per>{'|'.join(sorted({*PER, *UNITS}, key=len, reverse=True))})"
         rf"(?P<per_power>(?<=m)\^?[23])?(?![A-Za-z0-9]))?{_END}",
         read_unit,
     ),
