@@ -10,6 +10,7 @@ RELATIONS = {
     "≡": "identical to",
 }  # fmt: skip
 COMPARISONS = {"<": "less than", ">": "greater than", "<=": "less than or equal to", ">=": "greater than or equal to"}
+UNREAD = "™®℠"  # like quotation marks, they have no sound
 KEEP = "×"  # read by NUMBER_RULES, which see what it multiplies
 
 # Before transliteration, which would lose these signs or change their meaning.
@@ -27,7 +28,7 @@ _SIGN_RULES: tuple[Rule, ...] = (
     rule("℃", "°C"),
     rule("℉", "°F"),
     rule("§§? ?", "section "),
-    rule("[™®℠]", ""),  # nobody reads them
+    rule(f"[{UNREAD}]", ""),
     rule(r"(?:\b[Cc]opyright )?© ?", "copyright "),
     rule(r"[−](?=[0-9])", "-"),  # noqa: RUF001
 )
