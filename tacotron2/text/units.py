@@ -26,7 +26,7 @@ UNITS = {
     # electricity, energy, pressure
     "V": "volt", "kV": "kilovolt", "mV": "millivolt", "A": "amp", "mA": "milliamp", "mAh": "milliamp hour",
     "W": "watt", "kW": "kilowatt", "MW": "megawatt", "GW": "gigawatt", "kWh": "kilowatt hour", "MWh": "megawatt hour",
-    "kJ": "kilojoule", "kcal": "kilocalorie", "cal": "calorie", "Nm": "newton meter", "kPa": "kilopascal",
+    "kJ": "kilojoule", "kcal": "kilocalorie", "Nm": "newton meter", "kPa": "kilopascal",
     "hPa": "hectopascal", "psi": "pound per square inch", "dB": "decibel", "mmHg": "millimeter of mercury",
 }  # fmt: skip
 IRREGULAR = {
@@ -43,12 +43,13 @@ PER = {  # after a slash
 # Abbreviations that are also words or names are units only in the forms that their lookaheads allow.
 _ONLY = {
     "in": r"in(?=\.)",
-    "pt": r"pt(?=\.)",
+    "pt": r"pt(?=\.(?! [0-9]))",
+    "ha": r"ha(?! ha)\b",
     "m": r"m(?!['.][a-z])\b",
     "s": r"(?:(?<=[0-9] )|(?<=[0-9]\.[0-9])|(?<=[0-9]\.[0-9]{2}))s(?!['.][a-z]|\. [0-9])\b",
     "h": r"h(?!['.][a-z])\b",
     "us": r"us(?! [A-Za-z])\b",
-    "A": r"A(?=[,;)]|\.?$|\.? [A-Z]?[a-z]{0,2}(?:fuse|current|circuit|breaker))",
+    "A": r"A(?= (?:fuse|current|circuit|breaker))",
     "V": r"V(?! [A-Z0-9]|\.[A-Z])\b",
     "W": r"W(?! [A-Z0-9]|\.[A-Z]|\. [A-Z0-9])\b",
     "pts": r"pts\b",
@@ -101,6 +102,7 @@ def read_pressure(match: Match) -> str:
 
 
 UNIT_RULES: tuple[Rule, ...] = (
+    rule(r"([0-9] ?V(?: or| and| at|,) [0-9.]{1,6}) ?A\b", lambda match: f"{match[1]} amps"),  # "Exhibit 5 A" is none
     rule(rf"({AMOUNT} ?(?:{_UNIT})) ?- ?(?={AMOUNT} ?(?:{_UNIT}))", lambda match: f"{match[1]} to "),
     rule(
         rf"([0-9](?: [a-z]{{3,10}}| ?°[CF])?)/({'|'.join(PER)})\b",
