@@ -17,9 +17,9 @@ from tacotron2.text.maths import UNREAD
 
 READINGS = Path(__file__).parent / "data" / "readings.tsv"
 
-# Lines of readings.tsv that are read otherwise: a postal code without a state looks like a count, and a unit before a
-# noun is singular only after an article.
-KNOWN_DIFFERENCES = {"12 rue de Rivoli, 75001 Paris", "Berlin 10117", "12 V battery"}
+# Lines of readings.tsv that are read otherwise: a postal code without a state looks like a count, a unit before a noun
+# is singular only after an article, and "c." is not only a cup.
+KNOWN_DIFFERENCES = {"12 rue de Rivoli, 75001 Paris", "Berlin 10117", "12 V battery", "1 c. sugar"}
 
 
 def readings() -> list[tuple[str, str]]:
