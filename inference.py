@@ -42,6 +42,7 @@ def main(values: dict[str, Any]) -> None:
         config.precision,
         config.match_mel,
         config.postfilter_strength,
+        config.lexicon,
     )
     batches = voice.batches(
         [text for _, text in lines],

@@ -41,12 +41,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--denoiser-strength", type=float, help="0: no denoiser; default: 0.01")
     parser.add_argument("--match-mel", type=int, help="passes of the mel match, instead of the model's own number")
     parser.add_argument("--max-steps", type=int, help="limit of decoder steps, instead of the model's own")
+    parser.add_argument("--lexicon", help="file of words and how to read them, as with inference.py")
     return parser
 
 
 def main() -> None:
     options = vars(parser().parse_args())
     directory, source, output = (options.pop(name) for name in ("directory", "input", "output"))
+    lexicon = options.pop("lexicon", None)
     read_config(directory)  # checks that the packages are installed, before they are imported
     import numpy as np
     import soundfile
@@ -57,7 +59,7 @@ def main() -> None:
     lines = read_lines(source, "input")
     paths = [output / f"{i:04d}.wav" for i in range(len(lines))]
     refuse_existing(paths, "choose another output directory")
-    voice = Voice(directory)
+    voice = Voice(directory, lexicon)
     make_directory(output, "output")
     seconds = audio_seconds = 0.0
     with locked(output, "output"):

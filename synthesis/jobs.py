@@ -46,6 +46,7 @@ class InferenceConfig(Options):
     device: Device = "auto"
     seed: Seed = 0
     overwrite: bool = False
+    lexicon: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

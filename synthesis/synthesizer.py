@@ -23,7 +23,7 @@ from synthesis.models import MODELS, RUINED, load_checkpoint, not_finite, requir
 from synthesis.sentences import split_long
 from synthesis.vocoder import INT8, SpeechPrecision, Vocoder, total_latency
 from tacotron2.model import Tacotron2
-from tacotron2.text import SYMBOLS, encode
+from tacotron2.text import SYMBOLS, Encoded, Lexicon, encode
 
 SORTED_BATCHES = 8  # so many batches of texts are sorted by length together
 BATCH_SYMBOLS = 16_000  # bounds the memory of a batch: 80 texts of the longest length
@@ -91,9 +91,10 @@ class Synthesizer:
         symbols: Sequence[str] = SYMBOLS,
         precision: SpeechPrecision = "fp32",
         source: str = "tacotron2",
+        lexicon: Lexicon | None = None,
     ) -> None:
         self.tacotron2, self.vocoder, self.audio, self.source = tacotron2, vocoder, vocoder.audio, source
-        self.cleaners, self.symbols = cleaners, symbols
+        self.cleaners, self.symbols, self.lexicon = cleaners, symbols, lexicon
         self.device = next(tacotron2.parameters()).device
         if precision == INT8 and self.device.type != "cpu":
             raise UserError(f"precision=int8 is for device=cpu, not for {self.device.type}; use bf16 or fp16 there")
@@ -111,16 +112,19 @@ class Synthesizer:
         precision: SpeechPrecision = "fp32",
         match_mel: int | None = None,
         postfilter_strength: float = 1.0,
+        lexicon: str | Path | None = None,
         **overrides: Any,
     ) -> Synthesizer:
         """Load from checkpoints or run directories. Without `waveglow` the vocoder is Griffin-Lim.
 
         match_mel: number of MelMatch passes; None: WaveGlow's own.
         postfilter_strength: strength of Tacotron 2's global-variance postfilter; 0: off.
+        lexicon: file of words and their readings, see `Lexicon`.
         overrides: fields of Tacotron 2's config.
         """
         check(match_mel, Index, "match_mel")
         check(postfilter_strength, NonNegative, "postfilter_strength")
+        words = None if lexicon is None else Lexicon.load(lexicon)
         where = resolve_device(device)
         checkpoint = load_checkpoint(tacotron2, "tacotron2")
         text = checkpoint.text
@@ -137,7 +141,7 @@ class Synthesizer:
         model = formats.build(checkpoint, tacotron2, MODELS.values(), **overrides).to(where)
         assert isinstance(model, Tacotron2)
         model.postfilter.strength = postfilter_strength
-        return cls(model, vocoder, text.cleaners, text.symbols, precision, f"tacotron2={tacotron2}")
+        return cls(model, vocoder, text.cleaners, text.symbols, precision, f"tacotron2={tacotron2}", words)
 
     def speak(self, text: str, **options: Any) -> Utterance:
         """Synthesize one text; `options` are the fields of SpeechOptions.
@@ -168,7 +172,7 @@ class Synthesizer:
 
     def _window(self, texts: Sequence[str], batch_size: int, options: SpeechOptions) -> list[Utterance | None]:
         """Synthesize some texts, similar lengths together, for less padding."""
-        encoded = [encode(text, self.cleaners, self.symbols) for text in texts]
+        encoded = [self._encode(text) for text in texts]
         pieces = [
             (number, ids)
             for number, (all_ids, _) in enumerate(encoded)
@@ -210,11 +214,14 @@ class Synthesizer:
 
     def ids(self, text: str) -> list[int]:
         """The symbol ids of `text`; empty if there is nothing to say."""
-        return encode(text, self.cleaners, self.symbols).ids
+        return self._encode(text).ids
 
     def dropped(self, text: str) -> list[str]:
         """The parts of `text` that the model has no symbol for; see `Encoded`."""
-        return encode(text, self.cleaners, self.symbols).dropped
+        return self._encode(text).dropped
+
+    def _encode(self, text: str) -> Encoded:
+        return encode(text, self.cleaners, self.symbols, self.lexicon)
 
     def _batch(self, ids: list[list[int]], names: list[str], options: SpeechOptions) -> Iterator[Utterance]:
         """One batch through Tacotron 2, then each utterance through the vocoder alone, without padding.

@@ -336,6 +336,24 @@ def test_what_a_text_loses_is_told(tacotron2_run: Path) -> None:
     assert found == [["~"], None, ["<"]]
 
 
+@pytest.mark.fault(20)
+def test_a_lexicon_says_how_words_are_read(
+    tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path
+) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("GIF\tjif\n😀\tsmiling\nWorcester\t{W UH1 S T ER0}\n", encoding="utf-8")
+    voice, plain = (Synthesizer.load(tacotron2_run, device="cpu", lexicon=file) for file in (words, None))
+    assert voice.ids("A GIF 😀 of Worcester.") == plain.ids("A jif smiling of {W UH1 S T ER0}.")
+    assert voice.dropped("😀 GIF") == []
+    phrases.write_text("😀\n", encoding="utf-8")
+    speak(tacotron2_run, waveglow_run, phrases, tmp_path / "out", f"lexicon={words}")
+    assert [row["file"] for row in log_rows(tmp_path / "out")] == ["0000.wav"]
+    words.write_text("# names\nWorcester\t{W UH1 S T EX0}\n")
+    result = speak(tacotron2_run, waveglow_run, phrases, tmp_path / "bad", f"lexicon={words}", expect=1)
+    fails_with(result, f"lexicon {words}:2", "unknown ARPAbet symbol 'EX0'", "EH0")
+    assert not (tmp_path / "bad").exists()
+
+
 def test_models_of_different_audio_are_not_chained(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path) -> None:
     state = torch.load(waveglow_run / "checkpoints/best.pt", weights_only=True)
     state["audio_config"]["fmax"] = 7600.0

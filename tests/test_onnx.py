@@ -288,6 +288,12 @@ def test_mistakes(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         fails_with(
             run_here(SPEAK, exported / "export", *speak, option, "nan", expect=1), "=nan must be a finite number"
         )
+    words = tmp_path / "words.txt"
+    words.write_text("Hello {HH QQ}\n")
+    result = run_here(SPEAK, exported / "export", *speak, "--lexicon", words, expect=1)
+    fails_with(result, f"{words}:1", "unknown ARPAbet symbol 'QQ'")
+    words.write_text("Hello\t{HH AH0}\n")
+    assert len(Voice(exported / "export", words).ids("Hello")) == 2
     shutil.copytree(exported / "export", tmp_path / "copy")
     (tmp_path / "copy/postnet.onnx").unlink()
     fails_with(run_here(SPEAK, tmp_path / "copy", *speak, expect=1), "not a complete export", "postnet.onnx")

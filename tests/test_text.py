@@ -110,7 +110,7 @@ READINGS = {
         ("$2.5 million, £3m", "two point five million dollars, three million pounds"),
         ("a $10 bill", "a ten dollar bill"),
         ("$5-$10", "five dollars to ten dollars"),
-        ("€20, US$5, 5¢", "twenty euros, us five dollars, five cents"),
+        ("€20, US$5, 5¢", "twenty euros, five u s dollars, five cents"),
         ("the £ sterling", "the pound sterling"),
     ],
     "signs": [
@@ -180,7 +180,7 @@ READINGS = {
         ("but Charles I know", "but charles i know"),
         ("Malcolm X", "malcolm x"),
         ("George V. Higgins", "george v. higgins"),
-        ("I think, MD, CIVIL MIX", "i think, md, civil mix"),
+        ("I think, MD, CIVIL MIX", "i think, m d, civil mix"),
     ],
     "abbreviations": [
         ("Dr. Smith and Mrs. Jones", "doctor smith and misess jones"),

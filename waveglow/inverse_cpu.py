@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from waveglow.model import WN, WaveGlow, WaveGlowConfig
 
 
+TILE = 4096  # rows of a product: the system gives and takes larger results page by page, which takes time
+
+
 class CouplingWeights(NamedTuple):
     """The weights of one WN."""
 
@@ -33,10 +36,8 @@ class CouplingWeights(NamedTuple):
 
     @classmethod
     def of(cls, wn: WN, dtype: torch.dtype) -> CouplingWeights:
-        rows = 4096  # about the number in an utterance
-
         def packed(weight: Tensor, bias: Tensor) -> PackedLinear:
-            return PackedLinear(weight.to(dtype), rows, bias.to(dtype))
+            return PackedLinear(weight.to(dtype), TILE, bias.to(dtype))
 
         weights, joint = wn.weights(), []
         conditions = zip(*(part.chunk(len(weights.in_layers)) for part in weights.conditions), strict=True)
@@ -57,7 +58,7 @@ class CouplingWeights(NamedTuple):
 def coupling(weights: CouplingWeights, x: Tensor, rows: Tensor, config: WaveGlowConfig) -> tuple[Tensor, Tensor]:
     """x (B, G, c / 2), rows (B, G, K * C + M) -> log_s, b, each (B, G, c / 2) in float32. The last M columns of `rows`
     are the mel; the others are overwritten."""
-    batch, groups, width = rows.shape
+    batch, groups, _ = rows.shape
     channels, taps = config.n_channels, config.kernel_size
     hidden = weights.start(x.to(rows.dtype).flatten(0, 1)).view(batch, groups, channels)
     skip = torch.zeros_like(hidden)
@@ -66,11 +67,13 @@ def coupling(weights: CouplingWeights, x: Tensor, rows: Tensor, config: WaveGlow
             _filter(hidden, weights.taps[i], 2**i, rows[:, :, :channels])
         for tap in range(0 if weights.taps else taps):
             _shift(hidden, (tap - taps // 2) * 2**i, rows[:, :, tap * channels : (tap + 1) * channels])
-        tanh, sigmoid = joint(rows.view(batch * groups, width)).sigmoid_().chunk(2, 1)
-        out = res_skip(tanh.mul_(2).sub_(1).mul_(sigmoid)).view(batch, groups, -1)
-        if out.shape[2] > channels:  # all but the last layer
-            hidden += out[..., :channels]
-        skip += out[..., -channels:]
+        tiles = (x.flatten(0, 1).split(TILE) for x in (rows, hidden, skip))
+        for rows_tile, hidden_tile, skip_tile in zip(*tiles, strict=True):
+            tanh, sigmoid = joint(rows_tile).sigmoid_().chunk(2, 1)
+            out = res_skip(tanh.mul_(2).sub_(1).mul_(sigmoid))
+            if out.shape[1] > channels:  # all but the last layer
+                hidden_tile += out[:, :channels]
+            skip_tile += out[:, -channels:]
     b, log_s = weights.end(skip.flatten(0, 1)).float().view(batch, groups, -1).chunk(2, 2)
     return log_s, b
 

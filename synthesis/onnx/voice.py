@@ -17,7 +17,7 @@ from common.schema import Count, Index, NonNegative, Options, Seed
 from synthesis.onnx.corrections import Corrections
 from synthesis.onnx.files import GRAPHS, read_config
 from synthesis.sentences import split_long
-from tacotron2.text import encode
+from tacotron2.text import Encoded, Lexicon, encode
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Speech:
 class Voice:
     """The files of an export and the loop around the graphs."""
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, lexicon: str | Path | None = None) -> None:
+        self.lexicon = None if lexicon is None else Lexicon.load(lexicon)
         directory = Path(directory)
         self.directory, self.config = directory, read_config(directory)
         try:
@@ -59,11 +60,14 @@ class Voice:
             ) from error
 
     def ids(self, text: str) -> list[int]:
-        return encode(text, **self.config["text"]).ids
+        return self._encode(text).ids
 
     def dropped(self, text: str) -> list[str]:
         """The characters of `text` that the model has no symbol for."""
-        return encode(text, **self.config["text"]).dropped
+        return self._encode(text).dropped
+
+    def _encode(self, text: str) -> Encoded:
+        return encode(text, **self.config["text"], lexicon=self.lexicon)
 
     def mel(self, ids: list[int], rng: np.random.Generator, max_steps: int | None = None) -> tuple[np.ndarray, bool]:
         """ids -> mel (n_mels, T), truncated. Decodes until the gate opens or the steps are used up."""

@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 from common.errors import UserError, did_you_mean
 from tacotron2.text.cleaners import ARPABET_CLEANERS, CLEANERS
+from tacotron2.text.lexicon import Lexicon
 from tacotron2.text.symbols import ARPABET, ARPABET_PREFIX, PAD, SYMBOL_TO_ID, SYMBOLS, TYPOGRAPHIC, symbol_table
 
 __all__ = [
     "CLEANERS",
     "SYMBOLS",
     "Encoded",
+    "Lexicon",
     "clean_text",
     "encode",
     "ids_to_text",
@@ -30,6 +32,7 @@ SILENT = frozenset('"[]')  # marks without a sound: dropped, but not reported
 # text; or a stray closing brace.
 _ARPABET_NAME = rf"(?:{'|'.join(ARPABET)})(?![A-Za-z0-9])"
 _BRACES = re.compile(rf"\{{(?P<inside>[^{{}}]*)\}}|\{{(?:\s*+{_ARPABET_NAME})*|\}}")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which cannot be printed
 
 
 class Encoded(NamedTuple):
@@ -43,8 +46,18 @@ class Encoded(NamedTuple):
     dropped: list[str]
 
 
-def encode(text: str, cleaners: Cleaners = "english_cleaners", symbols: Sequence[str] = SYMBOLS) -> Encoded:
+def encode(
+    text: str,
+    cleaners: Cleaners = "english_cleaners",
+    symbols: Sequence[str] = SYMBOLS,
+    lexicon: Lexicon | None = None,
+) -> Encoded:
     """Clean `text` and look up its symbols. `{HH AW1 S}`, in upper or lower case, is ARPAbet and is not cleaned.
+
+    The words of `lexicon` are replaced by their readings first. What the symbols cannot hold is never lost unseen: the
+    cleaners transliterate the letters of other scripts, and emoji and all else without a symbol are left out and listed
+    in `Encoded.dropped`. To have them read, give them a reading in the lexicon. A vowel of ARPAbet whose stress the
+    table lacks gets one that it has.
 
     Letters may be composed or decomposed (Unicode's NFC or NFD). A typographic mark without a symbol is replaced by its
     ASCII form. Each run of whitespace becomes one space, and the ends are stripped. The result may be empty. Raises
@@ -54,7 +67,7 @@ def encode(text: str, cleaners: Cleaners = "english_cleaners", symbols: Sequence
     space = table.get(" ")
     ids: list[int] = []
     dropped: dict[str, None] = {}
-    for symbol in _tokenize(text, cleaners):
+    for symbol in _tokenize(text, cleaners, lexicon):
         known = _in_table(symbol, table)
         if known is None:
             dropped[symbol] = None
@@ -67,17 +80,22 @@ def encode(text: str, cleaners: Cleaners = "english_cleaners", symbols: Sequence
     return Encoded(ids, list(dropped))
 
 
-def text_to_ids(text: str, cleaners: Cleaners = "english_cleaners", symbols: Sequence[str] = SYMBOLS) -> list[int]:
+def text_to_ids(
+    text: str,
+    cleaners: Cleaners = "english_cleaners",
+    symbols: Sequence[str] = SYMBOLS,
+    lexicon: Lexicon | None = None,
+) -> list[int]:
     """Return the ids of `encode`, with a warning for each symbol that it drops."""
-    encoded = encode(text, cleaners, symbols)
+    encoded = encode(text, cleaners, symbols, lexicon)
     for symbol in encoded.dropped:
         _warn_dropped(symbol)
     return encoded.ids
 
 
-def clean_text(text: str, cleaners: Cleaners = "english_cleaners") -> str:
+def clean_text(text: str, cleaners: Cleaners = "english_cleaners", lexicon: Lexicon | None = None) -> str:
     """Return the cleaned text, with ARPAbet in braces and without unmatched braces. Errors as in `encode`."""
-    return " ".join(_join(symbol for symbol in _tokenize(text, cleaners) if symbol not in ("{", "}")).split())
+    return " ".join(_join(symbol for symbol in _tokenize(text, cleaners, lexicon) if symbol not in ("{", "}")).split())
 
 
 def ids_to_text(ids: Iterable[int], symbols: Sequence[str] = SYMBOLS) -> str:
@@ -98,10 +116,11 @@ def word_spans(ids: Sequence[int], symbols: Sequence[str] = SYMBOLS) -> list[tup
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def _tokenize(text: str, cleaners: Cleaners) -> Iterator[str]:
+def _tokenize(text: str, cleaners: Cleaners, lexicon: Lexicon | None) -> Iterator[str]:
     """Yield the symbols of the cleaned text, known or unknown: characters, "@HH" for ARPAbet, and unmatched braces."""
     names = [cleaners] if isinstance(cleaners, str) else list(cleaners)
-    text = unicodedata.normalize("NFC", text)
+    text = _SURROGATE.sub("\ufffd", text)
+    text = unicodedata.normalize("NFC", text if lexicon is None else lexicon.apply(text))
     position = 0
     for match in _BRACES.finditer(text):
         yield from _cleaned_symbols(text[position : match.start()], names)
@@ -154,8 +173,11 @@ def _in_table(symbol: str, table: Mapping[str, int]) -> Sequence[str] | None:
     if symbol in table:
         return (symbol,)
     if len(symbol) > 1:  # ARPAbet
-        return None
-    if symbol in SILENT or symbol.isspace() or unicodedata.category(symbol) == "Cf":  # Cf: a soft hyphen, a BOM
+        vowel = symbol.rstrip("012")
+        other = next((vowel + stress for stress in ("", "1", "0", "2") if vowel + stress in table), None)
+        return None if other is None else (other,)
+    # Cf: a soft hyphen, a BOM; a variation selector says only how the emoji before it is drawn
+    if symbol in SILENT or symbol.isspace() or unicodedata.category(symbol) == "Cf" or "\ufe00" <= symbol <= "\ufe0f":
         return ()
     # A table may hold the marks of decomposed letters.
     for pieces in (unicodedata.normalize("NFD", symbol), TYPOGRAPHIC.get(symbol, "")):

@@ -2,13 +2,19 @@
 a function `str -> str`."""
 
 import re
+import unicodedata
 from collections.abc import Callable
 
+from tacotron2.text.acronyms import expand_acronyms
+from tacotron2.text.addresses import expand_addresses
+from tacotron2.text.maths import KEEP, name_signs
 from tacotron2.text.money import CURRENCIES, CURRENCY_SYMBOLS
 from tacotron2.text.numbers import expand_numbers
-from tacotron2.text.patterns import rule
+from tacotron2.text.patterns import Match, rule
 from tacotron2.text.pronunciation import to_arpabet
 from tacotron2.text.roman import expand_roman
+from tacotron2.text.times import MONTHS
+from tacotron2.text.web import expand_web
 
 # "misess" is a spelling that the published checkpoints have learned to pronounce.
 ABBREVIATIONS = {
@@ -20,11 +26,8 @@ ABBREVIATIONS = {
 }  # fmt: skip
 _ABBREVIATION = re.compile(rf"\b({'|'.join(ABBREVIATIONS)})\.", re.IGNORECASE)
 
-MONTHS = {
-    "Jan": "January", "Feb": "February", "Mar": "March", "Apr": "April", "Jun": "June", "Jul": "July", "Aug": "August",
-    "Sept": "September", "Sep": "September", "Oct": "October", "Nov": "November", "Dec": "December",
-}  # fmt: skip
-_MONTH = re.compile(rf"\b({'|'.join(MONTHS)})\.(?= ?[0-9])|(?<=[0-9] )({'|'.join(MONTHS)})\.(?=,? [0-9])")
+_MONTH = re.compile(rf"\b({'|'.join(MONTHS)})\.(?= ?'?[0-9])|(?<=[0-9] )({'|'.join(MONTHS)})\.(?=,? [0-9])")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _STREET = re.compile(r"\b([A-Z][a-z]+|[0-9]+(?:st|nd|rd|th)) St\.(?! ?[A-Z])")  # "Elm St.", not "St. Paul's"
 
 SIGN_RULES = (
@@ -46,7 +49,7 @@ SIGN_RULES = (
 
 
 def to_ascii(text: str, keep: str = "") -> str:
-    """Transliterate to ASCII, except the characters in `keep` and those without a transliteration.
+    """Transliterate to ASCII, except the characters in `keep` and those without a transliteration, such as emoji.
 
     Unidecode is under the GPL. Only this function uses it, and imports it when it is first needed.
     """
@@ -54,8 +57,14 @@ def to_ascii(text: str, keep: str = "") -> str:
         return text
     from unidecode import unidecode
 
-    pieces = re.split(f"([{re.escape(keep)}])", text) if keep else [text]
-    return "".join(piece if piece in keep else unidecode(piece, errors="preserve") for piece in pieces)
+    def transliterate(match: Match) -> str:
+        character = match[0]
+        written = character if character in keep else unidecode(character, errors="preserve")
+        # Unidecode gives nothing for a snowman. It must not vanish unseen; the mark of a letter, or a format
+        # character, may.
+        return written if written or unicodedata.category(character) in ("Mn", "Me", "Cf") else character
+
+    return _NOT_ASCII.sub(transliterate, text)
 
 
 def collapse_whitespace(text: str) -> str:
@@ -92,12 +101,14 @@ def transliteration_cleaners(text: str) -> str:
 
 
 def english_cleaners(text: str) -> str:
-    """Write English as it is read aloud: numbers, money, dates, abbreviations and signs become words."""
-    text = collapse_whitespace(to_ascii(text, keep=CURRENCY_SYMBOLS + "°"))
-    text = expand_contextual_abbreviations(text)
+    """Write English as it is read aloud: numbers, money, dates, addresses, abbreviations and signs become words."""
+    text = collapse_whitespace(to_ascii(name_signs(text), keep=CURRENCY_SYMBOLS + "°" + KEEP))
+    text = expand_web(text)  # first: the other rules would break an address apart
+    text = expand_addresses(expand_contextual_abbreviations(text))
     text = expand_roman(text)
     text = expand_numbers(text)  # before abbreviations: "6 ft." is not a fort
     text = expand_abbreviations(text)
+    text = expand_acronyms(text)
     text = expand_signs(text)
     return basic_cleaners(text)
 

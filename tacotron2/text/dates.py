@@ -9,7 +9,8 @@ MONTH = "(?:January|February|March|April|May|June|July|August|September|October|
 ERA = r" (?:B\. ?C|A\. ?D|BC|AD|BCE|CE)\b"
 ADDRESS = (  # after a house number
     r"(?: [A-Z][\w.']*| [0-9]+(?:st|nd|rd|th)){0,3}"
-    r" (?:Street|Avenue|Ave|Road|Rd|Boulevard|Blvd|Drive|Lane|Place|Square)\b"
+    r" (?:Street|Avenue|Ave|Road|Rd|Boulevard|Blvd|Drive|Lane|Place|Square|Terrace|Parkway"
+    r"|Court|Way|Circle)\b"
     r"| (?:North|South|East|West|[NSEW]\.) [A-Z]"
 )
 NAME = r" [A-Z][a-z]+\b(?<!s)(?<!men)"  # no plurals: "2703 Mercedes" is read like "2703 Germans", as a count
@@ -36,7 +37,11 @@ def read_time(match: Match) -> str:
         return f"{words} {minutes(minute)} {minutes(second)}"
     if minute != "00":
         return f"{words} {minutes(minute)}"
-    said = re.match(r" ?([ap]\.? ?m\b|o'clock|hours|noon|midnight)", text_after(match), re.I)
+    if int(hour) > 12:
+        return f"{words} hundred"
+    said = re.match(
+        r"(?: to [0-9:]{1,5})? ?([ap]\.? ?m\b|o'clock|hours|noon|midnight)", text_after(match), re.IGNORECASE
+    )
     return words if said else f"{words} o'clock"
 
 
@@ -60,6 +65,10 @@ def read_four_digits(match: Match) -> str:
     """Read 1000 to 2099 as years unless they count something, and other numbers in pairs only before an era, an
     address or a name."""
     after = text_after(match)
+    if re.search(r"[=+*] ?$", text_before(match)):
+        return cardinal(match[0])
+    if re.search(r"\b[A-Z]{2,5} $", text_before(match)) and not counts_things(match):
+        return in_pairs(match[0])  # "ISO 9001"
     if re.match(f"{ADDRESS}|{ERA}|{NAME}", after):
         return in_pairs(match[0])
     if "1000" <= match[0] < "2100" and not counts_things(match):
@@ -80,12 +89,13 @@ def read_three_digits(match: Match) -> str:
 NOT_GROUPED = r"(?![0-9]|,[0-9]{3}(?![0-9]))"  # lookahead: no digit follows, and no comma with a group of three digits
 
 CLOCK_RULES = (
-    rule(r"(?<=[0-9]) ?([ap])\.?m\b(?!\.)", lambda match: f" {match[1]}.m.", re.I),  # "10am"
+    rule(r"(?<=[0-9]) ?([ap])\.?m\b\.?", lambda match: f" {match[1]}.m.", re.I),  # "10am"
     rule(r"(?<![\w.:,])(?P<hour>[0-9]{1,2}):(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2}))?(?![\w:])", read_time),
     rule(r"(?<=[0-9]):(?=[0-9])", " to "),  # a ratio: "10:1"
     rule(rf"{ALONE}'?([0-9]{{1,3}}0)'?s\b", read_decade),
 )
 YEAR_RULES = (
+    rule(rf"{ALONE}'0([0-9])(?![0-9])", lambda match: f"oh {cardinal(match[1])}"),  # "class of '05"
     rule(rf"{ALONE}'(?=[0-9]{{2}}(?![0-9]))", ""),  # "'63"
     rule(rf"(?<![0-9,])[0-9]{{4}}{NOT_GROUPED}", read_four_digits),
     rule(rf"(?<![0-9,])[0-9]{{3}}{NOT_GROUPED}", read_three_digits),

@@ -4,15 +4,25 @@ import re
 
 from tacotron2.text.patterns import ALONE, AMOUNT, INTEGER, Match, rule, text_after, word_before
 from tacotron2.text.spelling import cardinal, count, decimal
+from tacotron2.text.units import PER
 
 CURRENCIES = {  # singular and plural of the unit, then of its hundredth
     "$": ("dollar", "dollars", "cent", "cents"),
     "£": ("pound", "pounds", "penny", "pence"),
     "€": ("euro", "euros", "cent", "cents"),
     "¥": ("yen", "yen", "sen", "sen"),
+    "₹": ("rupee", "rupees", "paisa", "paise"),
+    "₩": ("won", "won", "jeon", "jeon"),
+    "₽": ("ruble", "rubles", "kopeck", "kopecks"),
 }
 CURRENCY_SYMBOLS = "".join(CURRENCIES) + "¢"
 SIGNS = f"[{''.join(CURRENCIES)}]"
+
+COUNTRIES = {
+    "US": "U S ", "C": "Canadian ", "CA": "Canadian ", "A": "Australian ", "AU": "Australian ", "NZ": "New Zealand ",
+    "HK": "Hong Kong ",
+}  # fmt: skip
+CODES = {"USD": "US$", "EUR": "€", "GBP": "£", "JPY": "¥", "INR": "₹"}  # of ISO 4217
 
 SCALES = {"k": "thousand", "m": "million", "mn": "million", "b": "billion", "bn": "billion"}
 SCALE = r"(?:[ -]?(?P<scale>hundred|thousand|million|billion|trillion)\b|(?P<letter>[kK]|[mMbB]n?)\b)"
@@ -26,6 +36,8 @@ def read_money(match: Match) -> str:
     # Before a word of four letters or more ("a $10 bill", "a £2 million loan", but not "a $10 and"), the amount is an
     # adjective, and the unit stays singular.
     adjective = word_before(match) in ("a", "an") and re.match(r"[ -][a-z]{4}", text_after(match)) is not None
+    country = COUNTRIES[match["country"]] if match["country"] else ""
+    one, many = country + one, country + many
     scale = match["scale"] or SCALES.get((match["letter"] or "").lower(), "")
     if scale or len(parts) not in (0, 2):
         words = decimal(whole, parts) if parts else cardinal(whole)
@@ -53,11 +65,37 @@ def read_shillings_and_pence(match: Match) -> str:
     return ", ".join(sums)
 
 
+COUNTED = "barrels|copies|customers|deaths|homes|households|jobs|people|tons|tonnes|users|viewers|views|visitors|years"
+
 MONEY_RULES = (
+    rule(
+        rf"({SIGNS} ?[0-9][0-9,.]{{0,20}}[kKmMbB]?)/({'|'.join(PER)})\b",
+        lambda match: f"{match[1]} per {PER[match[2]]}",
+    ),
+    rule(rf"\b({'|'.join(CODES)}) ?(?=[0-9])", lambda match: CODES[match[1]]),
+    rule(rf"({AMOUNT}) ?({'|'.join(CODES)})\b", lambda match: f"{CODES[match[2]]}{match[1]}"),
+    rule(
+        rf"(?P<country>\b(?:{'|'.join(COUNTRIES)}))(?P<sign>\$)(?P<amount>{INTEGER}(?:\.[0-9]++)?){SCALE}?(?![0-9])",
+        read_money,
+    ),
     rule(rf"(?<=[A-Za-z])(?={SIGNS}[0-9.])", " "),  # "US$5"
-    rule(rf"(?<=[0-9]) ?- ?(?={SIGNS}[0-9])", " to "),
-    rule(rf"(?P<sign>{SIGNS}) ?(?P<amount>{INTEGER}(?:\.[0-9]++)?|\.[0-9]++){SCALE}?(?![0-9])", read_money),
+    rule(rf"(?<=[0-9kKmMbBn]) ?- ?(?={SIGNS}[0-9])", " to "),
+    rule(
+        rf"({SIGNS})([0-9]{{1,9}}(?:\.[0-9]{{1,2}})?)([kKmMbB]?) ?- ?(?=[0-9])",
+        lambda match: f"{match[2]} {SCALES.get(match[3].lower(), '')} to {match[1]}",
+    ),
+    rule(
+        rf"(?P<country>)(?P<sign>{SIGNS}) ?(?P<amount>{INTEGER}(?:\.[0-9]++)?|\.[0-9]++){SCALE}?(?![0-9])", read_money
+    ),
     rule(rf"({AMOUNT}) ?¢", read_cents),
+    rule(
+        r"(?<![\w.,£$€])([0-9]{1,4}\.[0-9]{1,3}(?=[MBb])|[0-9]{1,4}(?=bn))([MB]|bn)\b",
+        lambda match: f"{match[1]} {SCALES[match[2].lower()]}",
+    ),
+    rule(
+        rf"(?<![0-9.,£$€])({AMOUNT})([kKmMbB]|bn)(?= (?:{COUNTED})\b)",
+        lambda match: f"{match[1]} {SCALES[match[2].lower()]}",
+    ),
     rule(rf"{ALONE}(?P<shillings>[0-9]{{1,3}})s\.,? ?(?P<pence>[0-9]{{1,2}})d\b\.?", read_shillings_and_pence),
     rule(
         r"(?:(?<=pounds )|(?<=pounds, )|(?<=pound ))(?P<shillings>[0-9]{1,2})s\b\.?(?P<pence>)",

@@ -8,20 +8,12 @@ import re
 
 from tacotron2.text.codes import CODE_RULES
 from tacotron2.text.dates import CLOCK_RULES, YEAR_RULES
+from tacotron2.text.maths import NUMBER_RULES as MATH_RULES
 from tacotron2.text.money import MONEY_RULES
-from tacotron2.text.patterns import ALONE, AMOUNT, INTEGER, Match, Rule, rule, text_after
+from tacotron2.text.patterns import ALONE, AMOUNT, INTEGER, Match, Rule, rule, text_after, text_before
 from tacotron2.text.spelling import cardinal, decimal, fraction, in_pairs, ordinal
-
-UNITS = {
-    "mm": "millimeter", "cm": "centimeter", "km": "kilometer", "kg": "kilogram", "mg": "milligram", "ml": "milliliter",
-    "lb": "pound", "lbs": "pound", "oz": "ounce", "yd": "yard", "yds": "yard", "hr": "hour", "hrs": "hour",
-    "min": "minute", "mins": "minute", "sec": "second", "secs": "second", "in": "inch", "ft": "foot",
-    "mph": "mile per hour", "kHz": "kilohertz", "Hz": "hertz",
-}  # fmt: skip
-UNIT_PLURALS = {
-    "inch": "inches", "foot": "feet", "mile per hour": "miles per hour", "kilohertz": "kilohertz", "hertz": "hertz",
-}  # fmt: skip
-UNIT = "|".join(rf"{unit}(?=\.)" if unit in ("in", "ft") else rf"{unit}\b" for unit in UNITS)
+from tacotron2.text.times import TIME_RULES
+from tacotron2.text.units import UNIT_RULES
 
 DENOMINATORS = frozenset((2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 32, 64, 100, 1000))  # "9/11" is not a fraction
 
@@ -44,16 +36,9 @@ def read_slashes(match: Match) -> str:
     return (f"{cardinal(whole)} " if whole else "") + (", " if len(parts) > 2 else " ").join(words)
 
 
-def read_unit(match: Match) -> str:
-    """Spell the unit and leave the number to later rules: "6.5mm" -> "6.5 millimeters", "7-mm" -> "7-millimeter"."""
-    unit = UNITS[match["unit"]]
-    if match["hyphen"] or match["number"] == "1":
-        return f"{match['number']}{match['hyphen'] or ' '}{unit}"
-    return f"{match['number']} {UNIT_PLURALS.get(unit, unit + 's')}"
-
-
 def read_decimal(match: Match) -> str:
-    return decimal(match[1] or "", match[2])
+    before, after = (" " * beside.isalpha() for beside in (text_before(match)[-1:], text_after(match)[:1]))
+    return f"{before}{decimal(match[1] or '', match[2])}{after}"
 
 
 def read_version(match: Match) -> str:
@@ -70,18 +55,24 @@ def read_cardinal(match: Match) -> str:
 
 
 RULES: tuple[Rule, ...] = (
+    rule(r"(?:(?<=[%°])|(?<=°[CF])|(?<=[0-9]0s)) ?- ?(?=[0-9])", " to "),  # first: "F-60" looks like a code
     rule(r"(?<![^ (])-(?=[0-9.$£])(?!\.[^0-9])", "minus "),
     *MONEY_RULES,
     *CODE_RULES,
+    rule(rf"{ALONE}50-50(?![\w-])", "fifty fifty"),
+    *TIME_RULES,
     *CLOCK_RULES,
+    rule(rf"{ALONE}([0-9]{{1,2}})' ?([0-9]{{1,2}})(?:\"|'')", lambda match: f"{match[1]} foot {match[2]}"),
+    rule(rf"{ALONE}([0-9]{{1,3}})' ?[x×] ?([0-9]{{1,3}})'", lambda match: f"{match[1]} feet by {match[2]} feet"),
+    *UNIT_RULES,
+    *MATH_RULES,
     rule(
         r"(?<![\w/.,])(?:(?P<whole>[0-9]{1,4})(?: |-|- | and ))?(?P<parts>[0-9]{1,4}(?:/[0-9]{1,4}){1,2})(?![\w/])",
         read_slashes,
     ),
+    rule(r"(?<=[0-9](?:st|nd|rd|th))-(?=[0-9]{1,4}(?:st|nd|rd|th)\b)", " to "),
     rule(rf"{ALONE}({INTEGER})(?:st|nd|rd|th)\b", read_ordinal, re.I),
     rule(rf"{ALONE}([0-9]++(?<=[0-9][23]))d\b", read_ordinal),  # "the 22d of June"
-    rule(rf"{ALONE}([0-9]{{1,2}})' ?([0-9]{{1,2}})(?:\"|'')", lambda match: f"{match[1]} foot {match[2]}"),
-    rule(rf"(?P<number>{AMOUNT})(?P<hyphen>-)? ?(?P<unit>{UNIT})(?:\.(?! [A-Z]|$))?", read_unit),
     rule(rf"({AMOUNT}) ?- ?({AMOUNT})", lambda match: f"{match[1]} to {match[2]}"),
     rule(rf"{ALONE}[0-9]++(?:\.[0-9]++){{2,}}+", read_version),
     # ".38-caliber": the point of a caliber is not read

@@ -41,6 +41,11 @@ def pronounce(word: str) -> str | None:
     symbols = known.get(word.removesuffix("'s"))
     if symbols is None:
         return None
+    return with_s(symbols)
+
+
+def with_s(symbols: str) -> str:
+    """Return the ARPAbet of a word with the ending "'s" or "s": "K AE1 T" -> "K AE1 T S"."""
     last = symbols.split()[-1]
     return f"{symbols} {'IH0 Z' if last in SIBILANTS else 'S' if last in VOICELESS else 'Z'}"
 

@@ -4,11 +4,11 @@ after a heading."""
 import re
 from itertools import pairwise
 
-from tacotron2.text.spelling import cardinal, ordinal
+from tacotron2.text.spelling import cardinal, in_pairs, ordinal
 
 HEADINGS = re.compile(
-    "act|appendix|article|book|bowl|canto|chapter|class|division|figure|game|grade|group|level|mark|no|number|page|part"
-    "|phase|plate|psalm|scene|schedule|section|series|stage|step|table|title|type|vatican|vol|volume|war",
+    "act|apollo|appendix|article|book|bowl|fantasy|canto|chapter|class|division|figure|game|grade|group|level|mark|no|number|page|part"
+    "|phase|plate|psalm|rocky|saturn|scene|schedule|section|series|stage|step|table|title|type|vatican|vol|volume|war",
     re.IGNORECASE,
 )
 # Except after a heading, a single I, V or X is a numeral only after one of these names, or a name with a title;
@@ -25,13 +25,28 @@ AFTER_A_RULER = r"(?:$|[^\w ]| (?:and|at|by|came|died|for|from|had|in|is|of|on|t
 _NUMERAL = re.compile(rf"\b(?P<title>{TITLES})?(?P<name>[A-Z][A-Za-z]+\.?) (?P<numeral>[IVXLC]+)\b(?P<dot>\.)?")
 _CENTURY = re.compile(r"\b([IVX]{2,5})(?= [Cc]entury\b)")
 _VALID = re.compile(r"(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})")  # 1 to 99
-_LETTER_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
+_LETTER_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
+# Without a name: three or more of I, V, X, or a year; shorter ones are words, initials or sizes.
+_ALONE = re.compile(
+    r"\b(?P<the>[Tt]he )?(?P<numeral>(?=[IVX]{3})X{0,3}(?:IX|IV|V?I{0,3})|(?=[A-Z]{5})M{1,3}(?:CM|CD|D?C{0,3})"
+    r"(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3}))(?![\w'-])(?P<event>(?= [A-Z][a-z]))?"
+)
+# "IV", "VI" and "XI" are numerals only in a list: elsewhere they may be a drip or a name.
+_SHORT = re.compile(r"(?<![\w.'-])(?:II|IX|(?:(?<=, )|(?<=\())(?:IV|VI|XI)(?=[,;.)]|$))(?![\w'-])")
+NOT_NAMES = {
+    "A", "An", "And", "As", "At", "But", "By", "For", "From", "Her", "His", "In", "Its", "My", "No", "Of", "On",
+    "Or", "Our", "That", "The", "Their", "This", "To", "With", "Your",
+}  # fmt: skip
 
 
 def roman_value(numeral: str) -> int:
     """Return the value of a well-formed numeral below 100, else 0."""
     if not _VALID.fullmatch(numeral):
         return 0
+    return _value(numeral)
+
+
+def _value(numeral: str) -> int:
     values = [_LETTER_VALUES[letter] for letter in numeral]
     return sum(-value if value < after else value for value, after in pairwise([*values, 0]))
 
@@ -39,7 +54,14 @@ def roman_value(numeral: str) -> int:
 def expand_roman(text: str) -> str:
     """Replace the Roman numerals whose context shows that they are numerals."""
     text = _CENTURY.sub(lambda match: ordinal(str(roman_value(match[1]))) if roman_value(match[1]) else match[0], text)
-    return _NUMERAL.sub(_read, text)
+    return _SHORT.sub(lambda match: cardinal(str(_value(match[0]))), _ALONE.sub(_read_alone, _NUMERAL.sub(_read, text)))
+
+
+def _read_alone(match: re.Match[str]) -> str:
+    """Read "XIV" as "fourteen", "MCMXCIX" as "nineteen ninety-nine", and "the XXIII Games" as "the twenty-third"."""
+    number = str(_value(match["numeral"]))
+    the = match["the"] or ""
+    return the + (ordinal(number) if the and match["event"] is not None and len(number) < 3 else in_pairs(number))
 
 
 def _read(match: re.Match[str]) -> str:
@@ -57,8 +79,8 @@ def _read(match: re.Match[str]) -> str:
 
 def _is_ruler(match: re.Match[str]) -> bool:
     name, numeral = match["name"], match["numeral"]
-    if name.endswith("."):
-        return False  # "St. II" is not a ruler
+    if name.endswith(".") or name in NOT_NAMES:
+        return False  # "St. II" is not a ruler, nor is "an IV drip"
     if len(numeral) > 1:
         return set(numeral) <= set("IVX")
     if not (match["title"] or RULERS.fullmatch(name)):
