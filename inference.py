@@ -50,6 +50,7 @@ def main(values: dict[str, Any]) -> None:
         sigma=config.sigma,
         denoiser_strength=config.denoiser_strength,
         max_decoder_steps=config.max_decoder_steps,
+        pauses=config.pauses,
     )
     with job.opened():
         for index, utterance in enumerate(utterance for batch in batches for utterance in batch):

@@ -28,20 +28,14 @@ CLAUSE = re.compile(rf"[,;:\uff0c\u3001\uff1b\uff1a][{re.escape(CLOSERS)}{HIDDEN
 INSIDE_WORD = re.compile(r"[-/_.,;:?&=\uff0c\u3001\uff1b\uff1a\u3002]")
 WORD = re.compile(r"[\w'\u2019]+")
 # Words that begin a phrase, so that a reader may pause before them, and words that no reader pauses after.
-CONJUNCTIONS = {
-    "en": frozenset("and but or nor so yet because although though while when whenever where if unless until".split())
-}
+CONJUNCTIONS = {"en": "and but or nor so yet because although though while when whenever where if unless until"}
 PHRASES = {
-    "en": frozenset(
-        "which who whom whose that than as after before since of in on at by for from to with without into onto over "
-        "under through between among against during about upon within toward towards is are was were".split()
-    )
+    "en": "which who whom whose that than as after before since of in on at by for from to with without into onto over "
+    "under through between among against during about upon within toward towards is are was were"
 }
 LEADING = {
-    "en": frozenset(
-        "a an the this that these those my your his her its our their no any some each every of in on at by for from "
-        "to with into is are was were be been has have had not and or but very more most".split()
-    )
+    "en": "a an the this that these those my your his her its our their no any some each every of in on at by for from "
+    "to with into is are was were be been has have had not and or but very more most"
 }
 
 
@@ -63,41 +57,42 @@ def mark_at_end(text: str) -> Mark:
     return "dash" if DASHES.search(text) else "none"
 
 
+def _is_one(word: str, words: dict[str, str], language: str) -> bool:
+    return word.lower() in words.get(language, "").split()
+
+
 def _place(text: str, end: int, start: int, language: str) -> Place:
     before, after = text[max(0, end - 40) : end], text[start : start + 40]
     mark = mark_at_end(before)
-    last, following = WORD.findall(before), WORD.match(after)
-    word = following[0].lower() if following else ""
+    last, word = WORD.findall(before)[-1:], "".join(WORD.findall(after)[:1])
     if mark == "dash" or re.search(r"[;:\uff1b\uff1a]\W*$", before):
         cost = STRONG
     elif mark == "clause":
         cost = COMMA
-    elif before[-1] in CLOSERS or after[:1] in "([\u201c\u00ab\"":
+    elif before[-1] in CLOSERS or after[:1] in '([\u201c\u00ab"':
         cost, mark = BRACKET, "clause"
     elif mark == "sentence" or DASHES.match(after[:1]):  # an abbreviation; a dash belongs to what is before it
         cost, mark = BROKEN, "none"
-    elif last and last[-1].lower() in LEADING.get(language, ()):
+    elif last and _is_one(last[0], LEADING, language):
         cost = BROKEN
-    elif word in CONJUNCTIONS.get(language, ()):
+    elif _is_one(word, CONJUNCTIONS, language):
         cost = CONJUNCTION
     else:
-        cost = PHRASE if word in PHRASES.get(language, ()) else SPACE
+        cost = PHRASE if _is_one(word, PHRASES, language) else SPACE
     return Place(end, start, cost, mark)
 
 
 def _places(text: str, language: str) -> Iterator[Place]:
     braces = [match.span() for match in BRACES.finditer(text)]
     for match in PLACES.finditer(text):
-        if 0 < match.start() and match.end() < len(text):
+        if match.start() > 0 and match.end() < len(text):
             while braces and braces[0][1] <= match.start():
                 braces.pop(0)
             if not braces or match.start() <= braces[0][0]:
                 yield _place(text, match.start(), match.end(), language)
 
 
-def first_clause(
-    text: str, total: int, length: Callable[[str], int], limit: int, language: str
-) -> tuple[int, Mark]:
+def first_clause(text: str, total: int, length: Callable[[str], int], limit: int, language: str) -> tuple[int, Mark]:
     """Where to cut a sentence of `total` symbols, more than `limit`: the end of its first piece, and the mark there.
 
     The piece has at most `limit` symbols, unless these are fewer than one character has. `text` may be the beginning of

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from common.lock import locked
 from common.schema import Count, Index, NonNegative, Options, Seed
 from common.tracking.jsonl import JsonLines
 from common.wording import counted
-from synthesis.sentences import CUT_OFF
+from synthesis.sentences import CUT_OFF, Pauses
 from synthesis.synthesizer import Synthesizer, Utterance
 from synthesis.vocoder import SpeechPrecision
 
@@ -38,6 +38,7 @@ class InferenceConfig(Options):
     postfilter_strength: NonNegative = 1.0
     batch_size: Count = 1
     max_decoder_steps: Count | None = None
+    pauses: Pauses = field(default_factory=Pauses)
     precision: SpeechPrecision = "fp32"
     tf32: bool = True
     device: Device = "auto"
@@ -115,7 +116,7 @@ class Job:
             print(f"warning: {where}: nothing to say in {text[:60]!r}; {name} is not written")
             return
         if utterance.num_pieces > 1:
-            print(f"{where}: a long line, synthesized in {utterance.num_pieces} pieces into {name}")
+            print(f"{where}: synthesized in {utterance.num_pieces} pieces into {name}")
         if utterance.truncated:
             print(f"warning: {where}: {CUT_OFF.format(name, 'max_decoder_steps')}")
         if (loud := int((utterance.audio.abs() > 1).sum())) > LOUD_SHARE * len(utterance.audio):
@@ -124,7 +125,7 @@ class Job:
 
         save_audio(self.output / name, utterance.audio, voice.audio.sample_rate)
         with replacing(self.output / f"{index:04d}.png", durable=False) as temporary:
-            alignment_figure(utterance.alignment, text[:80]).savefig(temporary, dpi=100, format="png")
+            alignment_figure(utterance.overview(), text[:80]).savefig(temporary, dpi=100, format="png")
         stats = utterance.stats
         self._log(file=name, line=number, text=text, truncated=utterance.truncated, **stats)
         self.seconds += stats["latency"]

@@ -30,8 +30,9 @@ FIRST_WINDOW, LAST_WINDOW, ENOUGH = 3, 12, 1.5
 
 BREAKS = "\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
 LINE_BREAK = re.compile(rf"\r\n|[{BREAKS}]")
-GAP = re.compile(  # whitespace that may end a sentence, or that is a sentence's last
-    rf"(?<!\s)(?:(?<=[{re.escape(TERMINATORS + CLOSERS)}{HIDDEN}])\s++|(?:(?![{BREAKS}])\s)*+[{BREAKS}]\s*+|\s{{{MAX_GAP}}}\s*+)"
+GAP = re.compile(  # whitespace that may end a sentence: after a mark, with a line break, or long; or none, after \u3002
+    rf"(?<!\s)(?:(?<=[{re.escape(TERMINATORS + CLOSERS)}{HIDDEN}])\s++"
+    rf"|(?:(?![{BREAKS}])\s)*+[{BREAKS}]\s*+|\s{{{MAX_GAP}}}\s*+)"
     r"|(?<=[\u3002\uff01\uff1f\uff61])(?=[^\s\u3002\uff01\uff1f\uff61\u201d\u2019\u300d\u300f)\]])"
 )
 SPACE = re.compile(r"\s*+")

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from common.checkpoint import formats
+from common.config import AudioConfig
 from common.device import now, resolve_device
 from common.errors import UserError, about
 from common.ops.padding import pad_last
 from common.ops.precision import autocast
 from common.schema import Count, Index, NonNegative, Options, Seed, check
 from synthesis.models import MODELS, RUINED, load_checkpoint, not_finite, require_finite
-from synthesis.sentences import split_long
+from synthesis.reader import Reader, Reading
+from synthesis.sentences import Pauses, Piece
 from synthesis.vocoder import INT8, SpeechPrecision, Vocoder, total_latency
 from tacotron2.model import Tacotron2
-from tacotron2.text import SYMBOLS, encode
+from tacotron2.text import SYMBOLS
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,16 @@ class SpeechOptions(Options):
     seed: Seed = 0
     sigma: NonNegative | None = None  # standard deviation of WaveGlow's noise; None: the model's own
     denoiser_strength: NonNegative = 0.01  # 0: no denoiser
-    max_decoder_steps: Count | None = None  # None: the model's own
+    max_decoder_steps: Count | None = None  # of a piece; None: the model's own
+    pauses: Pauses = field(default_factory=Pauses)  # between the pieces of a text
+
+
+class Spoken(NamedTuple):
+    """A piece of a text, and its place in the audio."""
+
+    piece: Piece
+    start: int  # samples
+    end: int
 
 
 @dataclass
@@ -40,27 +53,75 @@ class Utterance:
 
     audio: Tensor  # (N) on the CPU
     mel: Tensor  # (n_mels, T)
-    alignment: Tensor  # (T, L)
-    truncated: bool  # the decoder did not stop by itself
+    alignments: list[Tensor]  # of each piece: (T, L); see `alignment`
+    truncated: bool  # the decoder did not stop by itself, in one of the pieces
     stats: dict[str, float]  # latencies (s) and items/s under the reference's log keys, audio_seconds, rtf and inverse
-    num_pieces: int = 1  # number of pieces that a long text was cut into
     dropped: list[str] = field(default_factory=list)  # parts of the text that the model has no symbol for, each once
+    pieces: list[Spoken] = field(default_factory=list)  # sentences, and clauses of long ones
+    ids: list[int] = field(default_factory=list)  # (L) the symbols of the pieces, with a space between two
+
+    @property
+    def num_pieces(self) -> int:
+        return len(self.pieces)
+
+    @property
+    def alignment(self) -> Tensor:
+        """(T, L); during a pause it is at the space. Its size is quadratic in the length of the text."""
+        whole: Tensor = torch.block_diag(*self.alignments)
+        return whole
+
+    def overview(self, largest: int = 4000) -> Tensor:
+        """The alignment with at most about `largest` rows and columns, each the maximum of some of its own."""
+        step = math.ceil(max(self.mel.shape[1], len(self.ids)) / largest)
+        if step <= 1:
+            return self.alignment
+        reduced = (F.max_pool2d(part.unsqueeze(0), step, ceil_mode=True)[0] for part in self.alignments)
+        coarse: Tensor = torch.block_diag(*reduced)
+        return coarse
 
     @classmethod
-    def joined(cls, pieces: Sequence[Utterance]) -> Utterance:
-        """Join the pieces of one text."""
-        if len(pieces) == 1:
-            return pieces[0]
-        seconds = ("audio_seconds", *(key for key in pieces[0].stats if key.endswith("latency")))
-        stats = {key: sum(piece.stats[key] for piece in pieces) for key in seconds}
-        audio, mel = torch.cat([piece.audio for piece in pieces]), torch.cat([piece.mel for piece in pieces], 1)
-        for key in pieces[0].stats:
-            if key.endswith("_items_per_sec"):
-                model = key.removesuffix("_items_per_sec")
-                stats[key] = (mel.shape[1] if model == "tacotron2" else len(audio)) / stats[f"{model}_latency"]
-        alignment = torch.block_diag(*(piece.alignment for piece in pieces))
-        truncated = any(piece.truncated for piece in pieces)
-        return cls(audio, mel, alignment, truncated, with_speed(stats), len(pieces))
+    def joined(
+        cls, parts: Sequence[Utterance], reading: Reading, pauses: Pauses, audio: AudioConfig, space: int
+    ) -> Utterance:
+        """Join the pieces of one text, with pauses of whole frames between them.
+
+        space: the id of the space between two pieces.
+        """
+        frames = [round(pauses.after(piece.pause) * audio.sample_rate / audio.hop_length) for piece in reading.pieces]
+        frames[-1] = 0
+        spoken, at = [], 0
+        for part, piece, num_frames in zip(parts, reading.pieces, frames, strict=True):
+            spoken.append(Spoken(piece, at, at + len(part.audio)))
+            at += len(part.audio) + num_frames * audio.hop_length
+        floor = math.log(audio.log_floor)
+        samples = [F.pad(p.audio, (0, n * audio.hop_length)) for p, n in zip(parts, frames, strict=True)]
+        mels = [F.pad(p.mel, (0, n), value=floor) for p, n in zip(parts, frames, strict=True)]
+        alignments = [_with_space(p.alignments[0], n) for p, n in zip(parts[:-1], frames[:-1], strict=True)]
+        ids = [i for piece in reading.ids for i in (*piece, space)][:-1]
+        truncated = any(part.truncated for part in parts)
+        stats = _summed([part.stats for part in parts], at / audio.sample_rate)
+        return cls(
+            torch.cat(samples), torch.cat(mels, 1), [*alignments, parts[-1].alignments[0]], truncated, stats,
+            reading.dropped, spoken, ids,
+        )  # fmt: skip
+
+
+def _with_space(alignment: Tensor, num_frames: int) -> Tensor:
+    """An alignment (T, L) with a column for a space, and `num_frames` rows at this space."""
+    longer = F.pad(alignment, (0, 1, 0, num_frames))
+    longer[len(alignment) :, -1] = 1
+    return longer
+
+
+def _summed(parts: Sequence[dict[str, float]], audio_seconds: float) -> dict[str, float]:
+    """The stats of a text from those of its pieces; pauses cost no time."""
+    seconds = [key for key in parts[0] if key.endswith("latency")]
+    stats = {key: sum(part[key] for part in parts) for key in seconds}
+    for key in parts[0]:
+        if key.endswith("_items_per_sec"):
+            latency = key.replace("_items_per_sec", "_latency")
+            stats[key] = sum(part[key] * part[latency] for part in parts) / stats[latency]
+    return with_speed(stats | {"audio_seconds": audio_seconds})
 
 
 def with_speed(stats: dict[str, float]) -> dict[str, float]:
@@ -83,9 +144,10 @@ class Synthesizer:
         symbols: Sequence[str] = SYMBOLS,
         precision: SpeechPrecision = "fp32",
         source: str = "tacotron2",
+        limit: int | None = None,
     ) -> None:
         self.tacotron2, self.vocoder, self.audio, self.source = tacotron2, vocoder, vocoder.audio, source
-        self.cleaners, self.symbols = cleaners, symbols
+        self.cleaners, self.symbols, self.reader = cleaners, symbols, Reader(cleaners, symbols, limit)
         self.device = next(tacotron2.parameters()).device
         if precision == INT8 and self.device.type != "cpu":
             raise UserError(f"precision=int8 is for device=cpu, not for {self.device.type}; use bf16 or fp16 there")
@@ -129,7 +191,7 @@ class Synthesizer:
         model = formats.build(checkpoint, tacotron2, MODELS.values(), **overrides).to(where)
         assert isinstance(model, Tacotron2)
         model.postfilter.strength = postfilter_strength
-        return cls(model, vocoder, text.cleaners, text.symbols, precision, f"tacotron2={tacotron2}")
+        return cls(model, vocoder, text.cleaners, text.symbols, precision, f"tacotron2={tacotron2}", text.limit)
 
     def speak(self, text: str, **options: Any) -> Utterance:
         """Synthesize one text; `options` are the fields of SpeechOptions.
@@ -148,37 +210,41 @@ class Synthesizer:
     def batches(self, texts: Sequence[str], batch_size: int = 1, **options: Any) -> Iterator[list[Utterance | None]]:
         """Synthesize `texts` in their order, `batch_size` at a time; None stands for a text with nothing to say.
 
-        A text of more than MAX_SYMBOLS symbols is synthesized in pieces, see `split_long`. `Utterance.dropped` lists
-        what was left out of each text, without a warning. `options` are the fields of SpeechOptions. A model that gives
-        NaN or infinity raises a UserError, which names the checkpoint and the text.
+        A text is synthesized in pieces, see `Splitter`; a batch may hold pieces of several texts. `Utterance.dropped`
+        lists what was left out of each text, without a warning. `options` are the fields of SpeechOptions. A model that
+        gives NaN or infinity raises a UserError, which names the checkpoint and the text.
         """
         chosen = SpeechOptions(**options)
         generator = torch.Generator(self.device).manual_seed(chosen.seed)
         for start in range(0, len(texts), batch_size):
-            encoded = [encode(text, self.cleaners, self.symbols) for text in texts[start : start + batch_size]]
-            pieces = [split_long(ids, self.symbols) if ids else [] for ids, _ in encoded]
-            flat = [piece for cut in pieces for piece in cut]
+            readings = [self.reader.read(text) for text in texts[start : start + batch_size]]
+            flat = [ids for reading in readings for ids in reading.ids]
             utterances = (
                 utterance
                 for k in range(0, len(flat), batch_size)
                 for utterance in self._batch(flat[k : k + batch_size], chosen, generator)
             )
             joined: list[Utterance | None] = []
-            for text, cut, (_, dropped) in zip(texts[start : start + batch_size], pieces, encoded, strict=True):
+            for text, reading in zip(texts[start : start + batch_size], readings, strict=True):
+                if not reading.pieces:
+                    joined.append(None)
+                    continue
                 with about(repr(text[:60])):
-                    utterance = Utterance.joined([next(utterances) for _ in cut]) if cut else None
-                if utterance is not None:
-                    utterance.dropped = dropped
-                joined.append(utterance)
+                    parts = [next(utterances) for _ in reading.pieces]
+                joined.append(Utterance.joined(parts, reading, chosen.pauses, self.audio, self._space))
             yield joined
 
     def ids(self, text: str) -> list[int]:
         """The symbol ids of `text`; empty if there is nothing to say."""
-        return encode(text, self.cleaners, self.symbols).ids
+        return self.reader.encode(text).ids
 
     def dropped(self, text: str) -> list[str]:
         """The parts of `text` that the model has no symbol for; see `Encoded`."""
-        return encode(text, self.cleaners, self.symbols).dropped
+        return self.reader.encode(text).dropped
+
+    @property
+    def _space(self) -> int:
+        return self.symbols.index(" ") if " " in self.symbols else 0
 
     def _batch(self, ids: list[list[int]], options: SpeechOptions, generator: Generator) -> Iterator[Utterance]:
         """One batch through Tacotron 2, then each utterance through the vocoder alone, without padding."""
@@ -204,4 +270,4 @@ class Synthesizer:
             }
             stats["latency"] = total_latency(stats)
             stats["audio_seconds"] = len(audio) / self.audio.sample_rate
-            yield Utterance(audio, mel.cpu(), alignment, bool(speech.truncated[row]), with_speed(stats))
+            yield Utterance(audio, mel.cpu(), [alignment], bool(speech.truncated[row]), with_speed(stats))
