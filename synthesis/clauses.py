@@ -11,16 +11,18 @@ from typing import Literal, NamedTuple
 Mark = Literal["sentence", "paragraph", "clause", "dash", "none", "end"]
 
 TERMINATORS = ".!?\u2026\u2025\u3002\uff0e\uff01\uff1f\uff61\u061f\u06d4\u0964\u0965\u0589"
-CLOSERS = "\"')]}\u201d\u2019\u00bb\u203a\u300d\u300f*_"
+BRACKETS = "\"')]\u201d\u2019\u00bb\u203a\u300d\u300f"  # closing ones, and quotes
+CLOSERS = BRACKETS + "}*_"
 HIDDEN = "\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"  # of no width: soft hyphens, bidirectional marks, ...
 ENDS = re.compile(rf"[{TERMINATORS}][{re.escape(TERMINATORS + CLOSERS)}{HIDDEN}]*+$")
 MAX_BRACES = 500  # characters; an opening brace without a closing one within these is a stray
 BRACES = re.compile(rf"\{{[^{{}}]{{0,{MAX_BRACES}}}+(?:\}}|$)")  # ARPAbet
 
-FILL = 0.85  # of the limit, on average: room to end a piece at a better place
+FILL = 0.95  # of the limit, on average: room to end a piece at a better place
 BALANCE = 2.0  # the cost of a piece that is longer or shorter than the others by its whole length
 # What a cut costs. One before a preposition costs as much as one at a comma with pieces that are 45 % off.
-STRONG, COMMA, BRACKET, CONJUNCTION, PHRASE, SPACE, BROKEN = 0.0, 0.3, 0.5, 0.9, 1.2, 2.0, 3.0
+STRONG, COMMA, BRACKET, CONJUNCTION, PHRASE, SPACE, BROKEN = 0.0, 0.6, 0.8, 1.1, 1.5, 2.2, 3.2
+INSIDE = 0.8  # what a cut within brackets costs in addition
 
 PLACES = re.compile(r"\s++|(?<=[\u2014\u2015])(?=\w)|(?<=\w--)(?=\w)")
 DASHES = re.compile(r"(?:[\u2013\u2014\u2015]|(?<!\S)-|--)$")
@@ -69,7 +71,7 @@ def _place(text: str, end: int, start: int, language: str) -> Place:
         cost = STRONG
     elif mark == "clause":
         cost = COMMA
-    elif before[-1] in CLOSERS or after[:1] in '([\u201c\u00ab"':
+    elif before[-1] in BRACKETS or after[:1] in '([\u201c\u00ab"':
         cost, mark = BRACKET, "clause"
     elif mark == "sentence" or DASHES.match(after[:1]):  # an abbreviation; a dash belongs to what is before it
         cost, mark = BROKEN, "none"
@@ -79,6 +81,8 @@ def _place(text: str, end: int, start: int, language: str) -> Place:
         cost = CONJUNCTION
     else:
         cost = PHRASE if _is_one(word, PHRASES, language) else SPACE
+    if text.count("(", 0, end) > text.count(")", 0, end):
+        cost += INSIDE
     return Place(end, start, cost, mark)
 
 
@@ -110,18 +114,20 @@ def first_clause(text: str, total: int, length: Callable[[str], int], limit: int
     for _, place in sorted(best):
         if length(text[: place.end]) <= limit:  # words may become longer beside others, as in "$5 million"
             return place.end, place.mark
-    end = _inside_word(text, length, min(limit, target), total)
+    end = _inside_word(text, length, min(limit, target), limit, total)
     return len(text[:end].rstrip()), "none"
 
 
-def _inside_word(text: str, length: Callable[[str], int], target: float, total: int) -> int:
+def _inside_word(text: str, length: Callable[[str], int], target: float, limit: int, total: int) -> int:
     """Where to cut a text that has no better place."""
     end = max(1, int(len(text) * target / max(total, 1)))
     while end > 1 and length(text[:end]) > target + 1:
         end //= 2
     end = min(end, len(text))
-    if marks := [match.end() for match in INSIDE_WORD.finditer(text, end // 2, end)]:
-        return marks[-1]
+    if marks := [match.end() for match in INSIDE_WORD.finditer(text, end // 2, end * 5 // 4)]:
+        mark = min(marks, key=lambda place: abs(place - end))
+        if length(text[:mark]) <= limit:
+            return mark
     for earlier in range(end, max(0, end - 16), -1):  # not within a letter with its accents, or within an emoji
         if not _joined(text[earlier - 1 : earlier + 1]):
             return earlier

@@ -41,9 +41,10 @@ OPENERS = "\"'([{\u201c\u2018\u00ab*_"
 INVISIBLE = re.compile(rf"[{HIDDEN}\x00-\x08\x0e-\x1b\x7f]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 MARKER = r"(?:\d{1,3}[.)]+|\(?[0-9A-Za-z]{1,3}\))"  # of an item: 1. 1) 1.) (1) a)
+BEGINNING = re.compile(rf"^(?:{MARKER}\s+)?[(\[]?")
 LONE_MARKER = re.compile(rf"(?:{MARKER}|[A-Za-z]\.|[ivxIVX]{{1,5}}\.)$")
 ITEM = re.compile(rf"(?:[-*+\u2022\u2023\u25e6\u25aa\u00b7\u2013]|{MARKER})\s+\S")
-HEADING = re.compile(r"#{1,6}\s|[-=_*~#\s]{3,}$")
+HEADING = re.compile(rf"#{{1,6}}\s|[-=_*~#]{{3,}}[ \t]*(?:[{BREAKS}]|$)")
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,10 @@ class Splitter:
             if not final and len(behind) < MAX_GAP and not behind.strip():  # a line may end here
                 self._scanned = max(self._scanned, len(text.rstrip()))
                 return None
+            self._scanned = max(self._scanned, full)
             num_symbols = self.length(text[at:full])
             if num_symbols > ENOUGH * self.limit or self._window >= LAST_WINDOW * self.limit:
                 end, mark = first_clause(text[at:full], num_symbols, self.length, self.limit, self.language)
-                self._scanned = at + end
                 return at + end, mark
             self._window *= 2
 
@@ -160,7 +161,6 @@ class Splitter:
         if num_symbols > self.limit:
             cut, mark = first_clause(sentence, num_symbols, self.length, self.limit, self.language)
             end = self._at + cut
-        self._scanned = end
         return end, mark
 
     def _boundary(self, start: int, end: int) -> Mark | None:
@@ -188,7 +188,7 @@ class Splitter:
         before = self._text[max(0, start - SHORT_LINE) : start]
         line = LINE_BREAK.split(before)[-1]
         whole = len(line) < len(before) or self._offset + start < SHORT_LINE
-        if HEADING.match(following) or (whole and HEADING.match(line.strip() + " ")):
+        if HEADING.match(following) or (whole and HEADING.match(line.strip())):
             return True
         ended = mark_at_end(line)
         if ITEM.match(following) and (whole or ended != "none" or self._begins_item()):
@@ -205,7 +205,9 @@ def sentence_ends(left: str, right: str, language: str) -> bool:
     ending = ENDS.search(left[-LOOK_BACK:])
     if ending is None:
         return False
-    head = _visible(left[-LOOK_BACK:])
+    # An item, and a sentence in brackets, would be one sentence to sentencex whatever comes next.
+    left = BEGINNING.sub("", left[-LOOK_BACK:])
+    head = _visible(left)
     first = len(head) - len(_visible(ending[0]).lstrip(TERMINATORS))  # sentencex may end it before a closing quote
     last = len(head) + right[:1].isspace()
     found = sentencex.get_sentence_boundaries(language, head + _visible(right))

@@ -1,5 +1,6 @@
 """From a phrase file to wavs: order, names, log, pictures, and mistakes."""
 
+import math
 import json
 import os
 import random
@@ -23,7 +24,7 @@ from common.errors import UserError
 from common.files import new_directory
 from common.lock import locked
 from inference import Synthesizer, load_model
-from synthesis.sentences import MAX_SYMBOLS, split_long
+from synthesis.sentences import DEFAULT_LIMIT, Pauses
 from synthesis.vocoder import Vocoder
 from tacotron2.data import TextMelDataset, collate
 from tacotron2.model import Tacotron2
@@ -347,28 +348,44 @@ def test_models_of_different_audio_are_not_chained(tacotron2_run: Path, waveglow
 
 @pytest.mark.fault(20)
 def test_a_long_line_is_synthesized_in_pieces(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path) -> None:
-    sentence = "This is a sentence of some length, which has a clause. "
-    line = sentence * 10 + "x" * 700
     voice = Synthesizer.load(tacotron2_run, waveglow_run, device="cpu", prenet_dropout=0.0)
-    ids = voice.ids(line)
-    pieces = split_long(ids, voice.symbols)
-    assert [i for piece in pieces for i in piece] == ids
-    assert max(map(len, pieces)) <= MAX_SYMBOLS
-    full_stop = voice.symbols.index(".")
-    assert [piece[-1] == full_stop for piece in pieces] == [True, True, False, False, False]
-    options: dict[str, Any] = {"sigma": 0.0, "max_decoder_steps": 5}
+    line = "This is short. It has " + "x" * voice.reader.limit + " of it."
+    pauses = Pauses(sentence=2 * 256 / 22050, none=256 / 22050)
+    options: dict[str, Any] = {"sigma": 0.0, "max_decoder_steps": 5, "pauses": pauses}
     first, long, last = next(voice.batches(["Before.", line, "After."], batch_size=3, **options))
-    assert (first.num_pieces, long.num_pieces, last.num_pieces) == (1, 5, 1)
-    assert long.alignment.shape == (long.mel.shape[1], len(ids))
-    assert len(long.audio) == 256 * long.mel.shape[1] > 256 * first.mel.shape[1]
+    assert (first.num_pieces, long.num_pieces, last.num_pieces) == (1, 3, 1)
+    assert [spoken.piece.pause for spoken in long.pieces] == ["sentence", "none", "end"]
+    assert all(spoken.piece.text == line[spoken.piece.start : spoken.piece.end] for spoken in long.pieces)
+    assert [(spoken.start, spoken.end) for spoken in long.pieces] == [(0, 1280), (1792, 3072), (3328, 4608)]
+    assert long.audio[1280:1792].eq(0).all()
+    assert long.audio[:1280].ne(0).any()
+    assert long.mel[:, 5:7].eq(math.log(1e-5)).all()
+    assert long.alignment.shape == long.overview().shape == (long.mel.shape[1], len(long.ids))
+    torch.testing.assert_close(long.alignment.sum(1), torch.ones(18))
+    assert long.overview(largest=9).shape[0] < 18
+    assert long.ids == voice.ids(" ".join(spoken.piece.text for spoken in long.pieces))
+    assert len(long.audio) == 256 * long.mel.shape[1] == 18 * 256
     latencies: list[float] = [long.stats[f"{part}_latency"] for part in ("tacotron2", "waveglow", "denoiser")]
     assert long.stats["latency"] == pytest.approx(sum(latencies))
     assert long.stats.keys() == first.stats.keys()
-    assert long.stats["tacotron2_items_per_sec"] == pytest.approx(long.mel.shape[1] / long.stats["tacotron2_latency"])
+    assert long.stats["tacotron2_items_per_sec"] == pytest.approx(15 / long.stats["tacotron2_latency"])
     torch.testing.assert_close(last.audio, voice.speak("After.", **options).audio, atol=1e-4, rtol=0)
     (tmp_path / "phrases.txt").write_text("Short.\n" + "A word and another. " * 500 + "9" * 400 + "\n")
     result = speak(tacotron2_run, waveglow_run, tmp_path / "phrases.txt", tmp_path / "out", "max_decoder_steps=3")
     assert re.search(r"phrases.txt:2: a long line, synthesized in \d+ pieces into 0001.wav", result.stdout)
+
+
+def test_a_model_reads_no_more_at_once_than_in_training(tacotron2_run: Path, corpus: Path, tmp_path: Path) -> None:
+    """The limit is the length of the longest training texts, and comes with every checkpoint of ours."""
+    texts = [line.split("|")[1] for line in (corpus / "filelists/train.txt").read_text().splitlines()]
+    voice = Synthesizer.load(tacotron2_run, device="cpu")
+    assert voice.reader.limit == max(len(voice.ids(text)) for text in texts)
+    state = torch.load(tacotron2_run / "checkpoints/best.pt", weights_only=True)
+    del state["text"]["limit"]  # as in earlier versions
+    torch.save(state, tmp_path / "earlier.pt")
+    assert Synthesizer.load(tmp_path / "earlier.pt", device="cpu").reader.limit == DEFAULT_LIMIT
+    bundled = Synthesizer.load("demo/voice/tacotron2.safetensors", device="cpu")
+    assert bundled.reader.limit == 99
 
 
 def test_int8_gives_nearly_the_same_mel(tacotron2_run: Path) -> None:
