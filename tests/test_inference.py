@@ -1,7 +1,7 @@
 """From a phrase file to wavs: order, names, log, pictures, and mistakes."""
 
-import math
 import json
+import math
 import os
 import random
 import re

@@ -60,7 +60,7 @@ SENTENCES = {
         "“Really?” he asked.|“Yes.”|She left.",
         '"I came," he said, "and I saw."|Then he left.',
         "“I came,” he said.|“I saw.”|“I won.”",
-        "He called it ‘the end.’|It was.",
+        "He called it \u2018the end.\u2019|It was.",
         'He said "no."|She said "yes."',
         '"Stop!" she cried.|"You cannot go there!"',
         "“Go away. Now.” and he left.",
@@ -92,7 +92,7 @@ SENTENCES = {
         "A heading¶The text of it.|More text.",
         "No mark at the end¶Another paragraph",
     ],
-    "other languages": ["今日は。|元気ですか？|はい。", "Это так.|Правда?", "Ça va?|Oui."],
+    "other languages": ["今日は。|元気ですか\uff1f|はい。", "Это так.|Правда?", "Ça va?|Oui."],
 }
 
 LAYOUTS = [  # (text, its pieces)
@@ -115,7 +115,7 @@ LAYOUTS = [  # (text, its pieces)
     ("Anna Bell\n12 High Street\nLondon", ["Anna Bell|", "12 High Street|", "London"]),
     ("Roses are red,\nViolets are blue.", ["Roses are red,\nViolets are blue."]),
     ("I wandered lonely\nas a cloud.", ["I wandered lonely\nas a cloud."]),
-    ("It was written in the year 1954 by J. R.\nR. Tolkien.", ["It was written in the year 1954 by J. R.\nR. Tolkien."]),
+    ("It was written in the year 1954 by J.\nR. Tolkien.", ["It was written in the year 1954 by J.\nR. Tolkien."]),
     ("It is {HH AH0 L OW1} or {B AY1}. Yes.", ["It is {HH AH0 L OW1} or {B AY1}.|", "Yes."]),
     ("Before." + " " * 500 + "After it.", ["Before.|", "After it."]),
     ("no mark" + " " * 500 + "after it", ["no mark_", "after it"]),
@@ -127,8 +127,8 @@ LAYOUTS = [  # (text, its pieces)
 ]  # fmt: skip
 
 CLAUSES = [  # (limit, text, its pieces)
-    (60, "It was the best of times, it was the worst of times; it was the age of wisdom, it was the age of foolishness.",
-     ["It was the best of times, it was the worst of times;/", "it was the age of wisdom, it was the age of foolishness."]),
+    (60, "It was the best of times, it was the worst of times; it was the age of wisdom, it was the age of folly.",
+     ["It was the best of times, it was the worst of times;/", "it was the age of wisdom, it was the age of folly."]),
     (50, "It was the age of wisdom — it was, they said, the age of foolishness.",
      ["It was the age of wisdom —~", "it was, they said, the age of foolishness."]),
     (50, "It was the age of wisdom—it was the age of all the foolishness.",
@@ -239,9 +239,10 @@ def test_numbers_count_as_they_are_read() -> None:
 
 
 FRAGMENTS = [
-    "a", "B", ". ", ".", "!", "? ", " ", "  ", "\n", "\r", "\r\n", "\n\n", '"', "“", "”", "(", ")", "{HH AH0}", "{", "}",
-    "…", "...", "—", " - ", "- ", "1. ", "e.g. ", "Mr. ", "word ", "Word ", "x" * 17, "\x00", "\u200f", "\ud800", "é",
-    "e\u0301", "👍🏽", "http://a.b/c. ", "a@b.co ", "5", "3.5", "。", "？", ",", ", ", "; ", " and ", " " * 120, "\u2029", "#",
+    "a", "B", ". ", ".", "!", "? ", " ", "  ", "\n", "\r", "\r\n", "\n\n", '"', "“", "”", "(", ")", "{HH AH0}", "{",
+    "}", "…", "...", "—", " - ", "- ", "1. ", "e.g. ", "Mr. ", "word ", "Word ", "x" * 17, "\x00", "\u200f", "\ud800",
+    "e\u0301", "👍🏽", "http://a.b/c. ", "a@b.co ", "5", "3.5", "。", "\uff1f", ",", ", ", "; ", " and ", " " * 120,
+    "\u2029", "#",
 ]  # fmt: skip
 LENGTHS: list[Callable[[str], int]] = [
     len, lambda text: sum(map(str.isalpha, text)), lambda text: 0, in_words
