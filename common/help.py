@@ -114,12 +114,10 @@ def _meanings(name: str) -> dict[str, str]:
 def _rows(values: dict[str, Any], meanings: dict[str, str], prefix: str = "") -> list[Row]:
     rows = []
     for name, value in values.items():
-        nested = isinstance(value, dict)
-        rows += (
-            _rows(value, meanings, f"{prefix}{name}.")
-            if nested
-            else [Row(prefix + name, _shown(value), meanings.get(name, ""))]
-        )
+        if isinstance(value, dict):
+            rows += _rows(value, meanings, f"{prefix}{name}.")
+        else:
+            rows.append(Row(prefix + name, _shown(value), meanings.get(name, "")))
     return rows
 
 

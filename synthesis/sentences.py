@@ -198,7 +198,7 @@ class Splitter:
         if ITEM.match(following) and (whole or ended != "none" or self._begins_item()):
             return True
         first = following.lstrip(OPENERS)[:1]
-        return whole and ended not in ("clause", "dash") and (first.isupper() or first.isdigit())
+        return whole and ended == "none" and (first.isupper() or first.isdigit())
 
     def _begins_item(self) -> bool:
         return self._breaks > 0 and bool(ITEM.match(self._text, self._at))

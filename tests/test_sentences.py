@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+import sentencex
 
 from common.errors import UserError
 from synthesis.reader import Reader
@@ -285,6 +286,13 @@ def test_sentences_of_the_corpus_are_found() -> None:
     rows = [row.split("|")[1] for row in (REPOSITORY / "demo/corpus/metadata.csv").read_text().splitlines()[:120]]
     found = {piece.text for piece in split(text, len, LONG)}
     assert len(found.intersection(rows)) == 118  # "the respite of May." is no end to sentencex, which knows "May."
+
+
+def test_a_look_ahead_of_30_characters_is_enough() -> None:
+    """sentencex finds the same sentences with all text in view. Only long quotations and brackets differ."""
+    for paragraph in paragraphs().split("\n\n"):
+        expected = [sentence.strip() for sentence in sentencex.segment("en", paragraph)]
+        assert [piece.text for piece in split(paragraph, len, 1000)] == expected
 
 
 def test_letters_are_not_cut() -> None:
