@@ -24,7 +24,8 @@ from common.ops.precision import set_tf32
 from common.schema import from_dict
 from synthesis.jobs import InferenceConfig, Job
 from synthesis.models import load_model
-from synthesis.synthesizer import SpeechOptions, Synthesizer, Utterance
+from synthesis.synthesizer import SpeechOptions, Synthesizer
+from synthesis.utterance import Utterance
 
 __all__ = ["SpeechOptions", "Synthesizer", "Utterance", "load_model"]
 
@@ -51,6 +52,7 @@ def main(values: dict[str, Any]) -> None:
         sigma=config.sigma,
         denoiser_strength=config.denoiser_strength,
         max_decoder_steps=config.max_decoder_steps,
+        pauses=config.pauses,
     )
     with job.opened():
         for index, utterance in enumerate(utterance for batch in batches for utterance in batch):

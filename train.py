@@ -61,7 +61,9 @@ def build_trainer(task: Task, config: TrainConfig, ranks: Ranks, heartbeat: Hear
     """Build all parts of a run. OptimizerStep (common/training/step.py) runs forward pass, loss and backward pass."""
     options, device = config.trainer, ranks.device
     set_tf32(options.tf32)
-    data = RunData(task.datasets(), task.collate, config, ranks)
+    datasets = task.datasets()
+    task = task.knowing(datasets[0])
+    data = RunData(datasets, task.collate, config, ranks)
     heartbeat.at("its start, after the data")
     torch.manual_seed(config.seed)  # the same initial weights on all ranks
     model = task.build_model().to(device)

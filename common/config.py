@@ -49,10 +49,15 @@ class AudioConfig(Options):
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How a model reads text: its symbols, ordered by id (None if unknown), and its cleaners."""
+    """How a model reads text: its symbols, ordered by id (None if unknown), its cleaners, and its limit.
+
+    limit: symbols of the longest training texts, beyond which attention fails; None: unknown, as in checkpoints of
+    other programs and of earlier versions.
+    """
 
     symbols: tuple[str, ...] | None
     cleaners: str
+    limit: int | None = None
 
 
 @dataclass

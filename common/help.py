@@ -18,7 +18,7 @@ from common.schema import REQUIRED
 HELP = {"-h", "--help"}
 DEFAULT = "default"  # the file of a group that the others start from
 MAX_VALUE = 40  # characters
-MEANING = re.compile(r"^(\w+):.*?  # (.+)$", re.MULTILINE)
+MEANING = re.compile(r"^ *(\w+):.*?  # (.+)$", re.MULTILINE)
 DESCRIPTION = re.compile(r"^# (?!@package)(.+)$", re.MULTILINE)
 
 
@@ -117,7 +117,13 @@ def _meanings(name: str) -> dict[str, str]:
 
 
 def _rows(values: dict[str, Any], meanings: dict[str, str], prefix: str = "") -> list[Row]:
-    return [Row(prefix + name, _shown(value), meanings.get(name, "")) for name, value in values.items()]
+    rows = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            rows += _rows(value, meanings, f"{prefix}{name}.")
+        else:
+            rows.append(Row(prefix + name, _shown(value), meanings.get(name, "")))
+    return rows
 
 
 def _shown(value: Any) -> str:

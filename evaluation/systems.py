@@ -183,7 +183,7 @@ def synthesized(
     systems = [System(f"tacotron2 + {vocoder.name}", [], made=True) for vocoder in vocoders]
     for name, text, clip in tqdm(texts, desc="synthesizing", disable=None):
         utterance = voice.speak(text, seed=config.seed, sigma=config.sigma, denoiser_strength=config.denoiser_strength)
-        read = reading(utterance.alignment, word_spans(voice.ids(text), voice.symbols))
+        read = reading(utterance.alignment, word_spans(utterance.ids, voice.symbols))
         found = {
             "coverage": 100 * read.coverage,
             "skips": read.skips,

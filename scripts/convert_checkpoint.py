@@ -63,7 +63,8 @@ def with_text(checkpoint: Checkpoint, symbols: Path | None, cleaners: str | None
     if text is None:
         raise UserError(f"--symbols and --cleaners are for a Tacotron 2, not for a {checkpoint.model_name}")
     table = text.symbols if symbols is None else read_symbols(symbols, checkpoint.model_config["n_symbols"])
-    return TextConfig(table, cleaners or text.cleaners)
+    # Other cleaners make texts of other lengths.
+    return TextConfig(table, cleaners or text.cleaners, text.limit if cleaners in (None, text.cleaners) else None)
 
 
 def read_symbols(path: Path, expected: int) -> tuple[str, ...]:

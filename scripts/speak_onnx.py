@@ -24,7 +24,6 @@ from common.entry import run_command
 from common.files import make_directory, refuse_existing, replacing
 from common.lock import locked
 from synthesis.onnx.files import read_config
-from synthesis.sentences import CUT_OFF
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,6 +53,7 @@ def main() -> None:
     import soundfile
 
     from synthesis.onnx.voice import SpeechOptions, Voice
+    from synthesis.sentences import CUT_OFF
 
     SpeechOptions(**options)  # raises UserError
     lines = read_lines(source, "input")
@@ -75,7 +75,7 @@ def main() -> None:
                 print(f"warning: {where}: nothing to say in {text[:60]!r}; {path.name} is not written")
                 continue
             if speech.num_pieces > 1:
-                print(f"{where}: a long line, synthesized in {speech.num_pieces} pieces into {path.name}")
+                print(f"{where}: synthesized in {speech.num_pieces} pieces into {path.name}")
             if speech.truncated:
                 print(f"warning: {where}: {CUT_OFF.format(path.name, '--max-steps')}")
             wav = io.BytesIO()  # because soundfile fails an assertion when it cannot write to the disk

@@ -6,12 +6,9 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
-from torch import Tensor
 
 from common.audio import save_audio
 from common.device import Device
@@ -21,8 +18,9 @@ from common.lock import locked
 from common.schema import Count, Index, NonNegative, Options, Seed
 from common.tracking.jsonl import JsonLines
 from common.wording import counted
-from synthesis.sentences import CUT_OFF
-from synthesis.synthesizer import Synthesizer, Utterance
+from synthesis.sentences import CUT_OFF, Pauses
+from synthesis.synthesizer import Synthesizer
+from synthesis.utterance import Utterance, overview
 from synthesis.vocoder import SpeechPrecision
 
 
@@ -41,6 +39,7 @@ class InferenceConfig(Options):
     postfilter_strength: NonNegative = 1.0
     batch_size: Count = 1
     max_decoder_steps: Count | None = None
+    pauses: Pauses = field(default_factory=Pauses)
     precision: SpeechPrecision = "fp32"
     tf32: bool = True
     device: Device = "auto"
@@ -54,7 +53,6 @@ class InferenceConfig(Options):
             raise UserError("no vocoder: set waveglow=CKPT, or vocoder=griffin_lim, which needs no training")
 
 
-MAX_DRAWN = 2000  # frames in a picture
 SUFFIXES = (".wav", ".png")  # of the files of a line
 LOUD_SHARE = 1e-4  # of the samples
 
@@ -119,8 +117,8 @@ class Job:
         if utterance is None:
             print(f"warning: {where}: nothing to say in {text[:60]!r}; {name} is not written")
             return
-        if len(utterance.alignments) > 1:
-            print(f"{where}: a long line, synthesized in {len(utterance.alignments)} pieces into {name}")
+        if utterance.num_pieces > 1:
+            print(f"{where}: synthesized in {utterance.num_pieces} pieces into {name}")
         if utterance.truncated:
             print(f"warning: {where}: {CUT_OFF.format(name, 'max_decoder_steps')}")
         if (loud := int((utterance.audio.abs() > 1).sum())) > LOUD_SHARE * len(utterance.audio):
@@ -129,7 +127,7 @@ class Job:
 
         save_audio(self.output / name, utterance.audio, voice.audio.sample_rate)
         with replacing(self.output / f"{index:04d}.png", durable=False) as temporary:
-            alignment_figure(_overview(utterance.alignments), text[:80]).savefig(temporary, dpi=100, format="png")
+            alignment_figure(overview(utterance.alignments), text[:80]).savefig(temporary, dpi=100, format="png")
         stats = utterance.stats
         self._log(file=name, line=number, text=text, truncated=utterance.truncated, **stats)
         self.seconds += stats["latency"]
@@ -149,11 +147,3 @@ class Job:
         if self.audio_seconds:
             rtf = self.seconds / self.audio_seconds
             print(f"total {self.audio_seconds:.2f} s of speech, RTF {rtf:.3f} ({1 / rtf:.2f} x real time)")
-
-
-def _overview(alignments: list[Tensor]) -> Tensor:
-    """The alignment (T, L) of all pieces, reduced to at most about MAX_DRAWN frames."""
-    factor = -(-sum(len(alignment) for alignment in alignments) // MAX_DRAWN)
-    pool = torch.nn.MaxPool2d(factor, ceil_mode=True)
-    pooled: Tensor = torch.block_diag(*(pool(alignment[None])[0] for alignment in alignments))
-    return pooled

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -20,12 +20,14 @@ from common.ops.padding import pad_last
 from common.ops.precision import autocast
 from common.schema import Count, Index, NonNegative, Options, Seed, check
 from synthesis.models import MODELS, RUINED, load_checkpoint, not_finite, require_finite
-from synthesis.sentences import split_long
+from synthesis.reader import Read, Reader
+from synthesis.sentences import Pauses
+from synthesis.utterance import Utterance, pause_frames, with_speed
 from synthesis.vocoder import INT8, SpeechPrecision, Vocoder, total_latency
 from tacotron2.model import Tacotron2
-from tacotron2.text import SYMBOLS, Encoded, Lexicon, encode
+from tacotron2.text import SYMBOLS, Lexicon
 
-SORTED_BATCHES = 8  # so many batches of texts are sorted by length together
+SORTED_BATCHES = 8  # batches of pieces that are sorted by length together
 BATCH_SYMBOLS = 16_000  # bounds the memory of a batch: 80 texts of the longest length
 
 
@@ -36,65 +38,35 @@ class SpeechOptions(Options):
     seed: Seed = 0
     sigma: NonNegative | None = None  # standard deviation of WaveGlow's noise; None: the model's own
     denoiser_strength: NonNegative = 0.01  # 0: no denoiser
-    max_decoder_steps: Count | None = None  # None: the model's own
+    max_decoder_steps: Count | None = None  # of a piece; None: the model's own
+    pauses: Pauses = field(default_factory=Pauses)  # between the pieces of a text
 
 
-@dataclass
-class Utterance:
-    """The result for one text."""
+class Part(NamedTuple):
+    """The result for a piece of one of several texts; None if it has nothing to say."""
 
-    audio: Tensor  # (N) on the CPU
-    mel: Tensor  # (n_mels, T)
-    alignments: list[Tensor]  # (t, l) of each piece that a long text was cut into
-    truncated: bool  # the decoder did not stop by itself
-    stats: dict[str, float]  # latencies (s) and items/s under the reference's log keys, audio_seconds, rtf and inverse
-    dropped: list[str] = field(default_factory=list)  # parts of the text that the model has no symbol for, each once
-
-    @property
-    def alignment(self) -> Tensor:
-        """(T, L) of the whole text. Its size grows with the square of the number of pieces."""
-        return self.alignments[0] if len(self.alignments) == 1 else torch.block_diag(*self.alignments)
-
-    @classmethod
-    def joined(cls, pieces: Sequence[Utterance]) -> Utterance:
-        """Join the pieces of one text."""
-        if len(pieces) == 1:
-            return pieces[0]
-        seconds = ("audio_seconds", *(key for key in pieces[0].stats if key.endswith("latency")))
-        stats = {key: sum(piece.stats[key] for piece in pieces) for key in seconds}
-        audio, mel = torch.cat([piece.audio for piece in pieces]), torch.cat([piece.mel for piece in pieces], 1)
-        for key in pieces[0].stats:
-            if key.endswith("_items_per_sec"):
-                model = key.removesuffix("_items_per_sec")
-                stats[key] = (mel.shape[1] if model == "tacotron2" else len(audio)) / stats[f"{model}_latency"]
-        alignments = [alignment for piece in pieces for alignment in piece.alignments]
-        return cls(audio, mel, alignments, any(piece.truncated for piece in pieces), with_speed(stats))
-
-
-def with_speed(stats: dict[str, float]) -> dict[str, float]:
-    """Add rtf, the seconds of computing per second of audio, and its inverse."""
-    rtf = stats["latency"] / stats["audio_seconds"]
-    return {**stats, "rtf": rtf, "times_real_time": 1 / rtf}
+    number: int  # of the text
+    read: Read | None  # None: the text is empty
+    utterance: Utterance | None
+    is_last: bool  # of its text
 
 
 class Synthesizer:
-    """Text to audio: `speak` takes one text, `batches` takes many. Several threads may use it at once.
+    """Text to audio: `speak` takes one text, `batches` takes many, `stream` gives audio before a text is finished.
 
-    Messages call Tacotron 2's checkpoint `source`.
+    Several threads may use it at once. Messages call Tacotron 2's checkpoint `source`.
     """
 
     def __init__(
         self,
         tacotron2: Tacotron2,
         vocoder: Vocoder,
-        cleaners: str = "english_cleaners",
-        symbols: Sequence[str] = SYMBOLS,
+        reader: Reader | None = None,
         precision: SpeechPrecision = "fp32",
         source: str = "tacotron2",
-        lexicon: Lexicon | None = None,
     ) -> None:
         self.tacotron2, self.vocoder, self.audio, self.source = tacotron2, vocoder, vocoder.audio, source
-        self.cleaners, self.symbols, self.lexicon = cleaners, symbols, lexicon
+        self.reader = reader or Reader("english_cleaners", SYMBOLS)
         self.device = next(tacotron2.parameters()).device
         if precision == INT8 and self.device.type != "cpu":
             raise UserError(f"precision=int8 is for device=cpu, not for {self.device.type}; use bf16 or fp16 there")
@@ -141,7 +113,16 @@ class Synthesizer:
         model = formats.build(checkpoint, tacotron2, MODELS.values(), **overrides).to(where)
         assert isinstance(model, Tacotron2)
         model.postfilter.strength = postfilter_strength
-        return cls(model, vocoder, text.cleaners, text.symbols, precision, f"tacotron2={tacotron2}", words)
+        reader = Reader(text.cleaners, text.symbols, text.limit, words)
+        return cls(model, vocoder, reader, precision, f"tacotron2={tacotron2}")
+
+    @property
+    def cleaners(self) -> str:
+        return self.reader.cleaners
+
+    @property
+    def symbols(self) -> Sequence[str]:
+        return self.reader.symbols
 
     def speak(self, text: str, **options: Any) -> Utterance:
         """Synthesize one text; `options` are the fields of SpeechOptions.
@@ -151,53 +132,65 @@ class Synthesizer:
         """
         utterance = next(self.batches([text], **options))[0]
         if utterance is None:
-            raise UserError(f"nothing is left of {text[:60]!r} after {self.cleaners}; use the symbols of the model")
-        if utterance.dropped:
-            left_out = " ".join(utterance.dropped)
-            warnings.warn(f"left out, because the model has no symbol for them: {left_out}", stacklevel=2)
+            raise self._nothing_left(text)
+        _warn_dropped(utterance.dropped)
         return utterance
 
     def batches(self, texts: Sequence[str], batch_size: int = 1, **options: Any) -> Iterator[list[Utterance | None]]:
         """Synthesize `texts` in their order, `batch_size` at a time; None stands for a text with nothing to say.
 
-        A text of more than MAX_SYMBOLS symbols is synthesized in pieces, see `split_long`. `Utterance.dropped` lists
-        what was left out of each text, without a warning. `options` are the fields of SpeechOptions. A model that gives
-        NaN or infinity raises a UserError, which names the checkpoint and the text.
+        A text is synthesized in pieces, see `Splitter`; a batch may hold pieces of several texts. `Utterance.dropped`
+        lists what was left out of each text, without a warning. `options` are the fields of SpeechOptions. A model that
+        gives NaN or infinity raises a UserError, which names the checkpoint and the text.
         """
-        chosen = SpeechOptions(**options)
-        window = batch_size * (SORTED_BATCHES if batch_size > 1 else 1)
-        for start in range(0, len(texts), window):
-            found = self._window(texts[start : start + window], batch_size, chosen)
-            yield from (found[k : k + batch_size] for k in range(0, len(found), batch_size))
+        utterances = self._utterances(texts, batch_size, SpeechOptions(**options))
+        while batch := list(itertools.islice(utterances, batch_size)):
+            yield batch
 
-    def _window(self, texts: Sequence[str], batch_size: int, options: SpeechOptions) -> list[Utterance | None]:
-        """Synthesize some texts, similar lengths together, for less padding."""
-        encoded = [self._encode(text) for text in texts]
-        pieces = [
-            (number, ids)
-            for number, (all_ids, _) in enumerate(encoded)
-            for ids in (split_long(all_ids, self.symbols) if all_ids else [])
-        ]
-        order = sorted(range(len(pieces)), key=lambda k: len(pieces[k][1]))
-        found: dict[int, Utterance] = {}
-        for batch in _batches(order, [len(ids) for _, ids in pieces], batch_size):
-            ids, names = [pieces[k][1] for k in batch], [repr(texts[pieces[k][0]][:60]) for k in batch]
-            found.update(zip(batch, self._batch(ids, names, options), strict=True))
-        joined: list[Utterance | None] = [None] * len(texts)
-        for number, group in itertools.groupby(range(len(pieces)), lambda k: pieces[k][0]):
-            utterance = joined[number] = Utterance.joined([found[k] for k in group])
-            utterance.dropped = encoded[number].dropped
-        return joined
+    def _utterances(self, texts: Iterable[str], batch_size: int, options: SpeechOptions) -> Iterator[Utterance | None]:
+        space = self.symbols.index(" ") if " " in self.symbols else 0
+        for _, group in itertools.groupby(self.parts(texts, batch_size, options), lambda part: part.number):
+            parts = list(group)
+            audible = [(part.read, part.utterance) for part in parts if part.read and part.utterance]
+            utterance = Utterance.joined(audible, options.pauses, self.audio, space) if audible else None
+            if utterance:
+                dropped = (symbol for part in parts if part.read for symbol in part.read.dropped)
+                utterance.dropped = list(dict.fromkeys(dropped))
+            yield utterance
 
-    def stream(self, text: str, **options: Any) -> Iterator[Tensor]:
+    def parts(self, texts: Iterable[str], batch_size: int, options: SpeechOptions) -> Iterator[Part]:
+        """Synthesize `texts` piece by piece, in their order, in memory that does not grow with their lengths."""
+        reads = _numbered(self.reader, texts)
+        while window := list(itertools.islice(reads, batch_size * (SORTED_BATCHES if batch_size > 1 else 1))):
+            ids = [read.ids if read else [] for _, read, _ in window]
+            order = sorted((k for k in range(len(window)) if ids[k]), key=lambda k: len(ids[k]))
+            found: dict[int, Utterance] = {}
+            for batch in _batches(order, list(map(len, ids)), batch_size):
+                names = [repr(read.piece.text[:60]) for _, read, _ in (window[k] for k in batch) if read]
+                found.update(zip(batch, self._batch([ids[k] for k in batch], names, options), strict=True))
+            for k, (number, read, is_last) in enumerate(window):
+                yield Part(number, read, found.get(k), is_last)
+
+    def stream(self, text: str | Iterable[str], **options: Any) -> Iterator[Tensor]:
         """Synthesize one text, and yield its audio (N) in parts on the CPU while the decoder is running.
 
-        Together they equal the audio of `speak` within 1e-4 of full scale. `options` are the fields of SpeechOptions.
+        The text may arrive in chunks too. Together, the parts equal the audio of `speak` within 1e-4 of full scale. The
+        time to the first part and the memory do not depend on the length of the text. `options` are the fields of
+        SpeechOptions. Warnings and errors are those of `speak`.
         """
-        chosen = SpeechOptions(**options)
-        for ids in split_long(self.ids(text), self.symbols):
-            with about(repr(text[:60])):
-                yield from self._stream_piece(ids, chosen)
+        chosen, pause, dropped = SpeechOptions(**options), None, dict[str, None]()
+        for read in self.reader.read(text):
+            dropped.update(dict.fromkeys(read.dropped))
+            if not read.ids:
+                continue
+            if pause:
+                yield torch.zeros(pause)
+            with about(repr(read.piece.text[:60])):
+                yield from self._stream_piece(read.ids, chosen)
+            pause = self.audio.hop_length * pause_frames(read.piece, chosen.pauses, self.audio)
+        if pause is None:
+            raise self._nothing_left(text if isinstance(text, str) else "a stream")
+        _warn_dropped(list(dropped))
 
     def _stream_piece(self, ids: list[int], options: SpeechOptions) -> Iterator[Tensor]:
         for_decoder, for_vocoder = generators(options.seed, ids, self.device)
@@ -214,14 +207,14 @@ class Synthesizer:
 
     def ids(self, text: str) -> list[int]:
         """The symbol ids of `text`; empty if there is nothing to say."""
-        return self._encode(text).ids
+        return self.reader.encode(text).ids
 
     def dropped(self, text: str) -> list[str]:
         """The parts of `text` that the model has no symbol for; see `Encoded`."""
-        return self._encode(text).dropped
+        return self.reader.encode(text).dropped
 
-    def _encode(self, text: str) -> Encoded:
-        return encode(text, self.cleaners, self.symbols, self.lexicon)
+    def _nothing_left(self, text: str) -> UserError:
+        return UserError(f"nothing is left of {text[:60]!r} after {self.cleaners}; use the symbols of the model")
 
     def _batch(self, ids: list[list[int]], names: list[str], options: SpeechOptions) -> Iterator[Utterance]:
         """One batch through Tacotron 2, then each utterance through the vocoder alone, without padding.
@@ -272,3 +265,20 @@ def _batches(order: Sequence[int], lengths: Sequence[int], batch_size: int) -> I
         batch.append(k)
     if batch:
         yield batch
+
+
+def _numbered(reader: Reader, texts: Iterable[str]) -> Iterator[tuple[int, Read | None, bool]]:
+    """Yield (number of the text, piece, whether it is the last) for all `texts`. The piece of an empty text is None."""
+    for number, text in enumerate(texts):
+        before: Read | None = None
+        for read in reader.read(text):
+            if before:
+                yield number, before, False
+            before = read
+        yield number, before, True
+
+
+def _warn_dropped(dropped: Sequence[str]) -> None:
+    if dropped:
+        left_out = " ".join(dropped)
+        warnings.warn(f"left out, because the model has no symbol for them: {left_out}", stacklevel=3)

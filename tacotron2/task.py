@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -40,6 +41,7 @@ ENGLISH_SENTENCES = (
     "Please call again on Tuesday, the twenty-third of May.",
 )
 MAX_FRAMES_PER_SYMBOL = 12  # about twice what speech needs
+LONGEST_PERCENT = 1  # the share of the training texts that are too few to learn their lengths from
 
 
 @dataclass
@@ -137,6 +139,12 @@ def calibration_warning(data: TextMelDataset, audio: AudioConfig) -> str:
     )
 
 
+def longest(train: TextMelDataset) -> int:
+    """Symbols of the longest text in `train` without the longest LONGEST_PERCENT: attention fails beyond these."""
+    lengths = sorted(len(ids) for ids in train.ids)
+    return lengths[math.ceil(len(lengths) * (1 - LONGEST_PERCENT / 100)) - 1]
+
+
 class Tacotron2Report:
     """Logs the first validation clip with teacher forcing, and the sentences of the config in free running."""
 
@@ -198,4 +206,5 @@ def tacotron2_task(config: TrainConfig) -> Task:
         then=THEN,
         calibrate=calibrate,
         warning=lambda data: calibration_warning(data, audio),
+        text_of=lambda train: TextConfig(symbols, data.cleaners, longest(train)),
     )

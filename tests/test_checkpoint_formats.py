@@ -404,6 +404,8 @@ def test_an_archive_with_a_pipe_does_not_hang(tmp_path: Path) -> None:
     [
         ("model_name", 3), ("model_config", "x"), ("model_config", [[]]), ("audio_config", None),
         ("text", torch.ones(2)), ("text", {"symbols": 5, "cleaners": "x"}), ("text", {"symbols": [1], "cleaners": "x"}),
+        ("text", {"symbols": None, "cleaners": "x", "limit": 0}),
+        ("text", {"symbols": None, "cleaners": "x", "limit": "1"}),
         ("state_dict", "x"), ("state_dict", {1: torch.ones(1)}), ("state_dict", {"embedding.weight": None}),
         ("average", 3), ("average", {"embedding.weight": 1.5}), ("average", torch.ones(2)), ("optimizer", [1]),
         ("scaler", torch.ones(2)), ("progress", {"step": "x"}), ("progress", {"x": 1}), ("rng", torch.ones(2)),

@@ -1,6 +1,7 @@
 """From a phrase file to wavs: order, names, log, pictures, and mistakes."""
 
 import json
+import math
 import os
 import random
 import re
@@ -23,7 +24,8 @@ from common.errors import UserError
 from common.files import new_directory
 from common.lock import locked
 from inference import Synthesizer, load_model
-from synthesis.sentences import MAX_SYMBOLS, split_long
+from synthesis.sentences import DEFAULT_LIMIT, Pauses
+from synthesis.utterance import overview
 from synthesis.vocoder import Vocoder
 from tacotron2.data import TextMelDataset, collate
 from tacotron2.model import Tacotron2
@@ -59,7 +61,8 @@ def log_rows(output: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.fault(19, 22)
 def test_one_line_one_wav_in_order(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path) -> None:
-    result = speak(tacotron2_run, waveglow_run, phrases, tmp_path / "out", "batch_size=3")
+    no_pauses = [f"pauses.{mark}=0" for mark in ("sentence", "clause", "dash")]  # they are not counted as items
+    result = speak(tacotron2_run, waveglow_run, phrases, tmp_path / "out", "batch_size=3", *no_pauses)
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert names == sorted([f"{i:04d}.{s}" for i in range(4) for s in ("wav", "png")] + ["log.jsonl", ".lock"])
     rows = log_rows(tmp_path / "out")
@@ -365,28 +368,47 @@ def test_models_of_different_audio_are_not_chained(tacotron2_run: Path, waveglow
 
 @pytest.mark.fault(20)
 def test_a_long_line_is_synthesized_in_pieces(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path) -> None:
-    sentence = "This is a sentence of some length, which has a clause. "
-    line = sentence * 10 + "x" * 700
     voice = Synthesizer.load(tacotron2_run, waveglow_run, device="cpu", prenet_dropout=0.0)
-    ids = voice.ids(line)
-    pieces = split_long(ids, voice.symbols)
-    assert [i for piece in pieces for i in piece] == ids
-    assert max(map(len, pieces)) <= MAX_SYMBOLS
-    full_stop = voice.symbols.index(".")
-    assert [piece[-1] == full_stop for piece in pieces] == [True, True, False, False, False]
-    options: dict[str, Any] = {"sigma": 0.0, "max_decoder_steps": 5}
+    line = "Short. " + "x" * (voice.reader.limit + 4) + "."
+    pauses = Pauses(sentence=2 * 256 / 22050, none=256 / 22050)
+    options: dict[str, Any] = {"sigma": 0.0, "max_decoder_steps": 5, "pauses": pauses}
     first, long, last = next(voice.batches(["Before.", line, "After."], batch_size=3, **options))
-    assert [len(utterance.alignments) for utterance in (first, long, last)] == [1, 5, 1]
-    assert long.alignment.shape == (long.mel.shape[1], len(ids))
-    assert len(long.audio) == 256 * long.mel.shape[1] > 256 * first.mel.shape[1]
+    assert (first.num_pieces, long.num_pieces, last.num_pieces) == (1, 3, 1)
+    assert [spoken.piece.pause for spoken in long.pieces] == ["sentence", "none", "end"]
+    assert all(spoken.piece.text == line[spoken.piece.start : spoken.piece.end] for spoken in long.pieces)
+    one, two, three = long.pieces
+    assert (one.start, two.start - one.end, three.start - two.end, three.end) == (0, 512, 256, len(long.audio))
+    assert long.audio[one.end : two.start].eq(0).all()
+    assert long.audio[: one.end].ne(0).any()
+    assert long.mel[:, one.end // 256 : two.start // 256].eq(math.log(1e-5)).all()
+    assert long.alignment.shape == overview(long.alignments).shape == (long.mel.shape[1], len(long.ids))
+    torch.testing.assert_close(long.alignment.sum(1), torch.ones(long.mel.shape[1]))
+    assert overview(long.alignments, largest=9).shape[0] < long.mel.shape[1]
+    assert long.ids == voice.ids(" ".join(spoken.piece.text for spoken in long.pieces))
+    assert len(long.audio) == 256 * long.mel.shape[1]
     latencies: list[float] = [long.stats[f"{part}_latency"] for part in ("tacotron2", "waveglow", "denoiser")]
     assert long.stats["latency"] == pytest.approx(sum(latencies))
     assert long.stats.keys() == first.stats.keys()
-    assert long.stats["tacotron2_items_per_sec"] == pytest.approx(long.mel.shape[1] / long.stats["tacotron2_latency"])
+    assert long.stats["tacotron2_items_per_sec"] == pytest.approx(
+        (long.mel.shape[1] - 3) / long.stats["tacotron2_latency"]
+    )
     torch.testing.assert_close(last.audio, voice.speak("After.", **options).audio, atol=1e-4, rtol=0)
-    (tmp_path / "phrases.txt").write_text("Short.\n" + "A word and another. " * 500 + "9" * 400 + "\n")
+    (tmp_path / "phrases.txt").write_text("Short.\n" + "A word and another. " * 9 + "9" * 40 + "\n")
     result = speak(tacotron2_run, waveglow_run, tmp_path / "phrases.txt", tmp_path / "out", "max_decoder_steps=3")
-    assert re.search(r"phrases.txt:2: a long line, synthesized in \d+ pieces into 0001.wav", result.stdout)
+    assert re.search(r"phrases.txt:2: synthesized in \d+ pieces into 0001.wav", result.stdout)
+
+
+def test_a_model_reads_no_more_at_once_than_in_training(tacotron2_run: Path, corpus: Path, tmp_path: Path) -> None:
+    """The limit is the length of the longest training texts, and comes with every checkpoint of ours."""
+    texts = [line.split("|")[1] for line in (corpus / "filelists/train.txt").read_text().splitlines()]
+    voice = Synthesizer.load(tacotron2_run, device="cpu")
+    assert voice.reader.limit == max(len(voice.ids(text)) for text in texts)
+    state = torch.load(tacotron2_run / "checkpoints/best.pt", weights_only=True)
+    del state["text"]["limit"]  # as in earlier versions
+    torch.save(state, tmp_path / "earlier.pt")
+    assert Synthesizer.load(tmp_path / "earlier.pt", device="cpu").reader.limit == DEFAULT_LIMIT
+    bundled = Synthesizer.load("demo/voice/tacotron2.safetensors", device="cpu")
+    assert bundled.reader.limit == 99
 
 
 def test_int8_gives_nearly_the_same_mel(tacotron2_run: Path) -> None:

@@ -26,6 +26,7 @@ from inference import Synthesizer, load_model
 from synthesis.models import MODELS
 from synthesis.onnx.files import REQUIREMENTS_FILE
 from synthesis.onnx.graphs import Graph, PostnetGraph, WaveGlowGraph, export
+from synthesis.sentences import DEFAULT_LIMIT, Pauses
 from tacotron2.free_running import CHECK_EVERY
 from tacotron2.model import Tacotron2, Tacotron2Config
 from tests.helpers import REPOSITORY
@@ -209,8 +210,10 @@ def test_nan_is_an_error_that_names_export_and_phrase(exported: Path, tmp_path: 
 
 def test_a_long_line_is_synthesized_in_pieces(exported: Path) -> None:
     voice = Voice(exported / "export")
-    speech = voice.speak("A sentence of forty characters, or so. " * 12, max_steps=3)
-    assert (speech.num_pieces, len(speech.audio), speech.truncated) == (2, 2 * 3 * 256, True)
+    assert voice.config["text"]["limit"] == DEFAULT_LIMIT  # the golden checkpoint is the reference's
+    text = "A sentence. " + "A clause of forty characters, or so, " * 6
+    speech = voice.speak(text, max_steps=3, pauses=Pauses(sentence=2 * 256 / 22050, clause=0))
+    assert (speech.num_pieces, len(speech.audio), speech.truncated) == (3, (3 * 3 + 2) * 256, True)
 
 
 class TorchNoise:

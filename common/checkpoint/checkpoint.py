@@ -45,7 +45,10 @@ def _text(text: Mapping[str, Any]) -> TextConfig:
     symbols = text["symbols"]
     if symbols is not None:
         symbols = tuple(_of_type(str, symbol, "a symbol") for symbol in _of_type(list | tuple, symbols, "symbols"))
-    return TextConfig(symbols, _of_type(str, text["cleaners"], "cleaners"))
+    limit = text.get("limit")  # earlier versions did not store it
+    if limit is not None and _of_type(int, limit, "limit") < 1:
+        raise TypeError(f"limit is {limit}")
+    return TextConfig(symbols, _of_type(str, text["cleaners"], "cleaners"), limit)
 
 
 def _progress(values: Mapping[str, Any]) -> Progress:
@@ -78,9 +81,7 @@ class Checkpoint:
             "model_name": self.model_name,
             "model_config": self.model_config,
             "audio_config": dataclasses.asdict(self.audio),
-            "text": None
-            if self.text is None
-            else {"symbols": self.text.symbols and list(self.text.symbols), "cleaners": self.text.cleaners},
+            "text": self.text and dataclasses.asdict(self.text),
         }
 
     def to_dict(self) -> dict[str, Any]:

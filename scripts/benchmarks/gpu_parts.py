@@ -125,7 +125,7 @@ def first_audio(options: dict[str, Any]) -> dict[str, Any]:
     device = options["device"]
     files = VOICE / "tacotron2.safetensors", VOICE / "waveglow.safetensors"
     voice = Synthesizer.load(*files, device=device)
-    voice.cleaners = "english_cleaners"
+    voice.reader.cleaners = "english_cleaners"
     loaded = time.monotonic()
     utterance = voice.speak(SENTENCE)
     first = time.monotonic()

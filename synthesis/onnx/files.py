@@ -1,7 +1,7 @@
 """The directory that scripts/export_onnx.py writes: the graphs, and all else that another machine needs to synthesize.
 
 encoder.onnx, decoder_step.onnx, postnet.onnx, waveglow.onnx    see graphs.py
-config.json      symbols, cleaners, sizes, the audio config
+config.json      symbols, cleaners, limit, sizes, the audio config
 filters.npz      the constants of the denoiser and the mel match, see corrections.py
 scripts/, ...    CODE, the part of this repository that scripts/speak_onnx.py runs
 """
@@ -17,7 +17,12 @@ from common.errors import UserError, require_packages
 from tacotron2.text import cleaners
 
 GRAPHS = ("encoder", "decoder_step", "postnet", "waveglow")
-PACKAGES = ("onnxruntime", "numpy", "soundfile")  # what every voice needs; the cleaners of its text may need more
+PACKAGES = (
+    "onnxruntime",
+    "numpy",
+    "soundfile",
+    "sentencex",
+)  # what every voice needs; the cleaners of its text may need more
 CONFIG_FILE, FILTERS_FILE, REQUIREMENTS_FILE = "config.json", "filters.npz", "requirements-onnx-runtime.txt"
 ROOT = Path(__file__).resolve().parent.parent.parent
 CODE = (
@@ -26,7 +31,8 @@ CODE = (
     "common/data/filelist.py", "common/entry.py",
     "common/errors.py",
     "common/files.py", "common/lock.py", "common/schema.py", "common/threads.py", "common/wording.py",
-    "synthesis/__init__.py", "synthesis/sentences.py", "synthesis/onnx/__init__.py", "synthesis/onnx/corrections.py",
+    "synthesis/__init__.py", "synthesis/clauses.py", "synthesis/reader.py", "synthesis/sentences.py",
+    "synthesis/onnx/__init__.py", "synthesis/onnx/corrections.py",
     "synthesis/onnx/files.py", "synthesis/onnx/voice.py",
     "tacotron2/__init__.py", "tacotron2/text/*.py",
 )  # fmt: skip

@@ -5,7 +5,7 @@ The code is written to be read, and to be copied into other programs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from common.errors import UserError, about, first_line
 from common.schema import Count, Index, NonNegative, Options, Seed
 from synthesis.onnx.corrections import Corrections
 from synthesis.onnx.files import GRAPHS, read_config
-from synthesis.sentences import split_long
-from tacotron2.text import Encoded, Lexicon, encode
+from synthesis.reader import Reader
+from synthesis.sentences import Pauses
+from tacotron2.text import Lexicon
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class SpeechOptions(Options):
     sigma: NonNegative | None = None  # standard deviation of WaveGlow's noise; None: the model's own
     denoiser_strength: NonNegative = 0.01  # 0: no denoiser
     match_mel: Index | None = None  # passes of the mel match; None: the model's own number
-    max_steps: Count | None = None  # limit of decoder steps; None: the model's own
+    max_steps: Count | None = None  # limit of decoder steps of a piece; None: the model's own
+    pauses: Pauses = field(default_factory=Pauses)  # between the pieces of a text
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,15 @@ class Speech:
     """The result for one text."""
 
     audio: np.ndarray  # samples (N), empty if there is nothing to say
-    truncated: bool = False  # the decoder did not stop by itself
-    num_pieces: int = 1  # number of pieces that a long text was cut into
+    truncated: bool = False  # the decoder did not stop by itself, in one of the pieces
+    num_pieces: int = 1
 
 
 class Voice:
     """The files of an export and the loop around the graphs."""
 
     def __init__(self, directory: str | Path, lexicon: str | Path | None = None) -> None:
-        self.lexicon = None if lexicon is None else Lexicon.load(lexicon)
+        words = None if lexicon is None else Lexicon.load(lexicon)
         directory = Path(directory)
         self.directory, self.config = directory, read_config(directory)
         try:
@@ -54,20 +56,18 @@ class Voice:
             )
             self.corrections = Corrections(directory, self.config)
             self.sample_rate = self.config["audio"]["sample_rate"]
+            self.reader = Reader(**self.config["text"], lexicon=words)
         except Exception as error:  # onnxruntime's errors have no common type
             raise UserError(
                 f"{directory}: not a complete export ({first_line(error)}); run scripts/export_onnx.py again"
             ) from error
 
     def ids(self, text: str) -> list[int]:
-        return self._encode(text).ids
+        return self.reader.encode(text).ids
 
     def dropped(self, text: str) -> list[str]:
         """The characters of `text` that the model has no symbol for."""
-        return self._encode(text).dropped
-
-    def _encode(self, text: str) -> Encoded:
-        return encode(text, **self.config["text"], lexicon=self.lexicon)
+        return self.reader.encode(text).dropped
 
     def mel(self, ids: list[int], rng: np.random.Generator, max_steps: int | None = None) -> tuple[np.ndarray, bool]:
         """ids -> mel (n_mels, T), truncated. Decodes until the gate opens or the steps are used up."""
@@ -116,14 +116,17 @@ class Voice:
             )
 
     def speak(self, text: str, **options: Any) -> Speech:
-        """Synthesize one text, a long one in pieces, see `split_long`; `options` are the fields of SpeechOptions."""
+        """Synthesize one text in pieces, see `Splitter`; `options` are the fields of SpeechOptions."""
         chosen = SpeechOptions(**options)
-        rng, ids = np.random.default_rng(chosen.seed), self.ids(text)
-        pieces = split_long(ids, self.config["text"]["symbols"]) if ids else []
+        rng, reads = np.random.default_rng(chosen.seed), [read for read in self.reader.read(text) if read.ids]
+        hop_length = self.config["audio"]["hop_length"]
         parts, truncated = [np.zeros(0, np.float32)], False
-        for piece in pieces:
+        for place, read in enumerate(reads, 1):
             with about(repr(text[:60])):
-                mel, stopped = self.mel(piece, rng, chosen.max_steps)
+                mel, stopped = self.mel(read.ids, rng, chosen.max_steps)
                 truncated |= stopped
                 parts.append(self.audio(mel, rng, chosen))
-        return Speech(np.concatenate(parts), truncated, len(pieces))
+            if place < len(reads):
+                num_frames = round(chosen.pauses.after(read.piece.pause) * self.sample_rate / hop_length)
+                parts.append(np.zeros(num_frames * hop_length, np.float32))
+        return Speech(np.concatenate(parts), truncated, len(reads))

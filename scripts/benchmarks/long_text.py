@@ -1,0 +1,86 @@
+"""Read beginnings of a long text aloud: word error rate, speed, time to the first audio, and memory, by length.
+
+    pip install -e '.[eval]'
+    PYTHONPATH=scripts python -m benchmarks.long_text TEXT tacotron2=CKPT waveglow=CKPT --characters 3000 10000
+
+Whisper tiny.en listens to each piece on its own (evaluation/judges.py), and once more to all audio at once, by its own
+method for long audio: window after window of 30 s. The second can skip or repeat words itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from pathlib import Path
+
+from common.entry import run_command
+from common.errors import UserError
+from evaluation.judges import Errors, Listener, errors
+from synthesis.synthesizer import Synthesizer
+from synthesis.utterance import Utterance
+
+
+def first_audio_seconds(voice: Synthesizer, text: str) -> float:
+    """From the text to the first part of its audio."""
+    start = time.perf_counter()
+    next(voice.stream(text))
+    return time.perf_counter() - start
+
+
+def by_piece(utterance: Utterance, listener: Listener, sample_rate: int) -> Errors:
+    """The errors of all pieces together."""
+    text = " ".join(spoken.piece.text for spoken in utterance.pieces)
+    audio = utterance.audio.numpy().clip(-1, 1)
+    heard = [listener(audio[spoken.start : spoken.end], sample_rate) for spoken in utterance.pieces]
+    return errors(text, " ".join(heard))
+
+
+def rate(found: Errors) -> str:
+    return f"{100 * found.words_wrong / found.words:.1f} %"
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", type=Path, help="text file")
+    parser.add_argument("tacotron2", help="tacotron2=CKPT")
+    parser.add_argument("waveglow", help="waveglow=CKPT")
+    parser.add_argument("--characters", type=int, nargs="+", default=[3000], help="lengths of the beginnings")
+    parser.add_argument("--plain", action="store_true", help="without any mark but apostrophes, in lower case")
+    parser.add_argument("--wav", type=Path, help="write the audio of the longest to this file")
+    return parser
+
+
+def main() -> None:
+    options = parser().parse_args()
+    try:
+        text = options.text.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{options.text}: cannot be read ({error})") from error
+    if options.plain:
+        text = " ".join("".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split())
+    models = (options.tacotron2.removeprefix("tacotron2="), options.waveglow.removeprefix("waveglow="))
+    voice, listener = Synthesizer.load(*models, device="cpu"), Listener()
+    voice.speak("The first sentence pays for the set-up.")
+    print("characters  words  pieces  at step limit  WER by piece  WER at once  audio s    RTF  1st audio s  memory MB")
+    for length in options.characters:
+        part = text[:length].rpartition(" ")[0]
+        utterance = voice.speak(part)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
+        audio, stats = utterance.audio.numpy().clip(-1, 1), utterance.stats
+        pieces = by_piece(utterance, listener, voice.audio.sample_rate)
+        whole = errors(part, listener(audio, voice.audio.sample_rate))
+        print(
+            f"{len(part):10}  {pieces.words:5}  {utterance.num_pieces:6}  {utterance.truncated!s:>13}  "
+            f"{rate(pieces):>12}  {rate(whole):>11}  {stats['audio_seconds']:7.1f}  {stats['rtf']:.3f}  "
+            f"{first_audio_seconds(voice, part):11.2f}  {memory:9.0f}",
+            flush=True,
+        )
+    if options.wav:
+        import soundfile
+
+        soundfile.write(options.wav, audio, voice.audio.sample_rate)
+
+
+if __name__ == "__main__":
+    run_command(main)

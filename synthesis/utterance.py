@@ -1,0 +1,115 @@
+"""The result of synthesis for one text, and how it is joined from those of its pieces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.config import AudioConfig
+from synthesis.reader import Read
+from synthesis.sentences import Pauses, Piece
+
+
+class Spoken(NamedTuple):
+    """A piece of a text, and its place in the audio."""
+
+    piece: Piece
+    start: int  # samples
+    end: int
+
+
+@dataclass
+class Utterance:
+    """The result for one text."""
+
+    audio: Tensor  # (N) on the CPU
+    mel: Tensor  # (n_mels, T)
+    alignments: list[Tensor]  # of each piece: (T, L); see `alignment`
+    truncated: bool  # the decoder did not stop by itself, in one of the pieces
+    stats: dict[str, float]  # latencies (s) and items/s under the reference's log keys, audio_seconds, rtf and inverse
+    dropped: list[str] = field(default_factory=list)  # parts of the text that the model has no symbol for, each once
+    pieces: list[Spoken] = field(default_factory=list)  # sentences, and clauses of long ones
+    ids: list[int] = field(default_factory=list)  # (L) the symbols of the pieces, with a space between two
+
+    @property
+    def num_pieces(self) -> int:
+        return len(self.pieces)
+
+    @property
+    def alignment(self) -> Tensor:
+        """(T, L); during a pause it is at the space. Its size is quadratic in the length of the text."""
+        whole: Tensor = torch.block_diag(*self.alignments)
+        return whole
+
+    @classmethod
+    def joined(
+        cls, parts: Sequence[tuple[Read, Utterance]], pauses: Pauses, audio: AudioConfig, space: int
+    ) -> Utterance:
+        """Join the pieces of one text, with pauses of whole frames between them.
+
+        space: the id of the space between two pieces.
+        """
+        reads, utterances = zip(*parts, strict=True)
+        frames = [pause_frames(read.piece, pauses, audio) for read in reads]
+        frames[-1] = 0
+        spoken, at = [], 0
+        for utterance, read, num_frames in zip(utterances, reads, frames, strict=True):
+            spoken.append(Spoken(read.piece, at, at + len(utterance.audio)))
+            at += len(utterance.audio) + num_frames * audio.hop_length
+        floor = math.log(audio.log_floor)
+        samples = [F.pad(u.audio, (0, n * audio.hop_length)) for u, n in zip(utterances, frames, strict=True)]
+        mels = [F.pad(u.mel, (0, n), value=floor) for u, n in zip(utterances, frames, strict=True)]
+        alignments = [_with_space(u.alignments[0], n) for u, n in zip(utterances[:-1], frames[:-1], strict=True)]
+        return cls(
+            audio=torch.cat(samples),
+            mel=torch.cat(mels, 1),
+            alignments=[*alignments, utterances[-1].alignments[0]],
+            truncated=any(utterance.truncated for utterance in utterances),
+            stats=summed([utterance.stats for utterance in utterances], at / audio.sample_rate),
+            pieces=spoken,
+            ids=[i for read in reads for i in (*read.ids, space)][:-1],
+        )
+
+
+def pause_frames(piece: Piece, pauses: Pauses, audio: AudioConfig) -> int:
+    """The mel frames of the pause after a piece."""
+    return round(pauses.after(piece.pause) * audio.sample_rate / audio.hop_length)
+
+
+def overview(alignments: Sequence[Tensor], largest: int = 4000) -> Tensor:
+    """The alignment of several pieces with at most about `largest` rows and columns, each the maximum of several."""
+    frames, symbols = (sum(part.shape[dim] for part in alignments) for dim in (0, 1))
+    step = math.ceil(max(frames, symbols) / largest)
+    reduced = (F.max_pool2d(part.unsqueeze(0), step, ceil_mode=True)[0] if step > 1 else part for part in alignments)
+    coarse: Tensor = torch.block_diag(*reduced)
+    return coarse
+
+
+def summed(parts: Sequence[dict[str, float]], audio_seconds: float) -> dict[str, float]:
+    """The stats of a text from those of its pieces; pauses cost no time."""
+    seconds = [key for key in parts[0] if key.endswith("latency")]
+    stats = {key: sum(part[key] for part in parts) for key in seconds}
+    for key in parts[0]:
+        if key.endswith("_items_per_sec"):
+            latency = key.replace("_items_per_sec", "_latency")
+            stats[key] = sum(part[key] * part[latency] for part in parts) / stats[latency]
+    return with_speed(stats | {"audio_seconds": audio_seconds})
+
+
+def with_speed(stats: dict[str, float]) -> dict[str, float]:
+    """Add rtf, the seconds of computing per second of audio, and its inverse."""
+    rtf = stats["latency"] / stats["audio_seconds"]
+    return {**stats, "rtf": rtf, "times_real_time": 1 / rtf}
+
+
+def _with_space(alignment: Tensor, num_frames: int) -> Tensor:
+    """An alignment (T, L) with a column for a space, and `num_frames` rows at this space."""
+    longer = F.pad(alignment, (0, 1, 0, num_frames))
+    longer[len(alignment) :, -1] = 1
+    return longer
