@@ -22,7 +22,7 @@ from common.data.filelist import read_lines
 from common.entry import hydra_entry
 from common.ops.precision import set_tf32
 from common.schema import from_dict
-from synthesis.jobs import InferenceConfig, Job
+from synthesis.jobs import InferenceConfig, Job, refuse_earlier
 from synthesis.models import load_model
 from synthesis.synthesizer import SpeechOptions, Synthesizer
 from synthesis.utterance import Utterance
@@ -34,7 +34,7 @@ __all__ = ["SpeechOptions", "Synthesizer", "Utterance", "load_model"]
 def main(values: dict[str, Any]) -> None:
     config = from_dict(InferenceConfig, values)
     lines = read_lines(config.input, "input")
-    job = Job(config, lines)
+    refuse_earlier(config, len(lines))
     set_tf32(config.tf32)
     voice = Synthesizer.load(
         config.tacotron2,
@@ -45,18 +45,13 @@ def main(values: dict[str, Any]) -> None:
         config.postfilter_strength,
         config.lexicon,
     )
-    batches = voice.batches(
-        [text for _, text in lines],
-        config.batch_size,
-        seed=config.seed,
-        sigma=config.sigma,
-        denoiser_strength=config.denoiser_strength,
-        max_decoder_steps=config.max_decoder_steps,
-        pauses=config.pauses,
+    options = SpeechOptions(
+        config.seed, config.sigma, config.denoiser_strength, config.max_decoder_steps, config.pauses
     )
+    job = Job(config, lines, voice.audio)
     with job.opened():
-        for index, utterance in enumerate(utterance for batch in batches for utterance in batch):
-            job.write(index, utterance, voice)
+        for part in voice.parts([text for _, text in lines], config.batch_size, options):
+            job.write(part)
 
 
 if __name__ == "__main__":

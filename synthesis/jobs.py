@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from common.audio import save_audio
+from common.config import AudioConfig
 from common.device import Device
 from common.errors import UserError
-from common.files import make_directory, read_json_lines, refuse_existing, replacing, writing
+from common.files import make_directory, read_json_lines, refuse_existing, writing
 from common.lock import locked
 from common.schema import Count, Index, NonNegative, Options, Seed
 from common.tracking.jsonl import JsonLines
 from common.wording import counted
-from synthesis.sentences import CUT_OFF, Pauses
-from synthesis.synthesizer import Synthesizer
-from synthesis.utterance import Utterance, overview
+from synthesis.line import SUFFIXES, Line
+from synthesis.sentences import Pauses
+from synthesis.synthesizer import Part
 from synthesis.vocoder import SpeechPrecision
 
 
@@ -53,36 +53,43 @@ class InferenceConfig(Options):
             raise UserError("no vocoder: set waveglow=CKPT, or vocoder=griffin_lim, which needs no training")
 
 
-SUFFIXES = (".wav", ".png")  # of the files of a line
-LOUD_SHARE = 1e-4  # of the samples
+def refuse_earlier(config: InferenceConfig, num_lines: int) -> None:
+    """Raise a UserError if the output has files of an earlier run, and the user has not said to overwrite them."""
+    if not config.overwrite:
+        names = (Path(config.output) / f"{i:04d}{suffix}" for i in range(num_lines) for suffix in SUFFIXES)
+        refuse_existing(names, "choose another output=DIR or set overwrite=true")
 
 
 class Job:
     """Writes the results of a phrase file: 0000.wav and 0000.png for the first line, and so on, and log.jsonl."""
 
-    def __init__(self, config: InferenceConfig, lines: list[tuple[int, str]]) -> None:
-        self.config, self.lines, self.output = config, lines, Path(config.output)
+    def __init__(self, config: InferenceConfig, lines: list[tuple[int, str]], audio: AudioConfig) -> None:
+        self.config, self.lines, self.audio, self.output = config, lines, audio, Path(config.output)
+        self.line: Line | None = None  # that is being written
         self.log_path = self.output / "log.jsonl"
         self.seconds = self.audio_seconds = 0.0
         self.earlier: list[Path] = []  # files of earlier runs, still to be removed
-        self._refuse_existing()
-
-    def _refuse_existing(self) -> None:
-        if not self.config.overwrite:
-            names = [self.output / f"{i:04d}{suffix}" for i in range(len(self.lines)) for suffix in SUFFIXES]
-            refuse_existing(names, "choose another output=DIR or set overwrite=true")
 
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Hold the output directory, which only one process may write to, and the log in it."""
         make_directory(self.output, "output")
         with locked(self.output, "output"):
-            self._refuse_existing()  # another process may have written them since
+            refuse_earlier(self.config, len(self.lines))  # another process may have written some since
             self.earlier = self._of_earlier_runs() if self.config.overwrite else []
             with writing(self.log_path):
                 self.log = JsonLines(self.log_path)
             self._log(config=dataclasses.asdict(self.config))
-            yield
+            try:
+                yield
+            except UserError:  # such as NaN from the model: the line is not worth keeping
+                if self.line and self.line.temporary.exists():
+                    self.line.discard()
+                raise
+            except BaseException:
+                if self.line:
+                    self.line.keep()
+                raise
             self._summarize()
 
     def _of_earlier_runs(self) -> list[Path]:
@@ -107,29 +114,27 @@ class Job:
         with writing(self.log_path):
             self.log.write(**values)
 
-    def write(self, index: int, utterance: Utterance | None, voice: Synthesizer) -> None:
-        """Write the result of `self.lines[index]`, and print warnings about it."""
-        self._remove_earlier()  # only now, when there is something in their place
-        number, text = self.lines[index]
-        name, where = f"{index:04d}.wav", f"{self.config.input}:{number}"
-        if dropped := voice.dropped(text):
-            print(f"warning: {where}: left out, because the model has no symbol for them: {' '.join(dropped)}")
-        if utterance is None:
-            print(f"warning: {where}: nothing to say in {text[:60]!r}; {name} is not written")
-            return
-        if utterance.num_pieces > 1:
-            print(f"{where}: synthesized in {utterance.num_pieces} pieces into {name}")
-        if utterance.truncated:
-            print(f"warning: {where}: {CUT_OFF.format(name, 'max_decoder_steps')}")
-        if (loud := int((utterance.audio.abs() > 1).sum())) > LOUD_SHARE * len(utterance.audio):
-            print(f"warning: {where}: {name} is too loud in places: {counted(loud, 'sample')} beyond full scale")
-        from common.tracking.plots import alignment_figure  # matplotlib is slow to import
+    def write(self, part: Part) -> None:
+        """Add a piece to the result of its line, and finish the line with its last piece."""
+        if self.line is None:
+            number, text = self.lines[part.number]
+            where = f"{self.config.input}:{number}"
+            self.line = Line(self.output / f"{part.number:04d}.wav", where, text, self.audio, self.config.pauses)
+        with self.line.keeping():
+            self.line.add(part)
+        if part.is_last:
+            self._finish(self.line, self.lines[part.number][0])
+            self.line = None
 
-        save_audio(self.output / name, utterance.audio, voice.audio.sample_rate)
-        with replacing(self.output / f"{index:04d}.png", durable=False) as temporary:
-            alignment_figure(overview(utterance.alignments), text[:80]).savefig(temporary, dpi=100, format="png")
-        stats = utterance.stats
-        self._log(file=name, line=number, text=text, truncated=utterance.truncated, **stats)
+    def _finish(self, line: Line, number: int) -> None:
+        self._remove_earlier()  # only now, when there is something in their place
+        stats = line.finish()
+        if stats is None:
+            return
+        truncated = line.truncated > 0
+        self._log(
+            file=line.path.name, line=number, text=line.text, pieces=line.num_pieces, truncated=truncated, **stats
+        )
         self.seconds += stats["latency"]
         self.audio_seconds += stats["audio_seconds"]
         speeds = "  ".join(
@@ -138,7 +143,7 @@ class Job:
             if key.endswith("_items_per_sec")
         )
         print(
-            f"{self.output / name}  {stats['audio_seconds']:.2f} s  {speeds}  RTF {stats['rtf']:.3f} "
+            f"{line.path}  {stats['audio_seconds']:.2f} s  {speeds}  RTF {stats['rtf']:.3f} "
             f"({stats['times_real_time']:.2f} x real time)",
             flush=True,
         )

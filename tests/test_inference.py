@@ -18,12 +18,14 @@ import soundfile
 import torch
 from predict_mels import predict
 
+from common.audio import wav_bytes
 from common.config import AudioConfig, DataConfig
 from common.data.mels import MelDirectory
 from common.errors import UserError
 from common.files import new_directory
 from common.lock import locked
-from inference import Synthesizer, load_model
+from inference import SpeechOptions, Synthesizer, load_model
+from synthesis.jobs import InferenceConfig, Job
 from synthesis.sentences import DEFAULT_LIMIT, Pauses
 from synthesis.utterance import overview
 from synthesis.vocoder import Vocoder
@@ -191,6 +193,7 @@ def test_a_full_disk(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp
         with full_disk(size):
             result = speak(tacotron2_run, waveglow_run, phrases, out, expect=1)
             fails_with(result, f"{out / name}: not written (", "free some space")
+    assert len(soundfile.read(out / "0000.partial.wav")[0]) == (1_000 - 44) // 2
     with full_disk(8_000):
         result = speak(tacotron2_run, waveglow_run, phrases, out, "max_decoder_steps=3", expect=1)
         fails_with(result, f"{out}/0000.png: not written (", "free some space")
@@ -409,6 +412,36 @@ def test_a_model_reads_no_more_at_once_than_in_training(tacotron2_run: Path, cor
     assert Synthesizer.load(tmp_path / "earlier.pt", device="cpu").reader.limit == DEFAULT_LIMIT
     bundled = Synthesizer.load("demo/voice/tacotron2.safetensors", device="cpu")
     assert bundled.reader.limit == 99
+
+
+@pytest.mark.fault(28)
+def test_a_long_line_is_written_while_it_is_made(tacotron2_run: Path, tmp_path: Path) -> None:
+    """The file grows piece by piece, is what `speak` gives, and nothing of it stays after NaN in a later piece."""
+    text = "The first. The second, which is longer. The third."
+    config = InferenceConfig(tacotron2="x", input="x", output=str(tmp_path), vocoder="griffin_lim")
+    voice = Synthesizer.load(tacotron2_run, device="cpu")
+    job, options = Job(config, [(1, text)], voice.audio), SpeechOptions(max_decoder_steps=9)
+    sizes = []
+    with job.opened():
+        for part in voice.parts([text], 1, options):
+            job.write(part)
+            sizes += [soundfile.info(path).frames for path in tmp_path.glob(".0000.wav.tmp")]
+    assert (tmp_path / "0000.wav").read_bytes() == wav_bytes(voice.speak(text, max_decoder_steps=9).audio, 22050)
+    assert len(sizes) == 2
+    assert 0 < sizes[0] < sizes[1] < soundfile.info(tmp_path / "0000.wav").frames
+    (tmp_path / "0000.wav").unlink()
+    (tmp_path / "0000.png").unlink()
+    parts = voice.parts([text], 1, options)
+    job = Job(config, [(1, text)], voice.audio)
+
+    def fail_in_the_middle() -> None:
+        with job.opened():
+            job.write(next(parts))
+            raise UserError("NaN")
+
+    with pytest.raises(UserError, match="NaN"):
+        fail_in_the_middle()
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "log.jsonl"}
 
 
 def test_int8_gives_nearly_the_same_mel(tacotron2_run: Path) -> None:

@@ -1,0 +1,108 @@
+"""The output of inference.py for one line of a phrase file: a wav and a picture, written while the line is made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.config import AudioConfig
+from common.errors import UserError, first_line
+from common.files import replacing
+from common.wording import counted
+from synthesis.sentences import CUT_OFF, Pauses
+from synthesis.synthesizer import Part
+from synthesis.utterance import overview, pause_frames, summed
+from synthesis.wav import WavFile
+
+SUFFIXES = (".wav", ".png")  # of the files of a line
+LOUD_SHARE = 1e-4  # of the samples
+DRAWN = 4000  # mel frames in a picture; of a longer line, the beginning is drawn
+
+
+class Line:
+    """The result of one line: its pieces are added to a hidden file, which becomes `path` at the end.
+
+    Memory does not grow with the length of the line. `where` names the line in messages.
+    """
+
+    def __init__(self, path: Path, where: str, text: str, audio: AudioConfig, pauses: Pauses) -> None:
+        self.path, self.where, self.text, self.audio, self.pauses = path, where, text, audio, pauses
+        self.temporary, self.partial = path.with_name(f".{path.name}.tmp"), path.with_suffix(".partial.wav")
+        self.wav: WavFile | None = None
+        self.pause = 0  # samples, still to be written
+        self.num_pieces = self.truncated = self.num_loud = 0
+        self.dropped: dict[str, None] = {}
+        self.alignments: list[Tensor] = []
+        self.stats: list[dict[str, float]] = []
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """If the disk is full in this block, raise a UserError that names what is kept."""
+        try:
+            yield
+        except OSError as error:
+            kept = self.keep()
+            raise UserError(f"{self.path}: not written ({first_line(error)}); free some space{kept}") from error
+
+    def add(self, part: Part) -> None:
+        """Append a piece, after the pause of the one before it."""
+        if part.read is not None:
+            self.dropped.update(dict.fromkeys(part.read.dropped))
+        if part.read is None or part.utterance is None:
+            return
+        utterance = part.utterance
+        self.wav = self.wav or WavFile(self.temporary, self.audio.sample_rate)
+        self.wav.append(torch.nn.functional.pad(utterance.audio, (self.pause, 0)))
+        self.pause = pause_frames(part.read.piece, self.pauses, self.audio) * self.audio.hop_length
+        self.num_pieces += 1
+        self.truncated += utterance.truncated
+        self.num_loud += int((utterance.audio.abs() > 1).sum())
+        if sum(map(len, self.alignments)) + len(utterance.alignment) <= DRAWN or not self.alignments:
+            self.alignments += utterance.alignments
+        self.stats = [summed([*self.stats, utterance.stats], self.wav.num_samples / self.audio.sample_rate)]
+
+    def finish(self) -> dict[str, float] | None:
+        """Give the files their names and print warnings; return the stats, or None if there was nothing to say."""
+        name = self.path.name
+        if self.dropped:
+            print(
+                f"warning: {self.where}: left out, because the model has no symbol for them: {' '.join(self.dropped)}"
+            )
+        if self.wav is None:
+            print(f"warning: {self.where}: nothing to say in {self.text[:60]!r}; {name} is not written")
+            return None
+        if self.num_pieces > 1:
+            print(f"{self.where}: synthesized in {self.num_pieces} pieces into {name}")
+        if self.truncated:
+            print(f"warning: {self.where}: {CUT_OFF.format(name, 'max_decoder_steps')}")
+        if self.num_loud > LOUD_SHARE * self.wav.num_samples:
+            beyond = f"{counted(self.num_loud, 'sample')} beyond full scale"
+            print(f"warning: {self.where}: {name} is too loud in places: {beyond}")
+        self.wav.close()
+        os.replace(self.temporary, self.path)
+        self.partial.unlink(missing_ok=True)  # of an earlier run
+        from common.tracking.plots import alignment_figure  # matplotlib is slow to import
+
+        with replacing(self.path.with_suffix(".png"), durable=False) as temporary:
+            alignment_figure(overview(self.alignments), self.text[:80]).savefig(temporary, dpi=100, format="png")
+        return self.stats[0]
+
+    def keep(self) -> str:
+        """Keep what is written as NAME.partial.wav, and return a note about it."""
+        if self.wav is None or not self.wav.num_samples:
+            self.discard()
+            return ""
+        self.wav.close()
+        os.replace(self.temporary, self.partial)
+        return f"; {self.partial.name} has its first {self.wav.num_samples / self.audio.sample_rate:.1f} s"
+
+    def discard(self) -> None:
+        """Remove what is written."""
+        if self.wav:
+            self.wav.close()
+        self.temporary.unlink(missing_ok=True)
