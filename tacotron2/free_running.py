@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.ops.dropout import draw_kept
+from common.ops.dropout import Generators, draw_kept
 from common.ops.graphs import graphed
 from common.ops.packed import Int8Linear, PackedLinear, packed_once
 from tacotron2.step_torch import at_least_float32, ops_for
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from tacotron2.model import Decoder, Memory
 
 CHECK_EVERY = 8  # steps between two checks of the gates; each check waits for the GPU
-Generators = torch.Generator | list[torch.Generator] | None
 COMPACT_BELOW = 3 / 4  # the batch is compacted when at most this fraction of it is still running
 
 
@@ -190,11 +189,8 @@ class FreeRunning:
 
     def _kept(self, number: int, batch: int) -> Tensor:
         """The dropout mask of the prenet (number, layers, batch, prenet_dim)."""
-        layers, dim, device = len(self.weights.prenet), self.config.prenet_dim, self.state.buffer.device
-        p, generator = self.config.prenet_dropout, self.generator
-        if generator is None or isinstance(generator, torch.Generator):
-            return draw_kept((number, layers, batch, dim), p, device, generator)
-        return torch.stack([draw_kept((number, layers, dim), p, device, own) for own in generator], 2)
+        shape = number, len(self.weights.prenet), batch, self.config.prenet_dim
+        return draw_kept(shape, self.config.prenet_dropout, self.state.buffer.device, self.generator, batch_dim=2)
 
     def blocks(self, max_steps: int) -> Iterator[Block]:
         """Yield blocks of CHECK_EVERY steps, until all utterances have stopped or have `max_steps` steps."""

@@ -19,11 +19,11 @@ from torch import Generator, Tensor, nn
 
 from common.errors import UserError
 from common.ops.chunks import Chunked
-from common.ops.dropout import TanhDropout, draw_kept, dropout
+from common.ops.dropout import Generators, TanhDropout, draw_kept, dropout
 from common.ops.padding import lengths_to_mask, pad_to_multiple
 from common.ops.precision import compute_dtype
 from common.schema import Count, Options, Positive, Probability
-from tacotron2.free_running import FreeRunning, Generators, step_weights
+from tacotron2.free_running import FreeRunning, step_weights
 from tacotron2.postfilter import Postfilter
 from tacotron2.step_torch import at_least_float32
 from tacotron2.teacher_forcing import (
@@ -187,7 +187,7 @@ class Prenet(nn.Module):
         # The reference initializes them with the gain of a linear layer.
         self.layers = nn.ModuleList([LinearNorm(in_dim, dim, bias=False), LinearNorm(dim, dim, bias=False)])
 
-    def forward(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, generator: Generators = None) -> Tensor:
         """(..., in_dim) -> (..., dim)"""
         for layer in self.layers:
             x = dropout(F.relu(layer(x)), self.dropout, generator)
@@ -418,7 +418,6 @@ class Decoder(nn.Module):
                 frames, num_steps, alignment, truncated = loop.run(max_steps)
             alignment = alignment[:, :, : memory.shape[1]]
         else:
-            assert not isinstance(generator, list), "only the fused decoder has a generator for each utterance"
             prepared = self.attention_layer.prepare(memory, lengths)
             frames, num_steps, alignment, truncated = self._infer_step_by_step(prepared, max_steps, generator)
         return self._mel(frames), num_steps, alignment, truncated
@@ -450,7 +449,7 @@ class Decoder(nn.Module):
         return frames.reshape(batch, steps * self.config.n_frames_per_step, -1).transpose(1, 2)
 
     def _infer_step_by_step(
-        self, memory: Memory, max_steps: int, generator: Generator | None
+        self, memory: Memory, max_steps: int, generator: Generators
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The decoder as in the paper, the specification of FreeRunning.run."""
         batch, config = len(memory.values), self.config

@@ -144,6 +144,7 @@ def test_a_copy_with_noise_is_a_worse_copy() -> None:
     assert copy_quality(audio, one_frame, rate) == {}
 
 
+@pytest.mark.slow  # Whisper and the other judges are loaded
 def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path) -> None:
     """Evaluate recordings, their copies by each vocoder, and synthesized speech; then the wavs; then make a report."""
     output = tacotron2_run / "evaluation"

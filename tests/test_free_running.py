@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from common.ops.padding import pad_last
 from tacotron2.model import Tacotron2, Tacotron2Speech
 from tests.helpers.tacotron2 import NO_DROPOUT, TINY, golden_inputs, golden_model, model_of, ragged_batch
 
@@ -97,3 +98,22 @@ def test_int8_is_close_to_float32() -> None:
     rough = model.infer(inputs[0], inputs[1], 37).mel_postnet
     assert not torch.equal(rough, exact)
     assert (rough - exact).abs().mean() < 0.05 * exact.std()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_text_does_not_depend_on_its_batch(fused: bool) -> None:
+    """Given a generator for each text; also when others of the batch stop earlier."""
+    model = golden_model(prenet_dropout=0.5).eval()
+    model.decoder.fused = fused
+    texts = [torch.arange(1, n) for n in (9, 5, 14)]
+    lengths, text = torch.tensor([len(t) for t in texts]), pad_last(texts)
+
+    def generator(i: int) -> torch.Generator:
+        return torch.Generator().manual_seed(i)
+
+    together = model.infer(text, lengths, 40, [generator(i) for i in range(3)])
+    for i, own in enumerate(texts):
+        alone = model.infer(own[None], lengths[i : i + 1], 40, [generator(i)])
+        num_frames = int(alone.mel_lengths)
+        assert num_frames == together.mel_lengths[i]
+        torch.testing.assert_close(together.mel_postnet[i, :, :num_frames], alone.mel_postnet[0], atol=1e-3, rtol=0)

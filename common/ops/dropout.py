@@ -10,14 +10,21 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+Generators = torch.Generator | list[torch.Generator] | None  # one for a batch, or one for each of its utterances
 LEVELS = 2**16  # on CPUs, probabilities are multiples of 1 / LEVELS
 
 
-def draw_kept(shape: Sequence[int], p: float, device: torch.device, generator: torch.Generator | None) -> Tensor:
+def draw_kept(
+    shape: Sequence[int], p: float, device: torch.device, generator: Generators, batch_dim: int = 0
+) -> Tensor:
     """A bool mask that is True with probability 1 - p. On CPUs four elements share one 64-bit random number.
 
-    Without a generator the numbers come from PyTorch's global one, as in torch.rand.
+    Without a generator the numbers come from PyTorch's global one, as in torch.rand. Of a list, each generator draws
+    the numbers of one place in the dimension `batch_dim`.
     """
+    if isinstance(generator, list):
+        rest = [size for dim, size in enumerate(shape) if dim != batch_dim]
+        return torch.stack([draw_kept(rest, p, device, own) for own in generator], batch_dim)
     if device.type != "cpu":
         return torch.empty(*shape, dtype=torch.bool, device=device).bernoulli_(1 - p, generator=generator)
     count = torch.Size(shape).numel()
@@ -26,7 +33,7 @@ def draw_kept(shape: Sequence[int], p: float, device: torch.device, generator: t
     return (bits.view(torch.int16)[:count] >= round(p * LEVELS) - LEVELS // 2).view(*shape)
 
 
-def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
+def dropout(x: Tensor, p: float, generator: Generators) -> Tensor:
     """x with each element set to 0 with probability p, and the others scaled to keep the mean."""
     return x * draw_kept(x.shape, p, x.device, generator) * (1 / (1 - p)) if p else x
 

@@ -24,6 +24,7 @@ from common.device import now
 from common.ops.graphs import num_graphs
 from common.ops.packed import PackedLinear, forget_packed
 from common.ops.precision import autocast
+from synthesis.reader import Reader
 from synthesis.synthesizer import Synthesizer
 from synthesis.vocoder import INT8, Vocoder
 from tacotron2.loss import tacotron2_loss
@@ -212,7 +213,9 @@ def measure_synthesis(case: dict[str, Any]) -> dict[str, Any]:
     device, implementation = case["device"], case["implementation"]
     tacotron2 = Tacotron2(Tacotron2Config(gate_threshold=2.0)).to(device).eval()
     waveglow = WaveGlow(WaveGlowConfig(n_channels=256)).to(device).eval()
-    voice = Synthesizer(tacotron2, Vocoder(waveglow, AudioConfig(), case["precision"]), precision=case["precision"])
+    reader = Reader("english_cleaners", SYMBOLS, limit=case["characters"])  # the text is one piece
+    vocoder = Vocoder(waveglow, AudioConfig(), case["precision"])
+    voice = Synthesizer(tacotron2, vocoder, reader, case["precision"])
     if implementation in ("plain", "compiled"):
         tacotron2.decoder.fused = waveglow.packed = False
     if implementation == "compiled":
