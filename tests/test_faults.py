@@ -1,7 +1,9 @@
 """Faults that must not harm a run: signals, kills, lost machines, a second run in its directory."""
 
 import dataclasses
+import gc
 import json
+import multiprocessing.process
 import os
 import re
 import shutil
@@ -561,6 +563,24 @@ def test_a_signal_is_obeyed_while_no_data_comes(corpus: Path, tmp_path: Path) ->
     run_here(*train_command(corpus, tmp_path / "run", TINY_WAVEGLOW, f"trainer.max_steps={marker['step'] + 2}"))
     run_here(*train_command(corpus, tmp_path / "whole", TINY_WAVEGLOW, f"trainer.max_steps={marker['step'] + 2}"))
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.fault(27)
+def test_a_signal_while_loader_processes_start(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer(corpus, tmp_path, "waveglow", "data.num_workers=2", "trainer.dry_run=false", *ENDLESS)
+    start = multiprocessing.process.BaseProcess.start
+
+    def start_and_signal(process: multiprocessing.process.BaseProcess) -> None:
+        start(process)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", start_and_signal)
+    assert trainer.fit() == 128 + signal.SIGTERM
+    gc.collect()
+    assert multiprocessing.active_children() == []
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.fault(8, 31)

@@ -58,8 +58,10 @@ class Loader:
         )
 
     def __iter__(self) -> Iterator[Any]:
-        with loader_errors(), self.waiting():
-            batches = iter(self.loader)  # waits until the processes are ready for the next epoch
+        # The first time it starts the processes, without waiting; if interrupted, `close` would not know them.
+        # Later it waits until they are ready for the next epoch.
+        with loader_errors(), nullcontext() if self.loader._iterator is None else self.waiting():
+            batches = iter(self.loader)
         while True:
             with loader_errors(), self.waiting():
                 batch = next(batches, None)
