@@ -592,7 +592,7 @@ def test_a_forked_process_does_not_keep_a_lock(tmp_path: Path) -> None:
             time.sleep(60)
             os._exit(0)
     try:
-        with locked(tmp_path, "run_dir"), pytest.raises(UserError, match=f"process {os.getpid()} on"):
+        with locked(tmp_path, "run_dir", 10.0), pytest.raises(UserError, match=f"process {os.getpid()} on"):
             locked(tmp_path, "run_dir").__enter__()
     finally:
         os.kill(child, signal.SIGKILL)
