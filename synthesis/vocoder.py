@@ -113,7 +113,7 @@ class Vocoder:
         self, mel: Tensor, generator: Generator, sigma: float | None = None, denoiser_strength: float = 0.01
     ) -> tuple[Tensor, dict[str, float]]:
         """mel (n_mels, T) -> audio (T * hop_length) on the CPU, and its latencies and items/s. See `stream`."""
-        sizes = (mel.shape[1],) * 2 if mel.shape[1] <= LONG else (LONG, LONG)
+        sizes = None if mel.shape[1] <= LONG else (LONG, LONG)
         stream = self.stream(generator, sigma, denoiser_strength, sizes)
         audio = torch.cat([*stream.feed(mel), *stream.close()])
         stats, name = stream.stats, "griffin_lim" if self.waveglow is None else "waveglow"
@@ -124,11 +124,12 @@ class Vocoder:
         generator: Generator,
         sigma: float | None = None,
         denoiser_strength: float = 0.01,
-        sizes: tuple[int, int] = EARLY,
+        sizes: tuple[int, int] | None = EARLY,
     ) -> VocoderStream:
         """The vocoder for one utterance, whose mel may arrive in parts: the result does not depend on them.
 
-        `sizes` are those of Chunked; they change the audio by less than 1e-4 of full scale.
+        `sizes` are those of Chunked; they change the audio by less than 1e-4 of full scale. None: the whole mel is fed
+        at once.
 
         WaveGlow's noise is drawn from `generator`, which is on its device. Griffin-Lim starts from the generator's
         initial seed, and needs the whole mel before it gives audio. Raises UserError if WaveGlow gives NaN or infinity.
@@ -161,7 +162,7 @@ class _WaveGlowStream:
 
     def __init__(
         self, vocoder: Vocoder, waveglow: WaveGlow, generator: Generator, options: tuple[float | None, float],
-        sizes: tuple[int, int],
+        sizes: tuple[int, int] | None,
     ) -> None:  # fmt: skip
         config = waveglow.config
         hop, self.groups = config.hop_length, config.hop_length // config.n_group
@@ -169,7 +170,7 @@ class _WaveGlowStream:
         self.sigma, self.strength = options
         self.noise = torch.empty(config.n_group, 0, device=vocoder.device)
         self.stats = {"waveglow_latency": 0.0, "denoiser_latency": 0.0}
-        overlap = vocoder.overlap if sizes in (EARLY, (LONG, LONG)) else 0
+        overlap = vocoder.overlap if sizes else 0
         self.flow = Chunked(self._timed("waveglow", self._flow), (1, self.groups, hop), overlap, sizes)
         reach = -(-config.win_length // hop)  # a frame's spectrum depends on half a window, and changes half a window
         self.denoise = Chunked(self._timed("denoiser", self._denoise), (hop, hop), reach) if self.strength else None
