@@ -320,7 +320,7 @@ def test_a_killed_loader_process_is_an_error(corpus: Path, tmp_path: Path) -> No
 def test_two_ranks_resume_exactly(corpus: Path, tmp_path: Path, model: list[str]) -> None:
     """Resume in mid-epoch, with gradient accumulation and loader processes."""
     options = ("trainer.batch_size=1", "trainer.accumulation_steps=2", "data.num_workers=1", "trainer.epochs=9")
-    for name, stops in (("whole", (5,)), ("parts", (1, 3, 5))):
+    for name, stops in (("whole", (5,)), ("parts", (3, 5))):
         for stop in stops:
             command = train_command(corpus, tmp_path / name, model, *options, f"trainer.max_steps={stop}")
             agent = start(*command, ranks=2)
@@ -671,8 +671,8 @@ def test_a_long_path_of_temporary_files(corpus: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.fault(35)
 def test_no_damaged_file_is_more_than_a_message(corpus: Path, waveglow_run: Path, tmp_path: Path) -> None:
-    """20,000 files, minutes: rare combinations show only in many."""
-    result = run_process("-m", "tests.helpers.fuzz", corpus, waveglow_run, tmp_path / "fuzz", "20000", "0")
+    """6,000 files, the better part of a minute: rare combinations show only in many. The helper's default is 20,000."""
+    result = run_process("-m", "tests.helpers.fuzz", corpus, waveglow_run, tmp_path / "fuzz", "6000", "0")
     print(result.stdout)
     assert " 0 failed" in result.stdout
 
@@ -685,5 +685,5 @@ def test_no_damaged_file_is_more_than_a_message(corpus: Path, waveglow_run: Path
 )
 def test_random_faults_change_nothing(tmp_path: Path) -> None:
     """Minutes, because a run starts again after each fault."""
-    output = run_process("-m", "tests.helpers.soak", tmp_path / "soak", "0.7").stdout
+    output = run_process("-m", "tests.helpers.soak", tmp_path / "soak", "0.5").stdout
     assert "equal bit for bit\nno mistakes" in output

@@ -202,7 +202,8 @@ def main(directory: str, minutes: str = "60", num_ranks: str = "1", seed: str = 
     try:
         shutil.copytree(CORPUS, soak.corpus, ignore=shutil.ignore_patterns("mels", "filelists"))
         for script in ("prepare_dataset.sh", "prepare_mels.sh"):
-            subprocess.run(["bash", f"scripts/{script}", str(soak.corpus)], cwd=REPOSITORY, check=True)
+            environment = {**os.environ, "PYTHON": sys.executable}
+            subprocess.run(["bash", f"scripts/{script}", str(soak.corpus)], cwd=REPOSITORY, env=environment, check=True)
         soak.run(60 * float(minutes))
         last = f"trainer.max_steps={newest_step(soak.run_dir) + 2 * CHECKPOINT_EVERY}"
         whole = root / "whole"
