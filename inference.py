@@ -4,7 +4,7 @@
     python inference.py tacotron2=CKPT vocoder=griffin_lim input=phrases.txt output=DIR
 
 Each non-blank line makes one wav, in the file's order: 0000.wav, 0001.wav, ..., each with a picture of its alignment;
-log.jsonl has the speed of every phrase.
+log.jsonl has the speed of every phrase. The exit status is 3 if a phrase was not read right in any attempt.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ if __name__ == "__main__":  # before the slow imports
     show_help("inference", __doc__)
     before_torch()
 
+import sys
 from typing import Any
 
 from common.data.filelist import read_lines
 from common.entry import hydra_entry
 from common.ops.precision import set_tf32
 from common.schema import from_dict
-from synthesis.jobs import InferenceConfig, Job, refuse_earlier
+from synthesis.jobs import NOT_READ_RIGHT, InferenceConfig, Job, refuse_earlier
 from synthesis.models import load_model
-from synthesis.synthesizer import SpeechOptions, Synthesizer
+from synthesis.options import SpeechOptions
+from synthesis.synthesizer import Synthesizer
 from synthesis.utterance import Utterance
 
 __all__ = ["SpeechOptions", "Synthesizer", "Utterance", "load_model"]
@@ -46,12 +48,20 @@ def main(values: dict[str, Any]) -> None:
         config.lexicon,
     )
     options = SpeechOptions(
-        config.seed, config.sigma, config.denoiser_strength, config.max_decoder_steps, config.pauses
+        config.seed,
+        config.sigma,
+        config.denoiser_strength,
+        config.max_decoder_steps,
+        config.attempts,
+        config.attention_window,
+        config.pauses,
     )
     job = Job(config, lines, voice.audio)
     with job.opened():
         for part in voice.parts([text for _, text in lines], config.batch_size, options):
             job.write(part)
+    if job.num_wrong:
+        sys.exit(NOT_READ_RIGHT)
 
 
 if __name__ == "__main__":

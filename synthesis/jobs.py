@@ -23,6 +23,8 @@ from synthesis.sentences import Pauses
 from synthesis.synthesizer import Part
 from synthesis.vocoder import SpeechPrecision
 
+NOT_READ_RIGHT = 3  # exit status, if all lines are written, but some are not read right
+
 
 @dataclass(kw_only=True)
 class InferenceConfig(Options):
@@ -39,6 +41,8 @@ class InferenceConfig(Options):
     postfilter_strength: NonNegative = 1.0
     batch_size: Count = 1
     max_decoder_steps: Count | None = None
+    attempts: Count = 3
+    attention_window: Count | None = None
     pauses: Pauses = field(default_factory=Pauses)
     precision: SpeechPrecision = "fp32"
     tf32: bool = True
@@ -68,6 +72,7 @@ class Job:
         self.line: Line | None = None  # that is being written
         self.log_path = self.output / "log.jsonl"
         self.seconds = self.audio_seconds = 0.0
+        self.num_wrong = 0  # lines that are not read right
         self.earlier: list[Path] = []  # files of earlier runs, still to be removed
 
     @contextmanager
@@ -131,9 +136,15 @@ class Job:
         stats = line.finish()
         if stats is None:
             return
-        truncated = line.truncated > 0
+        self.num_wrong += bool(line.faults)
         self._log(
-            file=line.path.name, line=number, text=line.text, pieces=line.num_pieces, truncated=truncated, **stats
+            file=line.path.name,
+            line=number,
+            text=line.text,
+            pieces=line.num_pieces,
+            truncated=line.truncated > 0,
+            faults=[{"kind": fault.kind, "words": fault.words} for fault in line.faults],
+            **stats,
         )
         self.seconds += stats["latency"]
         self.audio_seconds += stats["audio_seconds"]
@@ -152,3 +163,5 @@ class Job:
         if self.audio_seconds:
             rtf = self.seconds / self.audio_seconds
             print(f"total {self.audio_seconds:.2f} s of speech, RTF {rtf:.3f} ({1 / rtf:.2f} x real time)")
+        if self.num_wrong:
+            print(f"{counted(self.num_wrong, 'line')} not read right, see the warnings and {self.log_path}", flush=True)

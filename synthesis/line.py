@@ -14,7 +14,8 @@ from common.config import AudioConfig
 from common.errors import UserError, first_line
 from common.files import replacing
 from common.wording import counted
-from synthesis.sentences import CUT_OFF, Pauses
+from synthesis.reading import Fault, described
+from synthesis.sentences import Pauses
 from synthesis.synthesizer import Part
 from synthesis.utterance import overview, pause_frames, summed
 from synthesis.wav import WavFile
@@ -36,6 +37,7 @@ class Line:
         self.wav: WavFile | None = None
         self.pause = 0  # samples, still to be written
         self.num_pieces = self.truncated = self.num_loud = 0
+        self.faults: list[Fault] = []
         self.dropped: dict[str, None] = {}
         self.alignments: list[Tensor] = []
         self.stats: list[dict[str, float]] = []
@@ -61,6 +63,7 @@ class Line:
         self.pause = pause_frames(part.read.piece, self.pauses, self.audio) * self.audio.hop_length
         self.num_pieces += 1
         self.truncated += utterance.truncated
+        self.faults += utterance.faults
         self.num_loud += int((utterance.audio.abs() > 1).sum())
         if sum(map(len, self.alignments)) + len(utterance.alignment) <= DRAWN or not self.alignments:
             self.alignments += utterance.alignments
@@ -78,8 +81,12 @@ class Line:
             return None
         if self.num_pieces > 1:
             print(f"{self.where}: synthesized in {self.num_pieces} pieces into {name}")
-        if self.truncated:
-            print(f"warning: {self.where}: {CUT_OFF.format(name, 'max_decoder_steps')}")
+        if self.faults:
+            advice = "raise max_decoder_steps, if it is cut off; " if self.truncated else ""
+            print(
+                f"warning: {self.where}: {name} is not read right: {described(self.faults)}. Listen to it: {advice}"
+                "try another seed; a voice in training needs more of it"
+            )
         if self.num_loud > LOUD_SHARE * self.wav.num_samples:
             beyond = f"{counted(self.num_loud, 'sample')} beyond full scale"
             print(f"warning: {self.where}: {name} is too loud in places: {beyond}")

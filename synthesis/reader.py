@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from synthesis.sentences import DEFAULT_LIMIT, Piece, Splitter
 from tacotron2.text import Encoded, Lexicon, encode, word_spans
 from tacotron2.text.cleaners import ENGLISH_CLEANERS
 
 CHUNK = 1000  # characters of a text that are read at once
+SMALLER = 0.6  # limit of the parts of a piece, as a fraction of its length
+SHORTEST = 20  # symbols, of this limit
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,11 @@ class Read:
     piece: Piece
     ids: list[int]
     dropped: list[str]  # parts of the piece that the model has no symbol for, each once
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return repr(self.piece.text[:60])
 
 
 class Reader:
@@ -58,6 +65,19 @@ class Reader:
                 yield Read(piece, ids if has_word else [], dropped)
         if spare and not found:
             yield spare
+
+    def cut(self, read: Read) -> list[Read]:
+        """`read` in smaller pieces, or itself if it is short."""
+        limit = int(SMALLER * len(read.ids))
+        if limit < SHORTEST:
+            return [read]
+        smaller = Reader(self.cleaners, self.symbols, limit, self.lexicon)
+        parts = [part for part in smaller.read(read.piece.text) if part.ids]
+        at = read.piece.start
+        moved = [replace(part.piece, start=at + part.piece.start, end=at + part.piece.end) for part in parts]
+        moved[-1] = replace(moved[-1], pause=read.piece.pause)
+        dropped = [read.dropped, *([] for _ in parts[1:])]
+        return [Read(piece, part.ids, lost) for piece, part, lost in zip(moved, parts, dropped, strict=True)]
 
 
 def _and_none(parts: Iterable[str]) -> Iterator[str | None]:

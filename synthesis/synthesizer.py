@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from common.checkpoint import formats
-from common.device import now, resolve_device
+from common.device import resolve_device
 from common.errors import UserError, about
-from common.ops.padding import pad_last
-from common.ops.precision import autocast
-from common.schema import Count, Index, NonNegative, Options, Seed, check
-from synthesis.models import MODELS, RUINED, load_checkpoint, not_finite, require_finite
+from common.schema import Index, NonNegative, check
+from synthesis.models import MODELS, load_checkpoint
+from synthesis.options import SpeechOptions
 from synthesis.reader import Read, Reader
-from synthesis.sentences import Pauses
+from synthesis.reading import Decoded, Fault, described
+from synthesis.text_to_mel import TextToMel, for_vocoder
 from synthesis.utterance import Utterance, pause_frames, with_speed
-from synthesis.vocoder import INT8, SpeechPrecision, Vocoder, total_latency
+from synthesis.vocoder import SpeechPrecision, Vocoder, total_latency
 from tacotron2.model import Tacotron2
 from tacotron2.text import SYMBOLS, Lexicon
 
 SORTED_BATCHES = 8  # batches of pieces that are sorted by length together
 BATCH_SYMBOLS = 16_000  # bounds the memory of a batch: 80 texts of the longest length
-
-
-@dataclass(frozen=True)
-class SpeechOptions(Options):
-    """How to synthesize. On one device, seed and text determine the audio of a text, whatever else is synthesized."""
-
-    seed: Seed = 0
-    sigma: NonNegative | None = None  # standard deviation of WaveGlow's noise; None: the model's own
-    denoiser_strength: NonNegative = 0.01  # 0: no denoiser
-    max_decoder_steps: Count | None = None  # of a piece; None: the model's own
-    pauses: Pauses = field(default_factory=Pauses)  # between the pieces of a text
 
 
 class Part(NamedTuple):
@@ -65,15 +52,10 @@ class Synthesizer:
         precision: SpeechPrecision = "fp32",
         source: str = "tacotron2",
     ) -> None:
-        self.tacotron2, self.vocoder, self.audio, self.source = tacotron2, vocoder, vocoder.audio, source
+        self.tacotron2, self.vocoder, self.audio = tacotron2, vocoder, vocoder.audio
         self.reader = reader or Reader("english_cleaners", SYMBOLS)
-        self.device = next(tacotron2.parameters()).device
-        if precision == INT8 and self.device.type != "cpu":
-            raise UserError(f"precision=int8 is for device=cpu, not for {self.device.type}; use bf16 or fp16 there")
-        if precision == INT8 and (weight := not_finite(tacotron2)):  # NaN would become an 8-bit number
-            raise UserError(f"{source}: {RUINED.format(weight)}")
-        tacotron2.decoder.int8 = precision == INT8
-        self.precision = vocoder.precision
+        self.text_to_mel = TextToMel(tacotron2, self.reader, self.audio, precision, source)
+        self.device, self.source = self.text_to_mel.device, source
 
     @classmethod
     def load(
@@ -133,7 +115,7 @@ class Synthesizer:
         utterance = next(self.batches([text], **options))[0]
         if utterance is None:
             raise self._nothing_left(text)
-        _warn_dropped(utterance.dropped)
+        _warn(utterance.dropped, utterance.faults)
         return utterance
 
     def batches(self, texts: Sequence[str], batch_size: int = 1, **options: Any) -> Iterator[list[Utterance | None]]:
@@ -164,12 +146,15 @@ class Synthesizer:
         while window := list(itertools.islice(reads, batch_size * (SORTED_BATCHES if batch_size > 1 else 1))):
             ids = [read.ids if read else [] for _, read, _ in window]
             order = sorted((k for k in range(len(window)) if ids[k]), key=lambda k: len(ids[k]))
-            found: dict[int, Utterance] = {}
+            found: dict[int, list[tuple[Read, Utterance]]] = {}
             for batch in _batches(order, list(map(len, ids)), batch_size):
-                names = [repr(read.piece.text[:60]) for _, read, _ in (window[k] for k in batch) if read]
-                found.update(zip(batch, self._batch([ids[k] for k in batch], names, options), strict=True))
+                pieces = [read for _, read, _ in (window[k] for k in batch) if read]
+                for k, spoken in zip(batch, self.text_to_mel(pieces, options), strict=True):
+                    found[k] = [(read, self._vocode(read, decoded, options)) for read, decoded in spoken]
             for k, (number, read, is_last) in enumerate(window):
-                yield Part(number, read, found.get(k), is_last)
+                parts = found.get(k, [(read, None)])
+                for i, (piece, utterance) in enumerate(parts, 1):
+                    yield Part(number, piece, utterance, is_last and i == len(parts))
 
     def stream(self, text: str | Iterable[str], **options: Any) -> Iterator[Tensor]:
         """Synthesize one text, and yield its audio (N) in parts on the CPU while the decoder is running.
@@ -177,33 +162,41 @@ class Synthesizer:
         The text may arrive in chunks too. Together, the parts equal the audio of `speak` within 1e-4 of full scale. The
         time to the first part and the memory do not depend on the length of the text. `options` are the fields of
         SpeechOptions. Warnings and errors are those of `speak`.
+
+        The first piece is heard while it is decoded, so it is not tried again. Each of the others is decoded before its
+        first part is given.
         """
-        chosen, pause, dropped = SpeechOptions(**options), None, dict[str, None]()
+        chosen, pause, dropped, wrong = SpeechOptions(**options), None, dict[str, None](), list[Fault]()
         for read in self.reader.read(text):
             dropped.update(dict.fromkeys(read.dropped))
             if not read.ids:
                 continue
-            if pause:
-                yield torch.zeros(pause)
-            with about(repr(read.piece.text[:60])):
-                yield from self._stream_piece(read.ids, chosen)
-            pause = self.audio.hop_length * pause_frames(read.piece, chosen.pauses, self.audio)
+            if pause is None:
+                mels: Iterable[Tensor] = self.text_to_mel.stream(read, chosen, wrong)
+                yield from self._stream_vocoder(read, mels, chosen)
+                pause = self._pause(read, chosen)
+                continue
+            for piece, decoded in self.text_to_mel([read], chosen)[0]:
+                if pause:
+                    yield torch.zeros(pause)
+                yield from self._stream_vocoder(piece, [decoded.mel], chosen)
+                pause = self._pause(piece, chosen)
+                wrong += decoded.faults
         if pause is None:
             raise self._nothing_left(text if isinstance(text, str) else "a stream")
-        _warn_dropped(list(dropped))
+        _warn(list(dropped), wrong)
 
-    def _stream_piece(self, ids: list[int], options: SpeechOptions) -> Iterator[Tensor]:
-        for_decoder, for_vocoder = generators(options.seed, ids, self.device)
-        stream = self.vocoder.stream(for_vocoder, options.sigma, options.denoiser_strength)
-        parts = self.tacotron2.stream(torch.tensor(ids, device=self.device), options.max_decoder_steps, for_decoder)
-        while True:
-            with autocast(self.device, self.precision):
-                part = next(parts, None)
-            if part is None:
-                break
-            require_finite(self.tacotron2, self.source, mel=part.mel, alignment=part.alignment)
-            yield from stream.feed(part.mel.float())
-        yield from stream.close()
+    def _stream_vocoder(self, read: Read, mels: Iterable[Tensor], options: SpeechOptions) -> Iterator[Tensor]:
+        generator = for_vocoder(options.seed, read.ids, self.device)
+        stream = self.vocoder.stream(generator, options.sigma, options.denoiser_strength)
+        with about(read.name):
+            for mel in mels:
+                yield from stream.feed(mel)
+            yield from stream.close()
+
+    def _pause(self, read: Read, options: SpeechOptions) -> int:
+        """Samples."""
+        return self.audio.hop_length * pause_frames(read.piece, options.pauses, self.audio)
 
     def ids(self, text: str) -> list[int]:
         """The symbol ids of `text`; empty if there is nothing to say."""
@@ -216,43 +209,21 @@ class Synthesizer:
     def _nothing_left(self, text: str) -> UserError:
         return UserError(f"nothing is left of {text[:60]!r} after {self.cleaners}; use the symbols of the model")
 
-    def _batch(self, ids: list[list[int]], names: list[str], options: SpeechOptions) -> Iterator[Utterance]:
-        """One batch through Tacotron 2, then each utterance through the vocoder alone, without padding.
-
-        Errors start with the name of the utterance.
-        """
-        text = pad_last([torch.tensor(i) for i in ids], 0).to(self.device)
-        lengths = torch.tensor([len(i) for i in ids], device=self.device)
-        for_decoder, for_vocoder = zip(*(generators(options.seed, i, self.device) for i in ids), strict=True)
-        start = now(self.device)
-        with autocast(self.device, self.precision):
-            speech = self.tacotron2.infer(text, lengths, options.max_decoder_steps, list(for_decoder))
-        seconds = now(self.device) - start
-        total_frames = int(speech.mel_lengths.sum())
-        for row, num_frames in enumerate(speech.mel_lengths.tolist()):
-            mel = speech.mel_postnet[row, :, :num_frames].float()
-            alignment = speech.alignment[row, :num_frames, : len(ids[row])].float().cpu()
-            with about(names[row]):
-                require_finite(self.tacotron2, self.source, mel=mel, alignment=alignment)
-                audio, vocoder_stats = self.vocoder(mel, for_vocoder[row], options.sigma, options.denoiser_strength)
-            # The batch's time is split in proportion to frames; for a batch of one this is the latency itself.
-            stats = {
-                "tacotron2_items_per_sec": total_frames / seconds,
-                "tacotron2_latency": seconds * num_frames / total_frames,
-                **vocoder_stats,
-            }
-            stats["latency"] = total_latency(stats)
-            stats["audio_seconds"] = len(audio) / self.audio.sample_rate
-            yield Utterance(audio, mel.cpu(), [alignment], bool(speech.truncated[row]), with_speed(stats))
-
-
-def generators(seed: int, ids: Sequence[int], device: torch.device) -> tuple[Generator, Generator]:
-    """The randomness of one piece, for the decoder and for the vocoder. It depends only on the seed and the text."""
-    digest = hashlib.sha256(repr((seed, list(ids))).encode()).digest()
-    first, second = (
-        Generator(device).manual_seed(int.from_bytes(digest[start : start + 4], "little")) for start in (0, 4)
-    )
-    return first, second
+    def _vocode(self, read: Read, decoded: Decoded, options: SpeechOptions) -> Utterance:
+        with about(read.name):
+            audio, vocoder_stats = self.vocoder(
+                decoded.mel, for_vocoder(options.seed, read.ids, self.device), options.sigma, options.denoiser_strength
+            )
+        stats = {
+            "tacotron2_items_per_sec": decoded.mel.shape[1] / decoded.seconds,
+            "tacotron2_latency": decoded.seconds,
+            **vocoder_stats,
+        }
+        stats["latency"] = total_latency(stats)
+        stats["audio_seconds"] = len(audio) / self.audio.sample_rate
+        return Utterance(
+            audio, decoded.mel.cpu(), [decoded.alignment], decoded.truncated, with_speed(stats), faults=decoded.faults
+        )
 
 
 def _batches(order: Sequence[int], lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -278,7 +249,9 @@ def _numbered(reader: Reader, texts: Iterable[str]) -> Iterator[tuple[int, Read 
         yield number, before, True
 
 
-def _warn_dropped(dropped: Sequence[str]) -> None:
+def _warn(dropped: Sequence[str], wrong: Sequence[Fault]) -> None:
     if dropped:
         left_out = " ".join(dropped)
         warnings.warn(f"left out, because the model has no symbol for them: {left_out}", stacklevel=3)
+    if wrong:
+        warnings.warn(f"not read right: {described(wrong)}", stacklevel=3)

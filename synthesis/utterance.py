@@ -13,6 +13,7 @@ from torch import Tensor
 
 from common.config import AudioConfig
 from synthesis.reader import Read
+from synthesis.reading import Fault
 from synthesis.sentences import Pauses, Piece
 
 
@@ -35,6 +36,7 @@ class Utterance:
     stats: dict[str, float]  # latencies (s) and items/s under the reference's log keys, audio_seconds, rtf and inverse
     dropped: list[str] = field(default_factory=list)  # parts of the text that the model has no symbol for, each once
     pieces: list[Spoken] = field(default_factory=list)  # sentences, and clauses of long ones
+    faults: list[Fault] = field(default_factory=list)  # what is wrong after all attempts, see reading.py
     ids: list[int] = field(default_factory=list)  # (L) the symbols of the pieces, with a space between two
 
     @property
@@ -73,6 +75,7 @@ class Utterance:
             truncated=any(utterance.truncated for utterance in utterances),
             stats=summed([utterance.stats for utterance in utterances], at / audio.sample_rate),
             pieces=spoken,
+            faults=[fault for utterance in utterances for fault in utterance.faults],
             ids=[i for read in reads for i in (*read.ids, space)][:-1],
         )
 

@@ -23,13 +23,13 @@ from torch import Tensor
 from common.ops.dropout import Generators, draw_kept
 from common.ops.graphs import graphed
 from common.ops.packed import Int8Linear, PackedLinear, packed_once
+from tacotron2.progress import CHECK_EVERY, Limits, Progress
 from tacotron2.step_torch import at_least_float32, ops_for
 from tacotron2.teacher_forcing import sigmoids_first
 
 if TYPE_CHECKING:
     from tacotron2.model import Decoder, Memory
 
-CHECK_EVERY = 8  # steps between two checks of the gates; each check waits for the GPU
 COMPACT_BELOW = 3 / 4  # the batch is compacted when at most this fraction of it is still running
 
 
@@ -102,14 +102,14 @@ class StepInputs(NamedTuple):
     kept: Tensor  # (S, layers, B, prenet_dim) dropout mask of the prenet, scaled
     memory: Tensor  # (B, L, E)
     keys: Tensor  # (B, L, A)
-    padding: Tensor | None  # (B, L) True beyond a text
+    hidden: Tensor | None  # (B, L) True for symbols without attention: beyond a text or a window
 
 
 def _steps(weights: StepWeights, written: tuple[DecoderState, StepOutputs], given: StepInputs) -> None:
     """Advance the state by as many steps as the outputs have room for."""
     state, outputs = written
     ops = ops_for(state.buffer, weights.location)
-    attention = ops.AttentionStep(weights.location, given.keys, weights.v, given.memory, given.padding)
+    attention = ops.AttentionStep(weights.location, given.keys, weights.v, given.memory, given.hidden)
     prenet, hidden = weights.prenet[0].shape[0], state.attention_cell.shape[1]
     parts = prenet, hidden, given.memory.shape[2], state.decoder_cell.shape[1]
     prenet_out, hidden_out, context, decoder_hidden = state.buffer.split(parts, 1)
@@ -137,7 +137,7 @@ class Block(NamedTuple):
     alignment: Tensor  # (B', S, L)
     rows: Tensor  # (B') their places in the batch
     num_steps: Tensor  # (B') how many of the S steps belong to each utterance
-    running: Tensor  # (B') True for those that have not stopped
+    stopped: Tensor  # (B') True for those whose gate opens in these steps
 
 
 class FreeRunning:
@@ -148,7 +148,13 @@ class FreeRunning:
     """
 
     def __init__(
-        self, decoder: Decoder, weights: StepWeights, memory: Memory, dtype: torch.dtype, generator: Generators
+        self,
+        decoder: Decoder,
+        weights: StepWeights,
+        memory: Memory,
+        dtype: torch.dtype,
+        generator: Generators,
+        limits: Limits,
     ) -> None:
         config, values = decoder.config, memory.values
         self.config, self.weights, self.dtype, self.generator = config, weights, dtype, generator
@@ -163,15 +169,15 @@ class FreeRunning:
             weights_sum=values.new_zeros(batch, length, dtype=at_least_float32(dtype)),
             frames=values.new_zeros(batch, self.frame_dim, dtype=dtype),
         )
-        has_padding = values.is_cuda or bool(memory.padding.any())
+        self.has_hidden = values.is_cuda or limits.window is not None or bool(memory.padding.any())
         self.values, self.keys = values.to(dtype), memory.keys.to(dtype)
-        self.padding = memory.padding if has_padding else None
+        self.limits, self.progress = limits, Progress(memory.padding, limits)
 
     def compact(self, rows: Tensor) -> None:
         """Keep only the rows of the batch for which `rows` (B) is True."""
         self.state = DecoderState(*(tensor[rows] for tensor in self.state))
         self.values, self.keys = self.values[rows], self.keys[rows]
-        self.padding = None if self.padding is None else self.padding[rows]
+        self.progress.compact(rows)
         if isinstance(self.generator, list):
             self.generator = [own for own, keep in zip(self.generator, rows.tolist(), strict=True) if keep]
 
@@ -183,7 +189,7 @@ class FreeRunning:
             alignment=self.state.weights.new_empty(number, batch, length),
         )
         kept = self._kept(number, batch).to(self.dtype) / (1 - self.config.prenet_dropout)
-        given = StepInputs(kept, self.values, self.keys, self.padding)
+        given = StepInputs(kept, self.values, self.keys, self.progress.hidden() if self.has_hidden else None)
         graphed(_steps, (self.state, outputs), given, owner=self.weights)
         return outputs
 
@@ -192,22 +198,22 @@ class FreeRunning:
         shape = number, len(self.weights.prenet), batch, self.config.prenet_dim
         return draw_kept(shape, self.config.prenet_dropout, self.state.buffer.device, self.generator, batch_dim=2)
 
-    def blocks(self, max_steps: int) -> Iterator[Block]:
-        """Yield blocks of CHECK_EVERY steps, until all utterances have stopped or have `max_steps` steps."""
+    def blocks(self) -> Iterator[Block]:
+        """Yield blocks of CHECK_EVERY steps, until all utterances have stopped or are at their limits."""
         device, threshold = self.values.device, self.config.gate_threshold
         # sigmoid(gate) > threshold, as a bound on the logit; a threshold of 1 or more never stops
         logit = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
         rows = torch.arange(len(self.values), device=device)  # utterances that are still in the batch
-        running = torch.ones(len(rows), dtype=torch.bool, device=device)  # those of `rows` that have not stopped
-        for first in range(0, max_steps, CHECK_EVERY):
-            number = min(CHECK_EVERY, max_steps - first)
+        running = torch.ones(len(rows), dtype=torch.bool, device=device)  # those of `rows` that are not finished
+        for first in range(0, self.limits.max_steps, CHECK_EVERY):
+            number = min(CHECK_EVERY, self.limits.max_steps - first)
             outputs = self.steps(number)
             opens = outputs.frames_and_gate[:, :, -1] > logit  # (number, B)
             stops = opens.any(0) & running
             num_steps = torch.where(stops, 1 + opens.int().argmax(0), number * running)
-            running = running & ~stops
             frames, alignment = outputs.frames_and_gate[:, :, :-1].transpose(0, 1), outputs.alignment.transpose(0, 1)
-            yield Block(frames, alignment, rows, num_steps, running)
+            yield Block(frames, alignment, rows, num_steps, stops)
+            running = running & ~stops & ~self.progress.add(alignment)
             num_running = int(running.sum())
             if not num_running:
                 return
@@ -215,17 +221,17 @@ class FreeRunning:
                 self.compact(running)
                 rows, running = rows[running], running[running]
 
-    def run(self, max_steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def run(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return frames (B, S, F), num_steps (B), alignment (B, S, L), truncated (B). Values after an utterance's
         num_steps are meaningless."""
         (batch, length), device = self.state.weights.shape, self.values.device
         num_steps = torch.zeros(batch, dtype=torch.long, device=device)
         truncated = torch.ones(batch, dtype=torch.bool, device=device)
         found = []
-        for block in self.blocks(max_steps):
+        for block in self.blocks():
             found.append(block)
             num_steps[block.rows] += block.num_steps
-            truncated[block.rows] = block.running
+            truncated[block.rows] &= ~block.stopped
         total = sum(block.frames.shape[1] for block in found)
         frames = self.state.buffer.new_zeros(batch, total, self.frame_dim)
         alignment = self.state.weights.new_zeros(batch, total, length)

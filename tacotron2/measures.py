@@ -58,18 +58,14 @@ def reading(alignment: Tensor, words: list[tuple[int, int]]) -> Reading:
     """Count the words read, skipped and repeated in the alignment (T, L) of one utterance.
 
     `words` are (first, end) symbols of each word, end exclusive. Only focused frames count (see FOCUS_SYMBOLS). A word
-    is read if at least half of its symbols each get READ_FRAMES of attention, summed over these frames. Each frame
-    belongs to the word that gets the most of its attention.
+    is read if at least half of its symbols each get READ_FRAMES of attention, summed over these frames. A frame belongs
+    to the word that gets more than half of its attention.
     """
     if not words or not len(alignment):
         return Reading(float(not words), min(len(words), 1), 0)
-    alignment = alignment.float()
-    distance = torch.arange(alignment.shape[1]) - alignment.argmax(1).unsqueeze(1)  # (T, L)
-    alignment = alignment[(alignment * (distance.abs() <= FOCUS_SYMBOLS)).sum(1) > 0.5]
-    attended = alignment.sum(0)  # (L) frames
-    read = [bool((attended[first:end] >= READ_FRAMES).float().mean() >= 0.5) for first, end in words]
+    read = words_read(alignment, words)
     skips = sum(not now and before for before, now in zip([True, *read], read, strict=False))
-    places = torch.stack([alignment[:, first:end].sum(1) for first, end in words], 1).argmax(1).tolist()
+    places = [place for place in word_of_frames(alignment, words) if place >= 0]
     furthest, repeats, back = -1, 0, 0
     for place, following in zip(places, [*places, -1][1:], strict=True):
         back = back + 1 if place < furthest else 0
@@ -77,3 +73,22 @@ def reading(alignment: Tensor, words: list[tuple[int, int]]) -> Reading:
         if place == following:  # two frames in a row: not a flicker
             furthest = max(furthest, place)
     return Reading(sum(read) / len(read), skips, repeats)
+
+
+def words_read(alignment: Tensor, words: list[tuple[int, int]]) -> list[bool]:
+    """Whether each word was read, see `reading`."""
+    attended = alignment[_focused(alignment)].float().sum(0)  # (L) frames
+    return [bool((attended[first:end] >= READ_FRAMES).float().mean() >= 0.5) for first, end in words]
+
+
+def word_of_frames(alignment: Tensor, words: list[tuple[int, int]]) -> list[int]:
+    """The word to which each frame belongs, see `reading`; -1: none, as in a pause."""
+    share, word = torch.stack([alignment[:, first:end].float().sum(1) for first, end in words], 1).max(1)
+    found: list[int] = torch.where(_focused(alignment) & (share > 0.5), word, -1).tolist()
+    return found
+
+
+def _focused(alignment: Tensor) -> Tensor:
+    """(T) True for the frames with more than half of their attention near its peak."""
+    distance = torch.arange(alignment.shape[1]) - alignment.argmax(1).unsqueeze(1)  # (T, L)
+    return (alignment * (distance.abs() <= FOCUS_SYMBOLS)).sum(1) > 0.5

@@ -9,6 +9,7 @@ Random numbers come from the `generator` argument of a method, or if it is None 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
@@ -25,6 +26,7 @@ from common.ops.precision import compute_dtype
 from common.schema import Count, Options, Positive, Probability
 from tacotron2.free_running import FreeRunning, step_weights
 from tacotron2.postfilter import Postfilter
+from tacotron2.progress import CHECK_EVERY, Limits, Progress
 from tacotron2.step_torch import at_least_float32
 from tacotron2.teacher_forcing import (
     CHUNK,
@@ -104,7 +106,7 @@ class Tacotron2Speech(NamedTuple):
     mel_postnet: Tensor  # (B, n_mels, T) after the postfilter
     mel_lengths: Tensor  # (B) frames, the last one included
     alignment: Tensor  # (B, T, L)
-    truncated: Tensor  # (B) True if the gate did not open within max_decoder_steps
+    truncated: Tensor  # (B) True if the gate did not open within the limits
 
 
 class SpeechPart(NamedTuple):
@@ -112,7 +114,7 @@ class SpeechPart(NamedTuple):
 
     mel: Tensor  # (n_mels, t) after the postfilter
     alignment: Tensor  # (s, L)
-    running: bool  # the gate has not opened; in the last part: it did not within max_decoder_steps
+    stopped: bool  # the gate has opened
 
 
 class LinearNorm(nn.Module):
@@ -408,40 +410,40 @@ class Decoder(nn.Module):
         return hidden[:steps, :batch], context, alignment[:steps, :batch, :length]
 
     def infer(
-        self, memory: Tensor, lengths: Tensor, max_steps: int, generator: Generators = None
+        self, memory: Tensor, lengths: Tensor, limits: Limits, generator: Generators = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Free running: memory (B, L, E), lengths (B) -> mel (B, n_mels, S * r), num_steps (B), alignment (B, S, L),
         truncated (B). The step at which the gate opens is part of the utterance."""
         if self.fused:
-            loop = self._free_running(memory, lengths, generator)
+            loop = self._free_running(memory, lengths, limits, generator)
             with torch.autocast(memory.device.type, enabled=False):
-                frames, num_steps, alignment, truncated = loop.run(max_steps)
+                frames, num_steps, alignment, truncated = loop.run()
             alignment = alignment[:, :, : memory.shape[1]]
         else:
             prepared = self.attention_layer.prepare(memory, lengths)
-            frames, num_steps, alignment, truncated = self._infer_step_by_step(prepared, max_steps, generator)
+            frames, num_steps, alignment, truncated = self._infer_step_by_step(prepared, limits, generator)
         return self._mel(frames), num_steps, alignment, truncated
 
     def stream(
-        self, memory: Tensor, lengths: Tensor, max_steps: int, generator: Generator | None = None
+        self, memory: Tensor, lengths: Tensor, limits: Limits, generator: Generator | None = None
     ) -> Iterator[tuple[Tensor, Tensor, bool]]:
         """Free running, as `infer`, for a batch of one: yield the next mel (1, n_mels, t), its alignment (1, s, L), and
-        whether the decoder is still running."""
-        blocks = self._free_running(memory, lengths, generator).blocks(max_steps)
+        whether the gate has opened."""
+        blocks = self._free_running(memory, lengths, limits, generator).blocks()
         while True:
             with torch.autocast(memory.device.type, enabled=False):
                 block = next(blocks, None)
             if block is None:
                 return
             steps = int(block.num_steps)
-            yield self._mel(block.frames[:, :steps]), block.alignment[:, :steps, : memory.shape[1]], bool(block.running)
+            yield self._mel(block.frames[:, :steps]), block.alignment[:, :steps, : memory.shape[1]], bool(block.stopped)
 
-    def _free_running(self, memory: Tensor, lengths: Tensor, generator: Generators) -> FreeRunning:
+    def _free_running(self, memory: Tensor, lengths: Tensor, limits: Limits, generator: Generators) -> FreeRunning:
         device, dtype = memory.device.type, compute_dtype(memory)
         prepared = self.attention_layer.prepare(memory, lengths)
         with torch.autocast(device, enabled=False):
             weights = step_weights(self, len(memory), dtype, self.int8)
-            return FreeRunning(self, weights, prepared.padded(CHUNK.get(device, 1)), dtype, generator)
+            return FreeRunning(self, weights, prepared.padded(CHUNK.get(device, 1)), dtype, generator, limits)
 
     def _mel(self, frames: Tensor) -> Tensor:
         """(B, S, n_mels * r) -> (B, n_mels, S * r)"""
@@ -449,29 +451,35 @@ class Decoder(nn.Module):
         return frames.reshape(batch, steps * self.config.n_frames_per_step, -1).transpose(1, 2)
 
     def _infer_step_by_step(
-        self, memory: Memory, max_steps: int, generator: Generators
+        self, memory: Memory, limits: Limits, generator: Generators
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The decoder as in the paper, the specification of FreeRunning.run."""
         batch, config = len(memory.values), self.config
         state = self.initial_attention(memory.values)
         rnn = (memory.values.new_zeros(batch, config.decoder_rnn_dim),) * 2
         frames = memory.values.new_zeros(batch, config.n_mel_channels * config.n_frames_per_step)
-        num_steps = torch.full((batch,), max_steps, device=frames.device)
-        stopped = torch.zeros(batch, dtype=torch.bool, device=frames.device)
-        steps = []
-        for step in range(max_steps):
+        num_steps = torch.full((batch,), limits.max_steps, device=frames.device)
+        truncated = torch.ones(batch, dtype=torch.bool, device=frames.device)
+        running, progress, steps = truncated, Progress(memory.padding, limits), []
+        for step in range(1, limits.max_steps + 1):
+            if step % CHECK_EVERY == 1:
+                memory = memory._replace(padding=progress.hidden())
             state = self.attention_step(self.prenet(frames, generator), state, memory)
             rnn = self.decoder_step(state, rnn)
             output = torch.cat((rnn[0], state.context), 1)
             frames = self.linear_projection(output)
             steps.append((frames, state.weights))
-            stops = (torch.sigmoid(self.gate_layer(output)).squeeze(1) > config.gate_threshold) & ~stopped
-            num_steps = torch.where(stops, step + 1, num_steps)
-            stopped |= stops
-            if bool(stopped.all()):
+            stops = (torch.sigmoid(self.gate_layer(output)).squeeze(1) > config.gate_threshold) & running
+            truncated, running = truncated & ~stops, running & ~stops
+            ends = stops
+            if step % CHECK_EVERY == 0:
+                given_up = progress.add(torch.stack([weights for _, weights in steps[-CHECK_EVERY:]], 1)) & running
+                ends, running = stops | given_up, running & ~given_up
+            num_steps = torch.where(ends, step, num_steps)
+            if not running.any():
                 break
         all_frames, alignment = (torch.stack(tensors, 1) for tensors in zip(*steps, strict=True))
-        return all_frames, num_steps, alignment, ~stopped
+        return all_frames, num_steps, alignment, truncated
 
 
 class Postnet(nn.Module):
@@ -569,16 +577,23 @@ class Tacotron2(nn.Module):
 
     @torch.no_grad()
     def infer(
-        self, text: Tensor, text_lengths: Tensor, max_decoder_steps: int | None = None, generator: Generators = None
+        self,
+        text: Tensor,
+        text_lengths: Tensor,
+        max_decoder_steps: int | None = None,
+        generator: Generators = None,
+        patience: int | None = None,
+        window: int | None = None,
     ) -> Tacotron2Speech:
         """Free running: text (B, L) ids, text_lengths (B); at most max_decoder_steps steps (default: the config's).
 
-        Given a list of generators, one for each text, a text gives the same speech in any batch.
+        Given a list of generators, one for each text, a text gives the same speech in any batch. An utterance also ends
+        after `patience` frames in which the attention has not moved on. With a `window` the attention is monotonic: it
+        may look at most this many symbols ahead. None: no such limit.
         """
         r = self.config.n_frames_per_step
-        max_steps = max_decoder_steps or self.config.max_decoder_steps
-        memory = self.encode(text, text_lengths)
-        mel, num_steps, alignment, truncated = self.decoder.infer(memory, text_lengths, max_steps, generator)
+        memory, limits = self.encode(text, text_lengths), self._limits(max_decoder_steps, patience, window)
+        mel, num_steps, alignment, truncated = self.decoder.infer(memory, text_lengths, limits, generator)
         mask = lengths_to_mask(num_steps * r, mel.shape[2])
         inside = mask.unsqueeze(1)
         mel = mel * inside
@@ -591,20 +606,29 @@ class Tacotron2(nn.Module):
 
     @torch.no_grad()
     def stream(
-        self, text: Tensor, max_decoder_steps: int | None = None, generator: Generator | None = None
+        self,
+        text: Tensor,
+        max_decoder_steps: int | None = None,
+        generator: Generator | None = None,
+        patience: int | None = None,
+        window: int | None = None,
     ) -> Iterator[SpeechPart]:
         """Free running, as `infer`, for one text (L): yield parts of its speech while the decoder is running."""
         lengths = torch.tensor([len(text)], device=text.device)
-        max_steps = max_decoder_steps or self.config.max_decoder_steps
+        limits = self._limits(max_decoder_steps, patience, window)
         memory = self.encode(text.unsqueeze(0), lengths)
         reach = self.config.postnet_n_convolutions * (self.config.postnet_kernel_size // 2)
         postnet, r = Chunked(self._after_decoder, (1, 1), reach, STREAMED), self.config.n_frames_per_step
         none = memory.new_zeros(self.config.n_mel_channels, 0)
-        for mel, alignment, running in self.decoder.stream(memory, lengths, max_steps, generator):
+        for mel, alignment, stopped in self.decoder.stream(memory, lengths, limits, generator):
             ready = [part[0] for part in postnet.feed(mel)]
-            yield SpeechPart(torch.cat((none, *ready), 1), alignment[0].repeat_interleave(r, 0), running)
+            yield SpeechPart(torch.cat((none, *ready), 1), alignment[0].repeat_interleave(r, 0), stopped)
         rest = [part[0] for part in postnet.close()]
-        yield SpeechPart(torch.cat((none, *rest), 1), memory.new_zeros(0, len(text)), running)
+        yield SpeechPart(torch.cat((none, *rest), 1), memory.new_zeros(0, len(text)), stopped)
+
+    def _limits(self, max_decoder_steps: int | None, patience: int | None, window: int | None) -> Limits:
+        max_steps = max_decoder_steps or self.config.max_decoder_steps
+        return Limits(max_steps, patience and math.ceil(patience / self.config.n_frames_per_step), window)
 
     def _after_decoder(self, mel: Tensor) -> Tensor:
         """The decoder's mel (B, n_mels, T) -> the log-mel that is synthesized"""

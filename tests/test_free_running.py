@@ -43,18 +43,22 @@ def with_different_ends(model: Tacotron2, text: torch.Tensor, lengths: torch.Ten
 
 
 @pytest.mark.parametrize("frames_per_step", [1, 3])
-@pytest.mark.parametrize("threshold", [0.5, 2.0])
-def test_equal_to_the_step_by_step_decoder(frames_per_step: int, threshold: float) -> None:
-    """Utterances stop at different steps and leave the batch, or never stop."""
+@pytest.mark.parametrize(("threshold", "limits"), [(0.5, {}), (2.0, {}), (2.0, {"patience": 36, "window": 6})])
+def test_equal_to_the_step_by_step_decoder(frames_per_step: int, threshold: float, limits: dict[str, int]) -> None:
+    """Utterances stop at different steps and leave the batch, or never stop, or are given up at different steps."""
     model = model_of(dataclasses.replace(TINY, n_frames_per_step=frames_per_step)).double().eval()
     with torch.no_grad():
         model.decoder.gate_layer.linear_layer.weight *= 8
         model.decoder.linear_projection.linear_layer.weight *= 3
+        model.decoder.attention_layer.v.linear_layer.weight *= 20  # the attention wanders
     torch.manual_seed(2)
     text, lengths = torch.randint(1, 148, (8, 15)), torch.randint(3, 16, (8,))
     assert with_different_ends(model, text, lengths, 40) > 3
     model.decoder.config = dataclasses.replace(model.decoder.config, gate_threshold=threshold)
-    plain, packed = both(model, text, lengths, 40)
+    plain, packed = both(model, text, lengths, 80, None, *limits.values())
+    if limits:
+        assert len(set(plain.mel_lengths.tolist())) > 1
+        assert plain.truncated.all()
     assert packed.mel_lengths.equal(plain.mel_lengths)
     assert packed.truncated.equal(plain.truncated)
     for name in ("mel_postnet", "alignment"):

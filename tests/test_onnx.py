@@ -27,10 +27,10 @@ from synthesis.models import MODELS
 from synthesis.onnx.files import REQUIREMENTS_FILE
 from synthesis.onnx.graphs import Graph, PostnetGraph, WaveGlowGraph, export
 from synthesis.sentences import DEFAULT_LIMIT, Pauses
-from synthesis.synthesizer import generators
+from synthesis.text_to_mel import for_decoder, for_vocoder
 from synthesis.vocoder import NOISE_FRAMES
-from tacotron2.free_running import CHECK_EVERY
 from tacotron2.model import Tacotron2, Tacotron2Config
+from tacotron2.progress import CHECK_EVERY
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import fails_with, run_here
 from tests.helpers.golden import golden, golden_path
@@ -222,7 +222,8 @@ class TorchNoise:
     """The methods of NumPy's generator that a Voice calls, with the numbers that PyTorch's synthesis draws."""
 
     def __init__(self, seed: int, ids: list[int], p: float, groups_per_frame: int) -> None:
-        self.for_decoder, self.for_vocoder = generators(seed, ids, torch.device("cpu"))
+        device = torch.device("cpu")
+        self.for_decoder, self.for_vocoder = for_decoder(seed, ids, device), for_vocoder(seed, ids, device)
         self.p, self.block = p, NOISE_FRAMES * groups_per_frame
         self.masks: list[np.ndarray] = []
 

@@ -1,0 +1,114 @@
+"""A piece of text to its mel: Tacotron 2, and another attempt where the attention did not read the piece right.
+
+Shapes: T mel frames, L symbols.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from common.config import AudioConfig
+from common.device import now
+from common.errors import UserError, about
+from common.ops.padding import pad_last
+from common.ops.precision import autocast
+from synthesis.models import RUINED, not_finite, require_finite
+from synthesis.options import SpeechOptions
+from synthesis.reader import Read, Reader
+from synthesis.reading import PATIENCE_SECONDS, Decoded, Fault, faults, read_right
+from synthesis.vocoder import INT8, SpeechPrecision
+from tacotron2.model import Tacotron2
+from tacotron2.text import ids_to_text, word_spans
+
+
+class TextToMel:
+    """Tacotron 2 as the Synthesizer uses it. `source` names its checkpoint in messages."""
+
+    def __init__(
+        self, tacotron2: Tacotron2, reader: Reader, audio: AudioConfig, precision: SpeechPrecision, source: str
+    ) -> None:
+        self.tacotron2, self.reader, self.source = tacotron2, reader, source
+        self.frame_seconds = audio.hop_length / audio.sample_rate
+        self.patience = math.ceil(PATIENCE_SECONDS / self.frame_seconds)  # frames
+        self.device = next(tacotron2.parameters()).device
+        if precision == INT8 and self.device.type != "cpu":
+            raise UserError(f"precision=int8 is for device=cpu, not for {self.device.type}; use bf16 or fp16 there")
+        if precision == INT8 and (weight := not_finite(tacotron2)):  # NaN would become an 8-bit number
+            raise UserError(f"{source}: {RUINED.format(weight)}")
+        tacotron2.decoder.int8 = precision == INT8
+        self.precision = "fp32" if precision == INT8 else precision
+
+    def __call__(self, reads: Sequence[Read], options: SpeechOptions) -> list[list[tuple[Read, Decoded]]]:
+        """Decode a batch of pieces. A piece that is not read right may come back as several smaller ones."""
+        return read_right(
+            reads, lambda reads, attempt: self._decode(reads, options, attempt), self.reader.cut, options.attempts
+        )
+
+    def stream(self, read: Read, options: SpeechOptions, wrong: list[Fault]) -> Iterator[Tensor]:
+        """Yield the mel (n_mels, t) of a piece in parts while it is decoded, with one attempt. Its faults are added to
+        `wrong`."""
+        alignment, stopped = [], False
+        parts = self.tacotron2.stream(
+            torch.tensor(read.ids, device=self.device),
+            options.max_decoder_steps,
+            for_decoder(options.seed, read.ids, self.device),
+            self.patience,
+            options.attention_window,
+        )
+        while True:
+            with autocast(self.device, self.precision):
+                part = next(parts, None)
+            if part is None:
+                break
+            require_finite(self.tacotron2, self.source, mel=part.mel, alignment=part.alignment)
+            alignment.append(part.alignment.float().cpu())
+            stopped = part.stopped
+            yield part.mel.float()
+        wrong += self._faults(read, torch.cat(alignment), not stopped)
+
+    def _decode(self, reads: Sequence[Read], options: SpeechOptions, attempt: int) -> list[Decoded]:
+        """The time of the batch is split in proportion to frames; for a batch of one it is the latency."""
+        text = pad_last([torch.tensor(read.ids) for read in reads], 0).to(self.device)
+        lengths = torch.tensor([len(read.ids) for read in reads], device=self.device)
+        random = [for_decoder(options.seed, read.ids, self.device, attempt) for read in reads]
+        start = now(self.device)
+        with autocast(self.device, self.precision):
+            speech = self.tacotron2.infer(
+                text, lengths, options.max_decoder_steps, random, self.patience, options.attention_window
+            )
+        seconds = (now(self.device) - start) / int(speech.mel_lengths.sum())
+        found = []
+        for row, (read, num_frames) in enumerate(zip(reads, speech.mel_lengths.tolist(), strict=True)):
+            mel = speech.mel_postnet[row, :, :num_frames].float()
+            alignment, truncated = speech.alignment[row, :num_frames, : len(read.ids)], bool(speech.truncated[row])
+            alignment = alignment.float().cpu()
+            with about(read.name):
+                require_finite(self.tacotron2, self.source, mel=mel, alignment=alignment)
+            wrong = self._faults(read, alignment, truncated)
+            found.append(Decoded(mel, alignment, truncated, seconds * num_frames, wrong))
+        return found
+
+    def _faults(self, read: Read, alignment: Tensor, truncated: bool) -> list[Fault]:
+        words = word_spans(read.ids, self.reader.symbols)
+        names = [ids_to_text(read.ids[first:end], self.reader.symbols) for first, end in words]
+        return faults(alignment, words, names, truncated, self.frame_seconds)
+
+
+def for_decoder(seed: int, ids: Sequence[int], device: torch.device, attempt: int = 0) -> Generator:
+    """The randomness of an attempt at a piece: it depends only on the seed, the text, and the number of the attempt."""
+    return _generator((seed, list(ids), *([attempt] if attempt else [])), 0, device)
+
+
+def for_vocoder(seed: int, ids: Sequence[int], device: torch.device) -> Generator:
+    """The noise of a piece: it depends only on the seed and the text."""
+    return _generator((seed, list(ids)), 4, device)
+
+
+def _generator(key: tuple[object, ...], start: int, device: torch.device) -> Generator:
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return Generator(device).manual_seed(int.from_bytes(digest[start : start + 4], "little"))
