@@ -1,5 +1,6 @@
 """Synthesize a text file, or use the Synthesizer in your own program.
 
+    python inference.py voice=DIR input=phrases.txt output=DIR
     python inference.py tacotron2=CKPT waveglow=CKPT input=phrases.txt output=DIR
     python inference.py tacotron2=CKPT vocoder=griffin_lim input=phrases.txt output=DIR
 
@@ -39,13 +40,14 @@ def main(values: dict[str, Any]) -> None:
     refuse_earlier(config, len(lines))
     set_tf32(config.tf32)
     voice = Synthesizer.load(
-        config.tacotron2,
-        config.waveglow if config.vocoder == "waveglow" else None,
+        config.models,
+        config.waveglow,
         config.device,
         config.precision,
         config.match_mel,
         config.postfilter_strength,
         config.lexicon,
+        griffin_lim=config.vocoder == "griffin_lim",
     )
     options = SpeechOptions(
         config.seed,

@@ -31,8 +31,7 @@ show() {
 }
 
 # With this voice, WaveGlow sounds more natural than Griffin-Lim (measured in demo/voice/README.md).
-show python inference.py tacotron2=demo/voice/tacotron2.safetensors waveglow=demo/voice/waveglow.safetensors \
-    input=filelists/demo_phrases.txt output=$runs/voice overwrite=true
+show python inference.py voice=demo/voice input=filelists/demo_phrases.txt output=$runs/voice overwrite=true
 echo
 echo "Listen to $runs/voice/0000.wav, made by WaveGlow, which sounds more natural here than Griffin-Lim."
 

@@ -22,6 +22,7 @@ from synthesis.line import SUFFIXES, Line
 from synthesis.sentences import Pauses
 from synthesis.synthesizer import Part
 from synthesis.vocoder import SpeechPrecision
+from synthesis.voices import Voice
 
 NOT_READ_RIGHT = 3  # exit status, if all lines are written, but some are not read right
 
@@ -30,9 +31,10 @@ NOT_READ_RIGHT = 3  # exit status, if all lines are written, but some are not re
 class InferenceConfig(Options):
     """The keys of conf/inference.yaml, which explains them."""
 
-    tacotron2: str
     input: str
     output: str
+    voice: str | None = None
+    tacotron2: str | None = None
     waveglow: str | None = None
     vocoder: Literal["waveglow", "griffin_lim"] = "waveglow"
     denoiser_strength: NonNegative = 0.01
@@ -53,8 +55,17 @@ class InferenceConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.vocoder == "waveglow" and self.waveglow is None:
+        if self.voice and (self.tacotron2 or self.waveglow):
+            raise UserError(f"voice={self.voice} has its own models; leave tacotron2 and waveglow out")
+        if not self.voice and not self.tacotron2:
+            raise UserError("no voice: set voice=NAME, or tacotron2=CKPT waveglow=CKPT")
+        if self.tacotron2 and self.vocoder == "waveglow" and self.waveglow is None:
             raise UserError("no vocoder: set waveglow=CKPT, or vocoder=griffin_lim, which needs no training")
+
+    @property
+    def models(self) -> Voice | str:
+        """What Synthesizer.load takes."""
+        return Voice.find(self.voice) if self.voice else str(self.tacotron2)
 
 
 def refuse_earlier(config: InferenceConfig, num_lines: int) -> None:

@@ -22,6 +22,7 @@ from synthesis.reading import Decoded, Fault, described
 from synthesis.text_to_mel import TextToMel, for_vocoder
 from synthesis.utterance import Utterance, pause_frames, with_speed
 from synthesis.vocoder import SpeechPrecision, Vocoder, total_latency
+from synthesis.voices import VOICES, Voice, is_voice
 from tacotron2.model import Tacotron2
 from tacotron2.text import SYMBOLS, Lexicon
 
@@ -60,25 +61,35 @@ class Synthesizer:
     @classmethod
     def load(
         cls,
-        tacotron2: str | Path,
+        tacotron2: str | Path | Voice,
         waveglow: str | Path | None = None,
         device: str = "auto",
         precision: SpeechPrecision = "fp32",
         match_mel: int | None = None,
         postfilter_strength: float = 1.0,
         lexicon: str | Path | None = None,
+        griffin_lim: bool = False,
         **overrides: Any,
     ) -> Synthesizer:
-        """Load from checkpoints or run directories. Without `waveglow` the vocoder is Griffin-Lim.
+        """Load a voice by its folder or name, see `Voice`; or from checkpoints or run directories, and then without
+        `waveglow` the vocoder is Griffin-Lim.
 
         match_mel: number of MelMatch passes; None: WaveGlow's own.
         postfilter_strength: strength of Tacotron 2's global-variance postfilter; 0: off.
-        lexicon: file of words and their readings, see `Lexicon`.
+        lexicon: file of words and their readings, see `Lexicon`; it comes before the voice's own.
+        griffin_lim: the vocoder, in place of WaveGlow.
         overrides: fields of Tacotron 2's config.
         """
         check(match_mel, Index, "match_mel")
         check(postfilter_strength, NonNegative, "postfilter_strength")
-        words = None if lexicon is None else Lexicon.load(lexicon)
+        lexicons = [] if lexicon is None else [lexicon]
+        if not isinstance(tacotron2, Voice) and any(map(is_voice, (Path(tacotron2), VOICES / tacotron2))):
+            tacotron2 = Voice.find(tacotron2)
+        if isinstance(tacotron2, Voice):
+            voice, tacotron2 = tacotron2, tacotron2.tacotron2
+            lexicons, waveglow = [*filter(None, [voice.lexicon]), *lexicons], waveglow or voice.waveglow
+        waveglow = None if griffin_lim else waveglow
+        words = Lexicon.load(*lexicons) if lexicons else None
         where = resolve_device(device)
         checkpoint = load_checkpoint(tacotron2, "tacotron2")
         text = checkpoint.text

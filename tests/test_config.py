@@ -192,7 +192,7 @@ def test_annealing_matches_the_reference() -> None:
         (["train.py", "model=tacotron2", "trainer.btach_size=3"], ["trainer.btach_size", "3", "trainer.batch_size"]),
         (["train.py", "model=tacotron2", "data=demo", "run_dir=/x", "+trainer.x=3"], ["'trainer.x' (value 3)"]),
         (["train.py", "model=tacotron2", "data=demo", "run_dir=/x", "+model.x=3"], ["'model.x' (value 3)"]),
-        (["inference.py", "input=a", "output=b"], ["tacotron2=VALUE"]),
+        (["inference.py", "input=a", "output=b"], ["set voice=NAME, or tacotron2=CKPT"]),
         (["inference.py", "tacotron2=c", "input=a", "output=b"], ["waveglow=CKPT", "vocoder=griffin_lim"]),
         (["inference.py", "tacotron=c"], ["unknown config key 'tacotron' (value c); did you mean 'tacotron2'?"]),
         (["scripts/prepare_mels.py"], ["data.root=VALUE"]),

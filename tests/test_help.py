@@ -18,6 +18,7 @@ import pytest
 import yaml
 from export_onnx import ExportConfig
 from hydra.core.global_hydra import GlobalHydra
+from pack_voice import PackConfig
 from predict_mels import PredictConfig
 from prepare_mels import PrepareConfig
 
@@ -37,6 +38,7 @@ CONFIGS: dict[str, type[Any]] = {
     "check_dataset": CheckConfig,
     "evaluate": EvaluateConfig,
     "export_onnx": ExportConfig,
+    "pack_voice": PackConfig,
     "predict_mels": PredictConfig,
     "prepare_mels": PrepareConfig,
 }

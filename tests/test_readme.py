@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import soundfile
 from export_onnx import ExportConfig
+from pack_voice import PackConfig
 from predict_mels import PredictConfig
 from scipy.signal import resample_poly
 
@@ -22,7 +23,7 @@ from common.entry import Command, _quoted
 from common.schema import from_dict
 from evaluation.corpus import CheckConfig
 from evaluation.systems import EvaluateConfig
-from synthesis.jobs import InferenceConfig
+from synthesis.jobs import NOT_READ_RIGHT, InferenceConfig
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import composed, load_script, run_here
 from tests.helpers.corpus import write_corpus
@@ -37,6 +38,7 @@ CONFIGS: dict[str, tuple[str, type[Any]]] = {
     "scripts/check_dataset.py": ("check_dataset", CheckConfig),
     "scripts/evaluate.py": ("evaluate", EvaluateConfig),
     "scripts/export_onnx.py": ("export_onnx", ExportConfig),
+    "scripts/pack_voice.py": ("pack_voice", PackConfig),
     "scripts/predict_mels.py": ("predict_mels", PredictConfig),
 }
 # Files of the user, of a run, and of the reference.
@@ -238,7 +240,8 @@ def run_recipe(recipe: list[str], directory: Path, **options: list[str]) -> None
         words = [str(REPOSITORY / word) if word.endswith((".py", ".sh")) else word for word in words]
         environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
         result = subprocess.run(words, cwd=directory, env=environment, capture_output=True, text=True)
-        assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
+        expected = NOT_READ_RIGHT if words[1].endswith("inference.py") else 0  # after a few steps of training
+        assert result.returncode == expected, f"{line}\n{result.stdout}{result.stderr}"
 
 
 @pytest.mark.slow

@@ -52,18 +52,21 @@ class Lexicon:
                 self._add(written, reading)
 
     @classmethod
-    def load(cls, path: str | Path) -> Lexicon:
-        """Read a lexicon file. Raises UserError that names the file, the line and the cure."""
-        lexicon, lines = cls(), dict[Key, int]()
-        for number, line in read_lines(path, "lexicon"):
-            if line.startswith("#"):
-                continue
-            with about(f"lexicon {path}:{number}"):
-                written, reading = _columns(line)
-                key = lexicon._add(written, reading)
-                if key in lines:
-                    raise UserError(f"{written!r} is also on line {lines[key]}; remove one of the two")
-                lines[key] = number
+    def load(cls, *paths: str | Path) -> Lexicon:
+        """Read lexicon files; a later file's entry replaces an earlier file's. Raises UserError that names the file,
+        the line and the cure."""
+        lexicon = cls()
+        for path in paths:
+            lines = dict[Key, int]()
+            for number, line in read_lines(path, "lexicon"):
+                if line.startswith("#"):
+                    continue
+                with about(f"lexicon {path}:{number}"):
+                    written, reading = _columns(line)
+                    key = lexicon._add(written, reading)
+                    if key in lines:
+                        raise UserError(f"{written!r} is also on line {lines[key]}; remove one of the two")
+                    lines[key] = number
         return lexicon
 
     def __len__(self) -> int:
