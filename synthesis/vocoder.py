@@ -18,7 +18,7 @@ from common.device import now
 from common.errors import UserError
 from common.ops.chunks import Chunked
 from common.ops.precision import Precision, autocast
-from synthesis.models import MODELS, load_checkpoint, require_finite
+from synthesis.models import MODELS, RUINED, load_checkpoint, not_finite, require_finite
 from waveglow.denoiser import Denoiser
 from waveglow.mel_match import MelMatch
 from waveglow.model import WaveGlow
@@ -66,7 +66,11 @@ class Vocoder:
     ) -> None:
         self.waveglow, self.audio, self.source = waveglow, audio, source
         self.match_mel = waveglow.config.match_mel if waveglow and match_mel is None else match_mel or 0
-        self.precision: Precision = "fp32" if precision == "int8" else precision  # int8 is for Tacotron 2's decoder
+        self.precision: Precision = "fp32" if precision == INT8 else precision
+        if waveglow and precision == INT8:
+            if weight := not_finite(waveglow):  # NaN would become an 8-bit number
+                raise UserError(f"{source}: {RUINED.format(weight)}")
+            waveglow.int8 = True
         self.device = next(waveglow.parameters()).device if waveglow else torch.device("cpu")
         try:
             self.denoiser = Denoiser(waveglow) if waveglow else None

@@ -16,28 +16,34 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from common.ops.packed import PackedLinear, packed_once
+from common.ops.packed import Int8Linear, PackedLinear, packed_once
 
 if TYPE_CHECKING:
     from waveglow.model import WN, WaveGlow, WaveGlowConfig
 
 
 TILE = 4096  # rows of a product: the system gives and takes larger results page by page, which takes time
+INT8_INPUTS = 512  # of a product in int8; with fewer, to quantize the inputs takes longer than the product gains
 
 
 class CouplingWeights(NamedTuple):
     """The weights of one WN."""
 
     start: PackedLinear
-    joint: list[PackedLinear]  # per layer (2 C, K * C + M): the convolution (K = 1 if separable), then the mel
+    joint: list[PackedLinear | Int8Linear]  # (2 C, K * C + M): convolution (K = 1 if separable), mel
     taps: list[Tensor]  # (kernel_size, C) of each layer; empty unless they are separable
-    res_skip: list[PackedLinear]
+    res_skip: list[PackedLinear | Int8Linear]
     end: PackedLinear
 
     @classmethod
-    def of(cls, wn: WN, dtype: torch.dtype) -> CouplingWeights:
+    def of(cls, wn: WN, dtype: torch.dtype, int8: bool) -> CouplingWeights:
+        """int8: where it pays, see INT8_INPUTS"""
+
         def packed(weight: Tensor, bias: Tensor) -> PackedLinear:
             return PackedLinear(weight.to(dtype), TILE, bias.to(dtype))
+
+        def large(weight: Tensor, bias: Tensor) -> PackedLinear | Int8Linear:
+            return Int8Linear(weight, bias) if int8 and weight.shape[1] >= INT8_INPUTS else packed(weight, bias)
 
         weights, joint = wn.weights(), []
         conditions = zip(*(part.chunk(len(weights.in_layers)) for part in weights.conditions), strict=True)
@@ -45,12 +51,12 @@ class CouplingWeights(NamedTuple):
             weight = torch.cat((taps.permute(0, 2, 1).flatten(1), mel_weight[:, :, 0]), 1)
             scale = torch.ones_like(bias)
             scale[: len(bias) // 2] = 2  # tanh(x) = 2 sigmoid(2 x) - 1, and CPUs compute a sigmoid several times faster
-            joint.append(packed(weight * scale.unsqueeze(1), (bias + mel_bias) * scale))
+            joint.append(large(weight * scale.unsqueeze(1), (bias + mel_bias) * scale))
         return cls(
             start=packed(weights.start[0][:, :, 0], weights.start[1]),
             joint=joint,
             taps=[tap.to(dtype) for tap in weights.taps],
-            res_skip=[packed(weight[:, :, 0], bias) for weight, bias in weights.res_skip],
+            res_skip=[large(weight[:, :, 0], bias) for weight, bias in weights.res_skip],
             end=packed(weights.end[0][:, :, 0], weights.end[1]),
         )
 
@@ -108,7 +114,9 @@ def invert(model: WaveGlow, mel: Tensor, z: Tensor, dtype: torch.dtype) -> Tenso
     rows[:, :, -mel_dim:] = mel
     rest, x = z.split((config.n_group - model.last_dim, model.last_dim), 2)  # (B, G, channels)
     couplings = cast("Iterable[WN]", model.WN)
-    weights = packed_once(model, dtype, lambda: [CouplingWeights.of(wn, dtype) for wn in couplings])
+    weights = packed_once(
+        model, (dtype, model.int8), lambda: [CouplingWeights.of(wn, dtype, model.int8) for wn in couplings]
+    )
     for k, convinv in reversed(list(enumerate(model.convinv))):
         x_a, x_b = x.chunk(2, dim=2)
         log_s, b = coupling(weights[k], x_a, rows, config)

@@ -267,6 +267,7 @@ class WaveGlow(nn.Module):
     """The whole model: forward for training (audio to z), infer for synthesis (z to audio)."""
 
     packed = True  # infer applies weight norm once and uses inverse_cpu.py on a CPU; False: computes as forward does
+    int8 = False  # the inverse on a CPU with 8-bit weights
     checkpoint_activations = False  # in training: recompute activations in the backward pass instead of storing them
 
     def __init__(self, config: WaveGlowConfig) -> None:
