@@ -66,7 +66,7 @@ class Vocoder:
     ) -> None:
         self.waveglow, self.audio, self.source = waveglow, audio, source
         self.match_mel = waveglow.config.match_mel if waveglow and match_mel is None else match_mel or 0
-        self.precision: Precision = "fp32" if precision == INT8 else precision
+        self.precision: Precision = "fp32" if precision == "int8" else precision
         if waveglow and precision == INT8:
             if weight := not_finite(waveglow):  # NaN would become an 8-bit number
                 raise UserError(f"{source}: {RUINED.format(weight)}")
