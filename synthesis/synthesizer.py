@@ -148,11 +148,10 @@ class Synthesizer:
             yield batch
 
     def _utterances(self, texts: Iterable[str], batch_size: int, options: SpeechOptions) -> Iterator[Utterance | None]:
-        space = self.symbols.index(" ") if " " in self.symbols else 0
         for _, group in itertools.groupby(self.parts(texts, batch_size, options), lambda part: part.number):
             parts = list(group)
             audible = [(part.read, part.utterance) for part in parts if part.read and part.utterance]
-            utterance = Utterance.joined(audible, options.pauses, self.audio, space) if audible else None
+            utterance = Utterance.joined(audible, options.pauses, self.audio, self.reader) if audible else None
             if utterance:
                 dropped = (symbol for part in parts if part.read for symbol in part.read.dropped)
                 utterance.dropped = list(dict.fromkeys(dropped))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -12,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.config import AudioConfig
-from synthesis.reader import Read
+from synthesis.reader import Read, Reader
 from synthesis.sentences import Pauses, Piece
+from synthesis.timings import Word, piece_words
 
 
 class Spoken(NamedTuple):
@@ -36,6 +38,9 @@ class Utterance:
     dropped: list[str] = field(default_factory=list)  # parts of the text that the model has no symbol for, each once
     pieces: list[Spoken] = field(default_factory=list)  # sentences, and clauses of long ones
     ids: list[int] = field(default_factory=list)  # (L) the symbols of the pieces, with a space between two
+    reads: list[Read] = field(default_factory=list, repr=False)  # what the model read for each of the pieces
+    reader: Reader | None = field(default=None, repr=False)
+    audio_config: AudioConfig = field(default_factory=AudioConfig, repr=False)
 
     @property
     def num_pieces(self) -> int:
@@ -47,14 +52,23 @@ class Utterance:
         whole: Tensor = torch.block_diag(*self.alignments)
         return whole
 
+    @cached_property
+    def words(self) -> list[Word]:
+        """When each written word is heard, computed when it is first asked for; see `piece_words`."""
+        assert self.reader is not None, "only an utterance of a whole text has words"
+        words, config = [], self.audio_config
+        for spoken, read, alignment in zip(self.pieces, self.reads, self.alignments, strict=True):
+            first, end = spoken.start // config.hop_length, spoken.end // config.hop_length
+            rows, mel = alignment[: end - first, : len(read.ids)], self.mel[:, first:end]
+            words += piece_words(self.reader, read, rows, mel, config, spoken.start / config.sample_rate)
+        return words
+
     @classmethod
     def joined(
-        cls, parts: Sequence[tuple[Read, Utterance]], pauses: Pauses, audio: AudioConfig, space: int
+        cls, parts: Sequence[tuple[Read, Utterance]], pauses: Pauses, audio: AudioConfig, reader: Reader
     ) -> Utterance:
-        """Join the pieces of one text, with pauses of whole frames between them.
-
-        space: the id of the space between two pieces.
-        """
+        """Join the pieces of one text, with pauses of whole frames between them."""
+        space = reader.symbols.index(" ") if " " in reader.symbols else 0
         reads, utterances = zip(*parts, strict=True)
         frames = [pause_frames(read.piece, pauses, audio) for read in reads]
         frames[-1] = 0
@@ -74,6 +88,9 @@ class Utterance:
             stats=summed([utterance.stats for utterance in utterances], at / audio.sample_rate),
             pieces=spoken,
             ids=[i for read in reads for i in (*read.ids, space)][:-1],
+            reads=list(reads),
+            reader=reader,
+            audio_config=audio,
         )
 
 
