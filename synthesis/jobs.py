@@ -20,6 +20,7 @@ from common.tracking.jsonl import JsonLines
 from common.wording import counted
 from synthesis.line import SUFFIXES, Line
 from synthesis.sentences import Pauses
+from synthesis.subtitles import TimingFormat
 from synthesis.synthesizer import Part
 from synthesis.vocoder import SpeechPrecision
 
@@ -46,6 +47,7 @@ class InferenceConfig(Options):
     seed: Seed = 0
     overwrite: bool = False
     lexicon: str | None = None
+    timings: list[TimingFormat] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,7 +99,9 @@ class Job:
         rows = read_json_lines(self.log_path) if self.log_path.is_file() else []
         stems = {name[:-4] for row in rows if re.fullmatch(r"\d{4,}\.wav", name := str(row.get("file")))}
         known = stems.union(f"{i:04d}" for i in range(len(self.lines)))
-        alike = (path for path in self.output.iterdir() if re.fullmatch(r"\d{4,}\.(wav|png)", path.name))
+        alike = (
+            path for path in self.output.iterdir() if re.fullmatch(r"\d{4,}", path.stem) and path.suffix in SUFFIXES
+        )
         if others := sorted(path.name for path in alike if path.stem not in known):
             print(f"warning: {self.output}: {', '.join(others)} are not of this run; log.jsonl does not list them")
         return [self.output / f"{stem}{suffix}" for stem in sorted(stems) for suffix in SUFFIXES]
@@ -119,7 +123,8 @@ class Job:
         if self.line is None:
             number, text = self.lines[part.number]
             where = f"{self.config.input}:{number}"
-            self.line = Line(self.output / f"{part.number:04d}.wav", where, text, self.audio, self.config.pauses)
+            path = self.output / f"{part.number:04d}.wav"
+            self.line = Line(path, where, text, self.audio, self.config.pauses, self.config.timings)
         with self.line.keeping():
             self.line.add(part)
         if part.is_last:

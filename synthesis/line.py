@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,14 +12,16 @@ from torch import Tensor
 
 from common.config import AudioConfig
 from common.errors import UserError, first_line
-from common.files import replacing
+from common.files import replacing, write_text
 from common.wording import counted
 from synthesis.sentences import CUT_OFF, Pauses
+from synthesis.subtitles import TIMING_FORMATS, WRITERS, TimingFormat
 from synthesis.synthesizer import Part
+from synthesis.timings import Word, moved
 from synthesis.utterance import overview, pause_frames, summed
 from synthesis.wav import WavFile
 
-SUFFIXES = (".wav", ".png")  # of the files of a line
+SUFFIXES = (".wav", ".png", *(f".{name}" for name in TIMING_FORMATS))  # of the files of a line
 LOUD_SHARE = 1e-4  # of the samples
 DRAWN = 4000  # mel frames in a picture; of a longer line, the beginning is drawn
 
@@ -27,16 +29,28 @@ DRAWN = 4000  # mel frames in a picture; of a longer line, the beginning is draw
 class Line:
     """The result of one line: its pieces are added to a hidden file, which becomes `path` at the end.
 
-    Memory does not grow with the length of the line. `where` names the line in messages.
+    Memory does not grow with the length of the line, except by the words' times if `timings` asks for files of them.
+    `where` names the line in messages.
     """
 
-    def __init__(self, path: Path, where: str, text: str, audio: AudioConfig, pauses: Pauses) -> None:
+    def __init__(
+        self,
+        path: Path,
+        where: str,
+        text: str,
+        audio: AudioConfig,
+        pauses: Pauses,
+        timings: Sequence[TimingFormat] = (),
+    ) -> None:
         self.path, self.where, self.text, self.audio, self.pauses = path, where, text, audio, pauses
         self.temporary, self.partial = path.with_name(f".{path.name}.tmp"), path.with_suffix(".partial.wav")
         self.wav: WavFile | None = None
         self.pause = 0  # samples, still to be written
         self.num_pieces = self.truncated = self.num_loud = 0
         self.dropped: dict[str, None] = {}
+        self.timings = timings
+        self.words: list[Word] = []
+        self.ends: list[int] = []  # of the pieces, in characters
         self.alignments: list[Tensor] = []
         self.stats: list[dict[str, float]] = []
 
@@ -57,6 +71,10 @@ class Line:
             return
         utterance = part.utterance
         self.wav = self.wav or WavFile(self.temporary, self.audio.sample_rate)
+        if self.timings:
+            start = (self.wav.num_samples + self.pause) / self.audio.sample_rate
+            self.words += moved(utterance.words, start)
+            self.ends.append(part.read.piece.end)
         self.wav.append(torch.nn.functional.pad(utterance.audio, (self.pause, 0)))
         self.pause = pause_frames(part.read.piece, self.pauses, self.audio) * self.audio.hop_length
         self.num_pieces += 1
@@ -86,6 +104,8 @@ class Line:
         self.wav.close()
         os.replace(self.temporary, self.path)
         self.partial.unlink(missing_ok=True)  # of an earlier run
+        for name in self.timings:
+            write_text(self.path.with_suffix(f".{name}"), WRITERS[name](self.text, self.words, self.ends))
         from common.tracking.plots import alignment_figure  # matplotlib is slow to import
 
         with replacing(self.path.with_suffix(".png"), durable=False) as temporary:

@@ -168,6 +168,8 @@ class Synthesizer:
                 names = [repr(read.piece.text[:60]) for _, read, _ in (window[k] for k in batch) if read]
                 found.update(zip(batch, self._batch([ids[k] for k in batch], names, options), strict=True))
             for k, (number, read, is_last) in enumerate(window):
+                if read and k in found:
+                    found[k].of_piece(read, self.reader, self.audio)
                 yield Part(number, read, found.get(k), is_last)
 
     def stream(self, text: str | Iterable[str], **options: Any) -> Iterator[Tensor]:

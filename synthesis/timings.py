@@ -6,8 +6,8 @@ Shapes: T mel frames, L symbols.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -175,6 +175,11 @@ def _shared(
             share = at / total, (at + max(lengths[k], 1)) / total
             at += max(lengths[k], 1)
             yield Owned(*written[k], *owned[0], share)
+
+
+def moved(words: Iterable[Word], seconds: float) -> list[Word]:
+    """The words of audio that starts `seconds` later."""
+    return [replace(word, start=word.start + seconds, end=word.end + seconds) for word in words]
 
 
 def piece_words(

@@ -63,6 +63,11 @@ class Utterance:
             words += piece_words(self.reader, read, rows, mel, config, spoken.start / config.sample_rate)
         return words
 
+    def of_piece(self, read: Read, reader: Reader, audio: AudioConfig) -> None:
+        """Note what this utterance of one piece reads, for `words`."""
+        self.pieces, self.ids, self.reads = [Spoken(read.piece, 0, len(self.audio))], read.ids, [read]
+        self.reader, self.audio_config = reader, audio
+
     @classmethod
     def joined(
         cls, parts: Sequence[tuple[Read, Utterance]], pauses: Pauses, audio: AudioConfig, reader: Reader
