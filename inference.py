@@ -46,7 +46,7 @@ def main(values: dict[str, Any]) -> None:
         config.lexicon,
     )
     options = SpeechOptions(
-        config.seed, config.sigma, config.denoiser_strength, config.max_decoder_steps, config.pauses
+        config.seed, config.sigma, config.denoiser_strength, config.max_decoder_steps, config.pauses, config.speed
     )
     job = Job(config, lines, voice.audio)
     with job.opened():

@@ -20,6 +20,7 @@ from common.tracking.jsonl import JsonLines
 from common.wording import counted
 from synthesis.line import SUFFIXES, Line
 from synthesis.sentences import Pauses
+from synthesis.speed import Speed
 from synthesis.subtitles import TimingFormat
 from synthesis.synthesizer import Part
 from synthesis.vocoder import SpeechPrecision
@@ -47,6 +48,7 @@ class InferenceConfig(Options):
     seed: Seed = 0
     overwrite: bool = False
     lexicon: str | None = None
+    speed: Speed = 1.0
     timings: list[TimingFormat] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -124,7 +126,9 @@ class Job:
             number, text = self.lines[part.number]
             where = f"{self.config.input}:{number}"
             path = self.output / f"{part.number:04d}.wav"
-            self.line = Line(path, where, text, self.audio, self.config.pauses, self.config.timings)
+            self.line = Line(
+                path, where, text, self.audio, self.config.pauses.at(self.config.speed), self.config.timings
+            )
         with self.line.keeping():
             self.line.add(part)
         if part.is_last:

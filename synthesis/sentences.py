@@ -71,6 +71,10 @@ class Pauses(Options):
     dash: NonNegative = 0.15
     none: NonNegative = 0.0
 
+    def at(self, speed: float) -> Pauses:
+        """The pauses of speech that is `speed` times as fast."""
+        return self if speed == 1 else Pauses(**{name: value / speed for name, value in vars(self).items()})
+
     def after(self, mark: Mark) -> float:
         """Seconds."""
         return 0.0 if mark == "end" else float(getattr(self, mark))

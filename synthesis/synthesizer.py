@@ -22,6 +22,7 @@ from common.schema import Count, Index, NonNegative, Options, Seed, check
 from synthesis.models import MODELS, RUINED, load_checkpoint, not_finite, require_finite
 from synthesis.reader import Read, Reader
 from synthesis.sentences import Pauses
+from synthesis.speed import Resampler, Speed, resampled_rows
 from synthesis.utterance import Utterance, pause_frames, with_speed
 from synthesis.vocoder import INT8, SpeechPrecision, Vocoder, total_latency
 from tacotron2.model import Tacotron2
@@ -40,6 +41,7 @@ class SpeechOptions(Options):
     denoiser_strength: NonNegative = 0.01  # 0: no denoiser
     max_decoder_steps: Count | None = None  # of a piece; None: the model's own
     pauses: Pauses = field(default_factory=Pauses)  # between the pieces of a text
+    speed: Speed = 1.0  # 2: twice as fast, with pauses half as long; the pitch stays
 
 
 class Part(NamedTuple):
@@ -151,7 +153,8 @@ class Synthesizer:
         for _, group in itertools.groupby(self.parts(texts, batch_size, options), lambda part: part.number):
             parts = list(group)
             audible = [(part.read, part.utterance) for part in parts if part.read and part.utterance]
-            utterance = Utterance.joined(audible, options.pauses, self.audio, self.reader) if audible else None
+            pauses = options.pauses.at(options.speed)
+            utterance = Utterance.joined(audible, pauses, self.audio, self.reader) if audible else None
             if utterance:
                 dropped = (symbol for part in parts if part.read for symbol in part.read.dropped)
                 utterance.dropped = list(dict.fromkeys(dropped))
@@ -180,6 +183,7 @@ class Synthesizer:
         SpeechOptions. Warnings and errors are those of `speak`.
         """
         chosen, pause, dropped = SpeechOptions(**options), None, dict[str, None]()
+        pauses = chosen.pauses.at(chosen.speed)
         for read in self.reader.read(text):
             dropped.update(dict.fromkeys(read.dropped))
             if not read.ids:
@@ -188,7 +192,7 @@ class Synthesizer:
                 yield torch.zeros(pause)
             with about(repr(read.piece.text[:60])):
                 yield from self._stream_piece(read.ids, chosen)
-            pause = self.audio.hop_length * pause_frames(read.piece, chosen.pauses, self.audio)
+            pause = self.audio.hop_length * pause_frames(read.piece, pauses, self.audio)
         if pause is None:
             raise self._nothing_left(text if isinstance(text, str) else "a stream")
         _warn_dropped(list(dropped))
@@ -196,6 +200,7 @@ class Synthesizer:
     def _stream_piece(self, ids: list[int], options: SpeechOptions) -> Iterator[Tensor]:
         for_decoder, for_vocoder = generators(options.seed, ids, self.device)
         stream = self.vocoder.stream(for_vocoder, options.sigma, options.denoiser_strength)
+        resampler = Resampler(options.speed)
         parts = self.tacotron2.stream(torch.tensor(ids, device=self.device), options.max_decoder_steps, for_decoder)
         while True:
             with autocast(self.device, self.precision):
@@ -203,7 +208,7 @@ class Synthesizer:
             if part is None:
                 break
             require_finite(self.tacotron2, self.source, mel=part.mel, alignment=part.alignment)
-            yield from stream.feed(part.mel.float())
+            yield from stream.feed(resampler.feed(part.mel.float()))
         yield from stream.close()
 
     def ids(self, text: str) -> list[int]:
@@ -235,6 +240,7 @@ class Synthesizer:
             alignment = speech.alignment[row, :num_frames, : len(ids[row])].float().cpu()
             with about(names[row]):
                 require_finite(self.tacotron2, self.source, mel=mel, alignment=alignment)
+                mel, alignment = Resampler(options.speed).feed(mel), resampled_rows(alignment, options.speed)
                 audio, vocoder_stats = self.vocoder(mel, for_vocoder[row], options.sigma, options.denoiser_strength)
             # The batch's time is split in proportion to frames; for a batch of one this is the latency itself.
             stats = {
