@@ -19,6 +19,7 @@ from common.schema import Count, Index, NonNegative, Options, Seed
 from common.tracking.jsonl import JsonLines
 from common.wording import counted
 from synthesis.line import SUFFIXES, Line
+from synthesis.loudness import Loudness, LoudnessMeter
 from synthesis.sentences import Pauses
 from synthesis.speed import Speed
 from synthesis.subtitles import TimingFormat
@@ -49,12 +50,15 @@ class InferenceConfig(Options):
     overwrite: bool = False
     lexicon: str | None = None
     speed: Speed = 1.0
+    loudness: Loudness | None = None
     timings: list[TimingFormat] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.vocoder == "waveglow" and self.waveglow is None:
             raise UserError("no vocoder: set waveglow=CKPT, or vocoder=griffin_lim, which needs no training")
+        if self.loudness is not None:
+            LoudnessMeter(8000)  # if its package is missing, say so at once
 
 
 def refuse_earlier(config: InferenceConfig, num_lines: int) -> None:
@@ -126,9 +130,8 @@ class Job:
             number, text = self.lines[part.number]
             where = f"{self.config.input}:{number}"
             path = self.output / f"{part.number:04d}.wav"
-            self.line = Line(
-                path, where, text, self.audio, self.config.pauses.at(self.config.speed), self.config.timings
-            )
+            pauses = self.config.pauses.at(self.config.speed)
+            self.line = Line(path, where, text, self.audio, pauses, self.config.timings, self.config.loudness)
         with self.line.keeping():
             self.line.add(part)
         if part.is_last:

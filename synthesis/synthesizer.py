@@ -19,11 +19,12 @@ from common.errors import UserError, about
 from common.ops.padding import pad_last
 from common.ops.precision import autocast
 from common.schema import Count, Index, NonNegative, Options, Seed, check
+from synthesis.loudness import Loudness, LoudnessMeter
 from synthesis.models import MODELS, RUINED, load_checkpoint, not_finite, require_finite
 from synthesis.reader import Read, Reader
 from synthesis.sentences import Pauses
 from synthesis.speed import Resampler, Speed, resampled_rows
-from synthesis.utterance import Utterance, pause_frames, with_speed
+from synthesis.utterance import Utterance, pause_frames, silence_frames, with_speed
 from synthesis.vocoder import INT8, SpeechPrecision, Vocoder, total_latency
 from tacotron2.model import Tacotron2
 from tacotron2.text import SYMBOLS, Lexicon
@@ -42,6 +43,7 @@ class SpeechOptions(Options):
     max_decoder_steps: Count | None = None  # of a piece; None: the model's own
     pauses: Pauses = field(default_factory=Pauses)  # between the pieces of a text
     speed: Speed = 1.0  # 2: twice as fast, with pauses half as long; the pitch stays
+    loudness: Loudness | None = None  # LUFS, see LoudnessMeter.gain; None: as the models make it
 
 
 class Part(NamedTuple):
@@ -156,6 +158,7 @@ class Synthesizer:
             pauses = options.pauses.at(options.speed)
             utterance = Utterance.joined(audible, pauses, self.audio, self.reader) if audible else None
             if utterance:
+                utterance.audio = _at_loudness(utterance.audio, options.loudness, self.audio.sample_rate)
                 dropped = (symbol for part in parts if part.read for symbol in part.read.dropped)
                 utterance.dropped = list(dict.fromkeys(dropped))
             yield utterance
@@ -183,18 +186,23 @@ class Synthesizer:
         SpeechOptions. Warnings and errors are those of `speak`.
         """
         chosen, pause, dropped = SpeechOptions(**options), None, dict[str, None]()
-        pauses = chosen.pauses.at(chosen.speed)
+        if chosen.loudness is not None:
+            raise UserError(f"loudness={chosen.loudness} is not for a stream: its loudness is known at its end")
+        pauses, hop = chosen.pauses.at(chosen.speed), self.audio.hop_length
         for read in self.reader.read(text):
             dropped.update(dict.fromkeys(read.dropped))
             if not read.ids:
                 continue
+            pause = hop * silence_frames(pauses.lead, self.audio) if pause is None else pause
             if pause:
                 yield torch.zeros(pause)
             with about(repr(read.piece.text[:60])):
                 yield from self._stream_piece(read.ids, chosen)
-            pause = self.audio.hop_length * pause_frames(read.piece, pauses, self.audio)
+            pause = hop * pause_frames(read.piece, pauses, self.audio)
         if pause is None:
             raise self._nothing_left(text if isinstance(text, str) else "a stream")
+        if trail := hop * silence_frames(pauses.trail, self.audio):
+            yield torch.zeros(trail)
         _warn_dropped(list(dropped))
 
     def _stream_piece(self, ids: list[int], options: SpeechOptions) -> Iterator[Tensor]:
@@ -272,6 +280,14 @@ def _batches(order: Sequence[int], lengths: Sequence[int], batch_size: int) -> I
         batch.append(k)
     if batch:
         yield batch
+
+
+def _at_loudness(audio: Tensor, target: float | None, sample_rate: int) -> Tensor:
+    if target is None:
+        return audio
+    meter = LoudnessMeter(sample_rate)
+    meter.add(audio)
+    return audio * meter.gain(target)[0]
 
 
 def _numbered(reader: Reader, texts: Iterable[str]) -> Iterator[tuple[int, Read | None, bool]]:
