@@ -35,7 +35,7 @@ $(INSTALLED): requirements.txt requirements-arpabet.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -r requirements-arpabet.txt
 	@touch $@
 
-$(DEV): $(INSTALLED) requirements-dev.txt requirements-onnx.txt requirements-arpabet.txt requirements-eval.txt
+$(DEV): $(INSTALLED) requirements-dev.txt requirements-onnx.txt requirements-arpabet.txt requirements-loudness.txt requirements-eval.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements-eval.txt
 	@touch $@

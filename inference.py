@@ -57,6 +57,7 @@ def main(values: dict[str, Any]) -> None:
         config.attempts,
         config.attention_window,
         config.pauses,
+        config.speed,
     )
     job = Job(config, lines, voice.audio)
     with job.opened():

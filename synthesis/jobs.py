@@ -19,7 +19,10 @@ from common.schema import Count, Index, NonNegative, Options, Seed
 from common.tracking.jsonl import JsonLines
 from common.wording import counted
 from synthesis.line import SUFFIXES, Line
+from synthesis.loudness import Loudness, LoudnessMeter
 from synthesis.sentences import Pauses
+from synthesis.speed import Speed
+from synthesis.subtitles import TimingFormat
 from synthesis.synthesizer import Part
 from synthesis.vocoder import SpeechPrecision
 from synthesis.voices import Voice
@@ -52,6 +55,9 @@ class InferenceConfig(Options):
     seed: Seed = 0
     overwrite: bool = False
     lexicon: str | None = None
+    speed: Speed = 1.0
+    loudness: Loudness | None = None
+    timings: list[TimingFormat] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,6 +67,8 @@ class InferenceConfig(Options):
             raise UserError("no voice: set voice=NAME, or tacotron2=CKPT waveglow=CKPT")
         if self.tacotron2 and self.vocoder == "waveglow" and self.waveglow is None:
             raise UserError("no vocoder: set waveglow=CKPT, or vocoder=griffin_lim, which needs no training")
+        if self.loudness is not None:
+            LoudnessMeter(8000)  # if its package is missing, say so at once
 
     @property
     def models(self) -> Voice | str:
@@ -113,7 +121,9 @@ class Job:
         rows = read_json_lines(self.log_path) if self.log_path.is_file() else []
         stems = {name[:-4] for row in rows if re.fullmatch(r"\d{4,}\.wav", name := str(row.get("file")))}
         known = stems.union(f"{i:04d}" for i in range(len(self.lines)))
-        alike = (path for path in self.output.iterdir() if re.fullmatch(r"\d{4,}\.(wav|png)", path.name))
+        alike = (
+            path for path in self.output.iterdir() if re.fullmatch(r"\d{4,}", path.stem) and path.suffix in SUFFIXES
+        )
         if others := sorted(path.name for path in alike if path.stem not in known):
             print(f"warning: {self.output}: {', '.join(others)} are not of this run; log.jsonl does not list them")
         return [self.output / f"{stem}{suffix}" for stem in sorted(stems) for suffix in SUFFIXES]
@@ -135,7 +145,9 @@ class Job:
         if self.line is None:
             number, text = self.lines[part.number]
             where = f"{self.config.input}:{number}"
-            self.line = Line(self.output / f"{part.number:04d}.wav", where, text, self.audio, self.config.pauses)
+            path = self.output / f"{part.number:04d}.wav"
+            pauses = self.config.pauses.at(self.config.speed)
+            self.line = Line(path, where, text, self.audio, pauses, self.config.timings, self.config.loudness)
         with self.line.keeping():
             self.line.add(part)
         if part.is_last:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,15 +13,20 @@ from torch import Tensor
 
 from common.config import AudioConfig
 from common.errors import UserError, first_line
-from common.files import replacing
+from common.files import replacing, write_text
 from common.wording import counted
+from synthesis.loudness import CEILING, LoudnessMeter
+from synthesis.reader import Read
 from synthesis.reading import Fault, described
 from synthesis.sentences import Pauses
+from synthesis.subtitles import TIMING_FORMATS, WRITERS, TimingFormat
 from synthesis.synthesizer import Part
-from synthesis.utterance import overview, pause_frames, summed
+from synthesis.timings import Word, moved
+from synthesis.utterance import Utterance, overview, pause_frames, silence_frames, summed
 from synthesis.wav import WavFile
 
-SUFFIXES = (".wav", ".png")  # of the files of a line
+SUFFIXES = (".wav", ".png", *(f".{name}" for name in TIMING_FORMATS))  # of the files of a line
+HEADROOM = 0.5  # factor for samples whose final level is not yet known: loud ones are not clipped
 LOUD_SHARE = 1e-4  # of the samples
 DRAWN = 4000  # mel frames in a picture; of a longer line, the beginning is drawn
 
@@ -28,17 +34,32 @@ DRAWN = 4000  # mel frames in a picture; of a longer line, the beginning is draw
 class Line:
     """The result of one line: its pieces are added to a hidden file, which becomes `path` at the end.
 
-    Memory does not grow with the length of the line. `where` names the line in messages.
+    Memory does not grow with the length of the line, except by the words' times if `timings` asks for files of them.
+    `where` names the line in messages.
     """
 
-    def __init__(self, path: Path, where: str, text: str, audio: AudioConfig, pauses: Pauses) -> None:
+    def __init__(
+        self,
+        path: Path,
+        where: str,
+        text: str,
+        audio: AudioConfig,
+        pauses: Pauses,
+        timings: Sequence[TimingFormat] = (),
+        loudness: float | None = None,
+    ) -> None:
         self.path, self.where, self.text, self.audio, self.pauses = path, where, text, audio, pauses
         self.temporary, self.partial = path.with_name(f".{path.name}.tmp"), path.with_suffix(".partial.wav")
         self.wav: WavFile | None = None
-        self.pause = 0  # samples, still to be written
+        self.pause = silence_frames(pauses.lead, audio) * audio.hop_length  # samples, still to be written
+        self.loudness = loudness
+        self.meter = None if loudness is None else LoudnessMeter(audio.sample_rate)
         self.num_pieces = self.truncated = self.num_loud = 0
         self.faults: list[Fault] = []
         self.dropped: dict[str, None] = {}
+        self.timings = timings
+        self.words: list[Word] = []
+        self.ends: list[int] = []  # of the pieces, in characters
         self.alignments: list[Tensor] = []
         self.stats: list[dict[str, float]] = []
 
@@ -52,15 +73,22 @@ class Line:
             raise UserError(f"{self.path}: not written ({first_line(error)}); free some space{kept}") from error
 
     def add(self, part: Part) -> None:
-        """Append a piece, after the pause of the one before it."""
+        """Append a piece, after the pause of the one before it, and what follows the last one."""
         if part.read is not None:
             self.dropped.update(dict.fromkeys(part.read.dropped))
-        if part.read is None or part.utterance is None:
-            return
-        utterance = part.utterance
+            if part.utterance is not None:
+                self._append(part.read, part.utterance)
+        if part.is_last and self.wav is not None:
+            self._end(self.wav)
+
+    def _append(self, read: Read, utterance: Utterance) -> None:
         self.wav = self.wav or WavFile(self.temporary, self.audio.sample_rate)
-        self.wav.append(torch.nn.functional.pad(utterance.audio, (self.pause, 0)))
-        self.pause = pause_frames(part.read.piece, self.pauses, self.audio) * self.audio.hop_length
+        if self.timings:
+            start = (self.wav.num_samples + self.pause) / self.audio.sample_rate
+            self.words += moved(utterance.words, start)
+            self.ends.append(read.piece.end)
+        self._write(self.wav, torch.nn.functional.pad(utterance.audio, (self.pause, 0)))
+        self.pause = pause_frames(read.piece, self.pauses, self.audio) * self.audio.hop_length
         self.num_pieces += 1
         self.truncated += utterance.truncated
         self.faults += utterance.faults
@@ -68,6 +96,28 @@ class Line:
         if sum(map(len, self.alignments)) + len(utterance.alignment) <= DRAWN or not self.alignments:
             self.alignments += utterance.alignments
         self.stats = [summed([*self.stats, utterance.stats], self.wav.num_samples / self.audio.sample_rate)]
+
+    def _write(self, wav: WavFile, audio: Tensor) -> None:
+        if self.meter:
+            self.meter.add(audio)
+            audio = audio * HEADROOM
+        wav.append(audio)
+
+    def _end(self, wav: WavFile) -> None:
+        """Write what follows the last piece, and bring the whole to the loudness that was asked for."""
+        if trail := silence_frames(self.pauses.trail, self.audio) * self.audio.hop_length:
+            self._write(wav, torch.zeros(trail))
+            self.stats = [summed(self.stats, wav.num_samples / self.audio.sample_rate)]
+        if self.meter and self.loudness is not None:
+            gain, reached = self.meter.gain(self.loudness)
+            wav.scale(gain / HEADROOM)
+            if not math.isfinite(reached):
+                print(f"{self.where}: {self.path.name} is too short or too quiet to have a loudness; it stays as it is")
+            elif reached < self.loudness - 0.1:
+                print(
+                    f"{self.where}: {self.path.name} has {reached:.1f} LUFS, not {self.loudness}: louder, its true "
+                    f"peak would exceed {CEILING:g} dBTP"
+                )
 
     def finish(self) -> dict[str, float] | None:
         """Give the files their names and print warnings; return the stats, or None if there was nothing to say."""
@@ -87,12 +137,14 @@ class Line:
                 f"warning: {self.where}: {name} is not read right: {described(self.faults)}. Listen to it: {advice}"
                 "try another seed; a voice in training needs more of it"
             )
-        if self.num_loud > LOUD_SHARE * self.wav.num_samples:
+        if self.meter is None and self.num_loud > LOUD_SHARE * self.wav.num_samples:
             beyond = f"{counted(self.num_loud, 'sample')} beyond full scale"
             print(f"warning: {self.where}: {name} is too loud in places: {beyond}")
         self.wav.close()
         os.replace(self.temporary, self.path)
         self.partial.unlink(missing_ok=True)  # of an earlier run
+        for name in self.timings:
+            write_text(self.path.with_suffix(f".{name}"), WRITERS[name](self.text, self.words, self.ends))
         from common.tracking.plots import alignment_figure  # matplotlib is slow to import
 
         with replacing(self.path.with_suffix(".png"), durable=False) as temporary:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from common.schema import Count, NonNegative, Options, Seed
+from synthesis.loudness import Loudness
 from synthesis.sentences import Pauses
+from synthesis.speed import Speed
 
 
 @dataclass(frozen=True)
@@ -19,3 +21,5 @@ class SpeechOptions(Options):
     attempts: Count = 3  # at a piece that is not read right, and then at smaller ones, see `read_right`
     attention_window: Count | None = None  # symbols ahead that the attention may look at; None: all of the piece
     pauses: Pauses = field(default_factory=Pauses)  # between the pieces of a text
+    speed: Speed = 1.0  # 2: twice as fast, with pauses half as long; the pitch stays
+    loudness: Loudness | None = None  # LUFS, see LoudnessMeter.gain; None: as the models make it

@@ -61,6 +61,8 @@ class Piece:
 class Pauses(Options):
     """Silence between two pieces, in seconds, in addition to what the model leaves at the ends of a piece.
 
+    `lead` and `trail` are before the first piece and after the last.
+
     With the 0.1 s that the bundled voice leaves at each end, the sums are those of readers: LJSpeech's pauses for 0.3 s
     at a comma, 0.4 s at a semicolon or colon, and 0.5 s after a sentence (medians of clips with one mark inside).
     """
@@ -70,6 +72,13 @@ class Pauses(Options):
     clause: NonNegative = 0.15
     dash: NonNegative = 0.15
     none: NonNegative = 0.0
+    lead: NonNegative = 0.0
+    trail: NonNegative = 0.0
+
+    def at(self, speed: float) -> Pauses:
+        """The pauses of speech that is `speed` times as fast. Those around it stay."""
+        between = {name: value / speed for name, value in vars(self).items() if name not in ("lead", "trail")}
+        return replace(self, **between)
 
     def after(self, mark: Mark) -> float:
         """Seconds."""

@@ -15,12 +15,14 @@ from common.checkpoint import formats
 from common.device import resolve_device
 from common.errors import UserError, about
 from common.schema import Index, NonNegative, check
+from synthesis.loudness import LoudnessMeter
 from synthesis.models import MODELS, load_checkpoint
 from synthesis.options import SpeechOptions
 from synthesis.reader import Read, Reader
 from synthesis.reading import Decoded, Fault, described
+from synthesis.speed import Resampler, resampled_rows
 from synthesis.text_to_mel import TextToMel, for_vocoder
-from synthesis.utterance import Utterance, pause_frames, with_speed
+from synthesis.utterance import Utterance, pause_frames, silence_frames, with_speed
 from synthesis.vocoder import SpeechPrecision, Vocoder, total_latency
 from synthesis.voices import VOICES, Voice, is_voice
 from tacotron2.model import Tacotron2
@@ -141,12 +143,13 @@ class Synthesizer:
             yield batch
 
     def _utterances(self, texts: Iterable[str], batch_size: int, options: SpeechOptions) -> Iterator[Utterance | None]:
-        space = self.symbols.index(" ") if " " in self.symbols else 0
         for _, group in itertools.groupby(self.parts(texts, batch_size, options), lambda part: part.number):
             parts = list(group)
             audible = [(part.read, part.utterance) for part in parts if part.read and part.utterance]
-            utterance = Utterance.joined(audible, options.pauses, self.audio, space) if audible else None
+            pauses = options.pauses.at(options.speed)
+            utterance = Utterance.joined(audible, pauses, self.audio, self.reader) if audible else None
             if utterance:
+                utterance.audio = _at_loudness(utterance.audio, options.loudness, self.audio.sample_rate)
                 dropped = (symbol for part in parts if part.read for symbol in part.read.dropped)
                 utterance.dropped = list(dict.fromkeys(dropped))
             yield utterance
@@ -178,36 +181,40 @@ class Synthesizer:
         first part is given.
         """
         chosen, pause, dropped, wrong = SpeechOptions(**options), None, dict[str, None](), list[Fault]()
+        if chosen.loudness is not None:
+            raise UserError(f"loudness={chosen.loudness} is not for a stream: its loudness is known at its end")
+        pauses = chosen.pauses.at(chosen.speed)
         for read in self.reader.read(text):
             dropped.update(dict.fromkeys(read.dropped))
             if not read.ids:
                 continue
             if pause is None:
-                mels: Iterable[Tensor] = self.text_to_mel.stream(read, chosen, wrong)
-                yield from self._stream_vocoder(read, mels, chosen)
-                pause = self._pause(read, chosen)
+                yield from self._silence(silence_frames(pauses.lead, self.audio))
+                yield from self._stream_vocoder(read, self.text_to_mel.stream(read, chosen, wrong), chosen)
+                pause = pause_frames(read.piece, pauses, self.audio)
                 continue
             for piece, decoded in self.text_to_mel([read], chosen)[0]:
-                if pause:
-                    yield torch.zeros(pause)
+                yield from self._silence(pause)
                 yield from self._stream_vocoder(piece, [decoded.mel], chosen)
-                pause = self._pause(piece, chosen)
+                pause = pause_frames(piece.piece, pauses, self.audio)
                 wrong += decoded.faults
         if pause is None:
             raise self._nothing_left(text if isinstance(text, str) else "a stream")
+        yield from self._silence(silence_frames(pauses.trail, self.audio))
         _warn(list(dropped), wrong)
+
+    def _silence(self, num_frames: int) -> Iterator[Tensor]:
+        if num_frames:
+            yield torch.zeros(num_frames * self.audio.hop_length)
 
     def _stream_vocoder(self, read: Read, mels: Iterable[Tensor], options: SpeechOptions) -> Iterator[Tensor]:
         generator = for_vocoder(options.seed, read.ids, self.device)
         stream = self.vocoder.stream(generator, options.sigma, options.denoiser_strength)
+        resampler = Resampler(options.speed)
         with about(read.name):
             for mel in mels:
-                yield from stream.feed(mel)
+                yield from stream.feed(resampler.feed(mel))
             yield from stream.close()
-
-    def _pause(self, read: Read, options: SpeechOptions) -> int:
-        """Samples."""
-        return self.audio.hop_length * pause_frames(read.piece, options.pauses, self.audio)
 
     def ids(self, text: str) -> list[int]:
         """The symbol ids of `text`; empty if there is nothing to say."""
@@ -221,9 +228,10 @@ class Synthesizer:
         return UserError(f"nothing is left of {text[:60]!r} after {self.cleaners}; use the symbols of the model")
 
     def _vocode(self, read: Read, decoded: Decoded, options: SpeechOptions) -> Utterance:
+        mel, alignment = Resampler(options.speed).feed(decoded.mel), resampled_rows(decoded.alignment, options.speed)
         with about(read.name):
             audio, vocoder_stats = self.vocoder(
-                decoded.mel, for_vocoder(options.seed, read.ids, self.device), options.sigma, options.denoiser_strength
+                mel, for_vocoder(options.seed, read.ids, self.device), options.sigma, options.denoiser_strength
             )
         stats = {
             "tacotron2_items_per_sec": decoded.mel.shape[1] / decoded.seconds,
@@ -232,9 +240,11 @@ class Synthesizer:
         }
         stats["latency"] = total_latency(stats)
         stats["audio_seconds"] = len(audio) / self.audio.sample_rate
-        return Utterance(
-            audio, decoded.mel.cpu(), [decoded.alignment], decoded.truncated, with_speed(stats), faults=decoded.faults
+        utterance = Utterance(
+            audio, mel.cpu(), [alignment], decoded.truncated, with_speed(stats), faults=decoded.faults
         )
+        utterance.of_piece(read, self.reader, self.audio)
+        return utterance
 
 
 def _batches(order: Sequence[int], lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -247,6 +257,14 @@ def _batches(order: Sequence[int], lengths: Sequence[int], batch_size: int) -> I
         batch.append(k)
     if batch:
         yield batch
+
+
+def _at_loudness(audio: Tensor, target: float | None, sample_rate: int) -> Tensor:
+    if target is None:
+        return audio
+    meter = LoudnessMeter(sample_rate)
+    meter.add(audio)
+    return audio * meter.gain(target)[0]
 
 
 def _numbered(reader: Reader, texts: Iterable[str]) -> Iterator[tuple[int, Read | None, bool]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -12,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.config import AudioConfig
-from synthesis.reader import Read
+from synthesis.reader import Read, Reader
 from synthesis.reading import Fault
 from synthesis.sentences import Pauses, Piece
+from synthesis.timings import Word, piece_words
 
 
 class Spoken(NamedTuple):
@@ -38,6 +40,9 @@ class Utterance:
     pieces: list[Spoken] = field(default_factory=list)  # sentences, and clauses of long ones
     faults: list[Fault] = field(default_factory=list)  # what is wrong after all attempts, see reading.py
     ids: list[int] = field(default_factory=list)  # (L) the symbols of the pieces, with a space between two
+    reads: list[Read] = field(default_factory=list, repr=False)  # what the model read for each of the pieces
+    reader: Reader | None = field(default=None, repr=False)
+    audio_config: AudioConfig = field(default_factory=AudioConfig, repr=False)
 
     @property
     def num_pieces(self) -> int:
@@ -49,18 +54,34 @@ class Utterance:
         whole: Tensor = torch.block_diag(*self.alignments)
         return whole
 
+    @cached_property
+    def words(self) -> list[Word]:
+        """When each written word is heard, computed when it is first asked for; see `piece_words`."""
+        assert self.reader is not None, "only an utterance of a whole text has words"
+        words, config = [], self.audio_config
+        lead = self.pieces[0].start // config.hop_length
+        aligned = [self.alignments[0][lead:], *self.alignments[1:]]
+        for spoken, read, alignment in zip(self.pieces, self.reads, aligned, strict=True):
+            first, end = spoken.start // config.hop_length, spoken.end // config.hop_length
+            rows, mel = alignment[: end - first, : len(read.ids)], self.mel[:, first:end]
+            words += piece_words(self.reader, read, rows, mel, config, spoken.start / config.sample_rate)
+        return words
+
+    def of_piece(self, read: Read, reader: Reader, audio: AudioConfig) -> None:
+        """Note what this utterance of one piece reads, for `words`."""
+        self.pieces, self.ids, self.reads = [Spoken(read.piece, 0, len(self.audio))], read.ids, [read]
+        self.reader, self.audio_config = reader, audio
+
     @classmethod
     def joined(
-        cls, parts: Sequence[tuple[Read, Utterance]], pauses: Pauses, audio: AudioConfig, space: int
+        cls, parts: Sequence[tuple[Read, Utterance]], pauses: Pauses, audio: AudioConfig, reader: Reader
     ) -> Utterance:
-        """Join the pieces of one text, with pauses of whole frames between them.
-
-        space: the id of the space between two pieces.
-        """
+        """Join the pieces of one text, with pauses of whole frames between and around them."""
+        space = reader.symbols.index(" ") if " " in reader.symbols else 0
         reads, utterances = zip(*parts, strict=True)
         frames = [pause_frames(read.piece, pauses, audio) for read in reads]
-        frames[-1] = 0
-        spoken, at = [], 0
+        lead, frames[-1] = silence_frames(pauses.lead, audio), silence_frames(pauses.trail, audio)
+        spoken, at = [], lead * audio.hop_length
         for utterance, read, num_frames in zip(utterances, reads, frames, strict=True):
             spoken.append(Spoken(read.piece, at, at + len(utterance.audio)))
             at += len(utterance.audio) + num_frames * audio.hop_length
@@ -68,21 +89,31 @@ class Utterance:
         samples = [F.pad(u.audio, (0, n * audio.hop_length)) for u, n in zip(utterances, frames, strict=True)]
         mels = [F.pad(u.mel, (0, n), value=floor) for u, n in zip(utterances, frames, strict=True)]
         alignments = [_with_space(u.alignments[0], n) for u, n in zip(utterances[:-1], frames[:-1], strict=True)]
+        alignments.append(_at_end(utterances[-1].alignments[0], frames[-1]))
+        alignments[0] = _at_end(alignments[0].flip(0, 1), lead).flip(0, 1)
         return cls(
-            audio=torch.cat(samples),
-            mel=torch.cat(mels, 1),
-            alignments=[*alignments, utterances[-1].alignments[0]],
+            audio=F.pad(torch.cat(samples), (lead * audio.hop_length, 0)),
+            mel=F.pad(torch.cat(mels, 1), (lead, 0), value=floor),
+            alignments=alignments,
             truncated=any(utterance.truncated for utterance in utterances),
             stats=summed([utterance.stats for utterance in utterances], at / audio.sample_rate),
             pieces=spoken,
             faults=[fault for utterance in utterances for fault in utterance.faults],
             ids=[i for read in reads for i in (*read.ids, space)][:-1],
+            reads=list(reads),
+            reader=reader,
+            audio_config=audio,
         )
 
 
 def pause_frames(piece: Piece, pauses: Pauses, audio: AudioConfig) -> int:
     """The mel frames of the pause after a piece."""
-    return round(pauses.after(piece.pause) * audio.sample_rate / audio.hop_length)
+    return silence_frames(pauses.after(piece.pause), audio)
+
+
+def silence_frames(seconds: float, audio: AudioConfig) -> int:
+    """The mel frames that are nearest to a time."""
+    return round(seconds * audio.sample_rate / audio.hop_length)
 
 
 def overview(alignments: Sequence[Tensor], largest: int = 4000) -> Tensor:
@@ -113,6 +144,11 @@ def with_speed(stats: dict[str, float]) -> dict[str, float]:
 
 def _with_space(alignment: Tensor, num_frames: int) -> Tensor:
     """An alignment (T, L) with a column for a space, and `num_frames` rows at this space."""
-    longer = F.pad(alignment, (0, 1, 0, num_frames))
+    return _at_end(F.pad(alignment, (0, 1)), num_frames)
+
+
+def _at_end(alignment: Tensor, num_frames: int) -> Tensor:
+    """An alignment (T, L) with `num_frames` more rows, at the last symbol."""
+    longer = F.pad(alignment, (0, 0, 0, num_frames))
     longer[len(alignment) :, -1] = 1
     return longer

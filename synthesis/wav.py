@@ -12,6 +12,7 @@ import soundfile
 from torch import Tensor
 
 HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
+BLOCK = 2**20  # samples
 LARGEST = 2**32 - 1  # bytes that a header can tell
 
 
@@ -23,7 +24,7 @@ class WavFile:
 
     def __init__(self, path: Path, sample_rate: int) -> None:
         self.sample_rate, self.num_samples = sample_rate, 0
-        self.file = open(path, "wb", buffering=0)  # noqa: SIM115 (closed by `close`)
+        self.file = open(path, "w+b", buffering=0)  # noqa: SIM115 (closed by `close`)
         self._write_header()
 
     def append(self, audio: Tensor) -> None:
@@ -41,6 +42,15 @@ class WavFile:
             self.num_samples += written // 2
             self.file.truncate(HEADER.size + 2 * self.num_samples)
             self._write_header()
+
+    def scale(self, factor: float) -> None:
+        """Multiply all samples by `factor`, in place and block by block."""
+        for start in range(0, self.num_samples, BLOCK):
+            count = min(BLOCK, self.num_samples - start)
+            place = HEADER.size + 2 * start
+            samples = np.frombuffer(os.pread(self.file.fileno(), 2 * count, place), dtype="<i2")
+            scaled = (samples * factor).round().clip(-(2**15), 2**15 - 1).astype("<i2")
+            os.pwrite(self.file.fileno(), scaled.tobytes(), place)
 
     def close(self) -> None:
         self.file.close()
