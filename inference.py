@@ -2,9 +2,10 @@
 
     python inference.py tacotron2=CKPT waveglow=CKPT input=phrases.txt output=DIR
     python inference.py tacotron2=CKPT vocoder=griffin_lim input=phrases.txt output=DIR
+    torchrun --nproc-per-node 2 inference.py tacotron2=CKPT waveglow=CKPT input=phrases.txt output=DIR resume=true
 
 Each non-blank line makes one wav, in the file's order: 0000.wav, 0001.wav, ..., each with a picture of its alignment;
-log.jsonl has the speed of every phrase.
+log.jsonl has the speed of every phrase. Of a file of more than 1,000 lines, the output is in folders.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ if __name__ == "__main__":  # before the slow imports
     show_help("inference", __doc__)
     before_torch()
 
+import os
 from typing import Any
 
-from common.data.filelist import read_lines
+from common.device import resolve_device
 from common.entry import hydra_entry
 from common.ops.precision import set_tf32
 from common.schema import from_dict
-from synthesis.jobs import InferenceConfig, Job, refuse_earlier
+from synthesis.jobs import InferenceConfig, Job, Shard
 from synthesis.models import load_model
+from synthesis.phrases import PhraseFile
 from synthesis.synthesizer import SpeechOptions, Synthesizer
 from synthesis.utterance import Utterance
 
@@ -33,13 +36,13 @@ __all__ = ["SpeechOptions", "Synthesizer", "Utterance", "load_model"]
 @hydra_entry("inference")
 def main(values: dict[str, Any]) -> None:
     config = from_dict(InferenceConfig, values)
-    lines = read_lines(config.input, "input")
-    refuse_earlier(config, len(lines))
+    job = Job(config, PhraseFile(config.input), Shard.of(config, os.environ))
+    job.check()
     set_tf32(config.tf32)
     voice = Synthesizer.load(
         config.tacotron2,
         config.waveglow if config.vocoder == "waveglow" else None,
-        config.device,
+        resolve_device(config.device, int(os.environ.get("LOCAL_RANK", "0"))),
         config.precision,
         config.match_mel,
         config.postfilter_strength,
@@ -48,10 +51,10 @@ def main(values: dict[str, Any]) -> None:
     options = SpeechOptions(
         config.seed, config.sigma, config.denoiser_strength, config.max_decoder_steps, config.pauses
     )
-    job = Job(config, lines, voice.audio)
-    with job.opened():
-        for part in voice.parts([text for _, text in lines], config.batch_size, options):
-            job.write(part)
+    with job.opened(voice.audio):
+        for phrases in job.batches():
+            for part in voice.parts([phrase.text for phrase in phrases], config.batch_size, options):
+                job.write(phrases[part.number], part)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,45 @@
-"""The options and the output of inference.py: one wav and one picture for each phrase, and a log."""
+"""The options and the output of inference.py: one wav and one picture for each phrase, and a log.
+
+Several processes may share a job. A process that ends early, however it ends, loses no line: see synthesis/records.py.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
+import itertools
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from common.checkpoint import files
 from common.config import AudioConfig
-from common.device import Device
+from common.device import Device, resolve_device
 from common.errors import UserError
-from common.files import make_directory, read_json_lines, refuse_existing, writing
-from common.lock import locked
+from common.files import make_directory, sync, writing
+from common.lock import LOCK_FILE, locked
 from common.schema import Count, Index, NonNegative, Options, Seed
 from common.tracking.jsonl import JsonLines
 from common.wording import counted
+from synthesis import records
 from synthesis.line import SUFFIXES, Line
+from synthesis.phrases import Phrase, PhraseFile
 from synthesis.sentences import Pauses
-from synthesis.synthesizer import Part
+from synthesis.synthesizer import SORTED_BATCHES, Part
 from synthesis.vocoder import SpeechPrecision
+
+LARGEST_FLAT = 1000  # lines; of a longer file, the output is in folders of 100 lines
+PATIENCE = 10.0  # seconds: after a restart, the earlier process may still be ending
+# Options that change no audio, or only as much as rounding does; the content of the files is compared instead.
+NOT_COMPARED = {
+    "tacotron2", "waveglow", "input", "output", "lexicon", "batch_size", "device", "overwrite", "resume",
+    "shard", "num_shards",
+}  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -45,41 +63,154 @@ class InferenceConfig(Options):
     device: Device = "auto"
     seed: Seed = 0
     overwrite: bool = False
+    resume: bool = False
+    shard: Index | None = None
+    num_shards: Count | None = None
     lexicon: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.vocoder == "waveglow" and self.waveglow is None:
             raise UserError("no vocoder: set waveglow=CKPT, or vocoder=griffin_lim, which needs no training")
+        if self.overwrite and self.resume:
+            raise UserError("overwrite=true and resume=true: set one of them")
+        if (self.shard is None) != (self.num_shards is None):
+            raise UserError("shard=K and num_shards=N: set both, or none; torchrun sets them itself")
+        if self.shard is not None and self.num_shards is not None and self.shard >= self.num_shards:
+            raise UserError(f"shard={self.shard} must be less than num_shards={self.num_shards}; shards count from 0")
 
 
-def refuse_earlier(config: InferenceConfig, num_lines: int) -> None:
-    """Raise a UserError if the output has files of an earlier run, and the user has not said to overwrite them."""
-    if not config.overwrite:
-        names = (Path(config.output) / f"{i:04d}{suffix}" for i in range(num_lines) for suffix in SUFFIXES)
-        refuse_existing(names, "choose another output=DIR or set overwrite=true")
+class Shard(NamedTuple):
+    """The share of one of `total` processes. A share has every `total`-th batch, so that no process must ask others."""
+
+    number: int = 0
+    total: int = 1
+
+    @classmethod
+    def of(cls, config: InferenceConfig, environment: Mapping[str, str]) -> Shard:
+        """As the options say, else as torchrun says in the environment, else all."""
+        if config.shard is not None and config.num_shards is not None:
+            return cls(config.shard, config.num_shards)
+        return cls(int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1")))
+
+
+WHOLE = Shard()
 
 
 class Job:
-    """Writes the results of a phrase file: 0000.wav and 0000.png for the first line, and so on, and log.jsonl."""
+    """Writes the results of a phrase file: 0000.wav and 0000.png for the first line, and so on, and log.jsonl.
 
-    def __init__(self, config: InferenceConfig, lines: list[tuple[int, str]], audio: AudioConfig) -> None:
-        self.config, self.lines, self.audio, self.output = config, lines, audio, Path(config.output)
+    With more than LARGEST_FLAT lines, 00/00/000000.wav is the first, and 12/34/123456.wav an example of others.
+    """
+
+    def __init__(self, config: InferenceConfig, phrases: PhraseFile, shard: Shard = WHOLE) -> None:
+        self.config, self.phrases, self.shard, self.output = config, phrases, shard, Path(config.output)
+        self.is_flat = phrases.num_phrases <= LARGEST_FLAT
+        self.is_shared = shard.total > 1
+        self.log_path = self.output / (f"log.{shard.number}.jsonl" if self.is_shared else "log.jsonl")
         self.line: Line | None = None  # that is being written
-        self.log_path = self.output / "log.jsonl"
+        self.done = bytearray()
         self.seconds = self.audio_seconds = 0.0
-        self.earlier: list[Path] = []  # files of earlier runs, still to be removed
+        self.earlier = 0  # bytes of the log of earlier runs, whose files are still to be removed
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What decides the audio: options, the content of files, and the kind of device. It is equal when resuming."""
+        options = {key: value for key, value in dataclasses.asdict(self.config).items() if key not in NOT_COMPARED}
+        found = {"tacotron2": self.config.tacotron2, "waveglow": self.config.waveglow, "lexicon": self.config.lexicon}
+        if self.config.vocoder != "waveglow":
+            del found["waveglow"]
+        contents = {key: _digest(key, path) for key, path in found.items() if path is not None}
+        contents["input"] = self.phrases.digest[:16]
+        return options | {"device": resolve_device(self.config.device).type, "contents": contents}
+
+    # ---- what is there ----
+
+    def check(self) -> None:
+        """Raise a UserError if the output has files of an earlier run, and the user has not said what to do with them.
+
+        Otherwise find out which lines are done.
+        """
+        logs = records.read_logs(self.output)
+        others = [log for log in logs if log.path != self.output / "log.jsonl"]
+        self.done = bytearray(self.phrases.last_line + 1)
+        if self.config.overwrite:
+            if self.is_shared or others:
+                raise UserError(
+                    f"overwrite=true: only one process can overwrite the files of another; remove {self.output}, or "
+                    "choose another output=DIR"
+                )
+            return
+        if not self.config.resume:
+            started = [log for log in logs if log.num_rows and (log.path == self.log_path or not self.is_shared)]
+            if started and (self.is_shared or started[0] in others):
+                raise UserError(f"{started[0].path} exists already; {self._cure()}")
+        if not (self.config.resume or self.is_shared):
+            return self._refuse_files()
+        for log in logs:
+            if log.num_rows:
+                self._compare(log)
+        if not any(log.num_rows or (log.header and self._differences(log.header) == []) for log in logs):
+            self._refuse_files()
+        self.done = records.done_lines(logs, self.phrases.last_line)
+
+    def _cure(self) -> str:
+        overwrite = "" if self.is_shared else ", or overwrite=true to replace it"
+        return f"choose another output=DIR, set resume=true to complete that run{overwrite}"
+
+    def _refuse_files(self) -> None:
+        """Raise a UserError if there is a file or folder with a name that this job would use."""
+        for name in sorted(os.listdir(self.output)) if self.output.is_dir() else []:
+            stem, suffix = os.path.splitext(name)
+            taken = stem.isdecimal() and suffix in SUFFIXES and self._is_name(stem)
+            if taken if self.is_flat else re.fullmatch(r"\d{2,}", name):
+                raise UserError(f"{self.output / name} exists already; {self._cure()}")
+
+    def _is_name(self, stem: str) -> bool:
+        return stem == f"{int(stem):04d}" and int(stem) < self.phrases.num_phrases
+
+    def _differences(self, header: dict[str, Any]) -> list[str]:
+        earlier = header.get("config", {}) | {"device": header.get("device"), "contents": header.get("contents", {})}
+        found = [
+            f"{key}={value} instead of {earlier.get(key)}"
+            for key, value in self.identity.items()
+            if key != "contents" and value != earlier.get(key)
+        ]
+        contents = self.identity["contents"]
+        for key in sorted(contents.keys() | earlier["contents"].keys()):
+            if contents.get(key) != earlier["contents"].get(key):
+                found.append(f"another content of {key}={getattr(self.config, key)}")
+        return found
+
+    def _compare(self, log: records.Log) -> None:
+        if log.header is None or "contents" not in log.header:
+            raise UserError(
+                f"{log.path}: a log of an earlier version of this program, which cannot be resumed; choose another "
+                "output=DIR"
+            )
+        if found := self._differences(log.header):
+            raise UserError(
+                f"{log.path}: its lines were made by another job; this one has {', '.join(found)}; change that back, "
+                "or choose another output=DIR"
+            )
+
+    # ---- writing ----
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Hold the output directory, which only one process may write to, and the log in it."""
+    def opened(self, audio: AudioConfig) -> Iterator[None]:
+        """Hold the output directory, which only the processes of one job may write to, and the log in it."""
+        self.audio = audio
         make_directory(self.output, "output")
-        with locked(self.output, "output"):
-            refuse_earlier(self.config, len(self.lines))  # another process may have written some since
-            self.earlier = self._of_earlier_runs() if self.config.overwrite else []
+        with self._locked():
+            self.check()  # another process may have written some since
             with writing(self.log_path):
+                records.repair(self.log_path)
                 self.log = JsonLines(self.log_path)
-            self._log(config=dataclasses.asdict(self.config))
+            self.earlier = self._of_earlier_runs() if self.config.overwrite else 0
+            if num_done := sum(self.done):
+                print(f"{self.output}: {num_done:,} of {counted(self.phrases.num_phrases, 'line')} are done already")
+            given = {key: self.identity[key] for key in ("device", "contents")}
+            self._log(config=dataclasses.asdict(self.config), **given, **({"resumed": True} if num_done else {}))
             try:
                 yield
             except UserError:  # such as NaN from the model: the line is not worth keeping
@@ -92,49 +223,100 @@ class Job:
                 raise
             self._summarize()
 
-    def _of_earlier_runs(self) -> list[Path]:
-        """The files that earlier runs wrote, by their log. A warning names other files that look like them."""
-        rows = read_json_lines(self.log_path) if self.log_path.is_file() else []
-        stems = {name[:-4] for row in rows if re.fullmatch(r"\d{4,}\.wav", name := str(row.get("file")))}
-        known = stems.union(f"{i:04d}" for i in range(len(self.lines)))
-        alike = (path for path in self.output.iterdir() if re.fullmatch(r"\d{4,}\.(wav|png)", path.name))
-        if others := sorted(path.name for path in alike if path.stem not in known):
-            print(f"warning: {self.output}: {', '.join(others)} are not of this run; log.jsonl does not list them")
-        return [self.output / f"{stem}{suffix}" for stem in sorted(stems) for suffix in SUFFIXES]
+    def _locked(self) -> ExitStack:
+        stack = ExitStack()
+        if not self.is_shared:
+            stack.enter_context(locked(self.output, "output"))
+            return stack
+        job = hashlib.sha256(repr((self.identity, self.config.batch_size)).encode()).hexdigest()[:8]
+        group = f"job {job} of {self.shard.total} processes"
+        stack.enter_context(locked(self.output, "output", PATIENCE, group=group))
+        stack.enter_context(locked(self.output, "output", PATIENCE, f"{LOCK_FILE}.{self.shard.number}"))
+        return stack
+
+    def _of_earlier_runs(self) -> int:
+        """The size of the log that earlier runs wrote. A warning names other files that look like theirs."""
+        size = self.log_path.stat().st_size
+        matches = (re.fullmatch(r"(\d{4,})\.(wav|png)", name) for name in os.listdir(self.output))
+        alike = {match[0] for match in matches if match and not (self.is_flat and self._is_name(match[1]))}
+        for name in records.listed_files(self.log_path, size) if alike else ():
+            alike -= {name, f"{name[:-4]}.png"}
+        if alike:
+            print(
+                f"warning: {self.output}: {', '.join(sorted(alike))} are not of this run; log.jsonl does not list them"
+            )
+        return size
 
     def _remove_earlier(self) -> None:
-        removed = [path for path in self.earlier if path.exists()]
-        for path in removed:
-            path.unlink()
-        if removed:
-            print(f"{self.output}: removed {counted(len(removed), 'file')} of earlier runs")
-        self.earlier = []
+        num_removed, folder = 0, self.output
+        for name in records.listed_files(self.log_path, self.earlier) if self.earlier else ():
+            path = self.output / name
+            if path.parent != folder and folder != self.output:
+                _remove_empty(folder, self.output)
+            folder = path.parent
+            for file in (path.with_suffix(suffix) for suffix in SUFFIXES):
+                with suppress(FileNotFoundError):
+                    file.unlink()
+                    num_removed += 1
+        if self.earlier:
+            _remove_empty(folder, self.output)
+            (self.output / records.MANIFEST).unlink(missing_ok=True)
+        if num_removed:
+            print(f"{self.output}: removed {counted(num_removed, 'file')} of earlier runs")
+        self.earlier = 0
 
     def _log(self, **values: Any) -> None:
         with writing(self.log_path):
             self.log.write(**values)
 
-    def write(self, part: Part) -> None:
+    def batches(self) -> Iterator[list[Phrase]]:
+        """Yield the phrases of this process that are not done, in batches of lines.
+
+        Which lines are together does not depend on what is done, nor on the number of processes: the other lines of a
+        batch change a result by rounding errors.
+        """
+        size = self.config.batch_size * (SORTED_BATCHES if self.config.batch_size > 1 else 1)
+        phrases = iter(self.phrases)
+        for number in itertools.count():
+            batch = list(itertools.islice(phrases, size))
+            if not batch:
+                return
+            if number % self.shard.total == self.shard.number and not all(self.done[phrase.line] for phrase in batch):
+                yield batch
+
+    def write(self, phrase: Phrase, part: Part) -> None:
         """Add a piece to the result of its line, and finish the line with its last piece."""
+        if self.done[phrase.line]:
+            return
         if self.line is None:
-            number, text = self.lines[part.number]
-            where = f"{self.config.input}:{number}"
-            self.line = Line(self.output / f"{part.number:04d}.wav", where, text, self.audio, self.config.pauses)
+            where = f"{self.config.input}:{phrase.line}"
+            self.line = Line(self._path(phrase.number), where, phrase.text, self.audio, self.config.pauses)
         with self.line.keeping():
             self.line.add(part)
         if part.is_last:
-            self._finish(self.line, self.lines[part.number][0])
+            self._finish(self.line, phrase)
+            self.done[phrase.line] = 1
             self.line = None
 
-    def _finish(self, line: Line, number: int) -> None:
+    def _path(self, number: int) -> Path:
+        if self.is_flat:
+            return self.output / f"{number:04d}.wav"
+        path = self.output / f"{number // 10_000:02d}" / f"{number // 100 % 100:02d}" / f"{number:06d}.wav"
+        if not path.parent.is_dir():
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                for folder in (path.parent.parent, self.output):
+                    sync(folder)
+        return path
+
+    def _finish(self, line: Line, phrase: Phrase) -> None:
         self._remove_earlier()  # only now, when there is something in their place
         stats = line.finish()
+        common = {"line": phrase.line, **({} if phrase.id is None else {"id": phrase.id}), "text": phrase.text}
         if stats is None:
-            return
-        truncated = line.truncated > 0
-        self._log(
-            file=line.path.name, line=number, text=line.text, pieces=line.num_pieces, truncated=truncated, **stats
-        )
+            return self._log(**common, silent=True)
+        name = line.path.relative_to(self.output).as_posix()
+        self._log(file=name, **common, pieces=line.num_pieces, truncated=line.truncated > 0, **stats)
         self.seconds += stats["latency"]
         self.audio_seconds += stats["audio_seconds"]
         speeds = "  ".join(
@@ -152,3 +334,35 @@ class Job:
         if self.audio_seconds:
             rtf = self.seconds / self.audio_seconds
             print(f"total {self.audio_seconds:.2f} s of speech, RTF {rtf:.3f} ({1 / rtf:.2f} x real time)")
+        if self.is_shared or not self.is_flat:
+            self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        """Write the table of all lines, if all are done: by this process and, for all it knows, by all others."""
+        logs = records.read_logs(self.output)
+        num_done = sum(records.done_lines(logs, self.phrases.last_line))
+        if num_done < self.phrases.num_phrases:
+            return print(f"{self.output}: {num_done:,} of {counted(self.phrases.num_phrases, 'line')} are done")
+        with locked(self.output, "output", 60 * PATIENCE, f"{LOCK_FILE}.{records.MANIFEST}"):
+            records.write_manifest(self.output, logs, self.phrases.last_line)
+        print(f"{self.output / records.MANIFEST}: all {counted(self.phrases.num_phrases, 'line')} are done")
+
+
+def _digest(key: str, path: str) -> str:
+    """A checksum of the file, or of the newest checkpoint in a run directory."""
+    try:
+        found = Path(path) if key == "lexicon" else files.find(path)
+        with open(found, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+    except OSError as error:
+        raise UserError(f"{key} {path}: {error.strerror or error}; check the path") from error
+
+
+def _remove_empty(folder: Path, top: Path) -> None:
+    """Remove a folder that is empty, and those above it that are then empty, below `top`."""
+    with suppress(OSError):
+        while folder != top:
+            folder.rmdir()
+            folder = folder.parent

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.config import AudioConfig
 from common.errors import UserError, first_line
-from common.files import replacing
+from common.files import replacing, sync
 from common.wording import counted
 from synthesis.sentences import CUT_OFF, Pauses
 from synthesis.synthesizer import Part
@@ -83,12 +83,13 @@ class Line:
         if self.num_loud > LOUD_SHARE * self.wav.num_samples:
             beyond = f"{counted(self.num_loud, 'sample')} beyond full scale"
             print(f"warning: {self.where}: {name} is too loud in places: {beyond}")
+        sync(self.temporary)
         self.wav.close()
         os.replace(self.temporary, self.path)
         self.partial.unlink(missing_ok=True)  # of an earlier run
         from common.tracking.plots import alignment_figure  # matplotlib is slow to import
 
-        with replacing(self.path.with_suffix(".png"), durable=False) as temporary:
+        with replacing(self.path.with_suffix(".png")) as temporary:  # it flushes the names of both files to the disk
             alignment_figure(overview(self.alignments), self.text[:80]).savefig(temporary, dpi=100, format="png")
         return self.stats[0]
 

@@ -80,7 +80,7 @@ class Synthesizer:
         cls,
         tacotron2: str | Path,
         waveglow: str | Path | None = None,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         precision: SpeechPrecision = "fp32",
         match_mel: int | None = None,
         postfilter_strength: float = 1.0,
@@ -97,7 +97,7 @@ class Synthesizer:
         check(match_mel, Index, "match_mel")
         check(postfilter_strength, NonNegative, "postfilter_strength")
         words = None if lexicon is None else Lexicon.load(lexicon)
-        where = resolve_device(device)
+        where = device if isinstance(device, torch.device) else resolve_device(device)
         checkpoint = load_checkpoint(tacotron2, "tacotron2")
         text = checkpoint.text
         num_symbols = checkpoint.model_config["n_symbols"]
