@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -109,7 +109,8 @@ class Job:
         self.is_shared = shard.total > 1
         self.log_path = self.output / (f"log.{shard.number}.jsonl" if self.is_shared else "log.jsonl")
         self.line: Line | None = None  # that is being written
-        self.done = bytearray()
+        self.logs = records.Logs(self.output, phrases.last_line)
+        self.done = records.Lines(phrases.last_line)
         self.seconds = self.audio_seconds = 0.0
         self.earlier = 0  # bytes of the log of earlier runs, whose files are still to be removed
 
@@ -131,9 +132,8 @@ class Job:
 
         Otherwise find out which lines are done.
         """
-        logs = records.read_logs(self.output)
+        logs = self.logs.read()
         others = [log for log in logs if log.path != self.output / "log.jsonl"]
-        self.done = bytearray(self.phrases.last_line + 1)
         if self.config.overwrite:
             if self.is_shared or others:
                 raise UserError(
@@ -152,7 +152,7 @@ class Job:
                 self._compare(log)
         if not any(log.num_rows or (log.header and self._differences(log.header) == []) for log in logs):
             self._refuse_files()
-        self.done = records.done_lines(logs, self.phrases.last_line)
+        self.done = self.logs.done()
 
     def _cure(self) -> str:
         overwrite = "" if self.is_shared else ", or overwrite=true to replace it"
@@ -201,13 +201,13 @@ class Job:
         """Hold the output directory, which only the processes of one job may write to, and the log in it."""
         self.audio = audio
         make_directory(self.output, "output")
-        with self._locked():
+        with self.locked():
             self.check()  # another process may have written some since
             with writing(self.log_path):
                 records.repair(self.log_path)
                 self.log = JsonLines(self.log_path)
             self.earlier = self._of_earlier_runs() if self.config.overwrite else 0
-            if num_done := sum(self.done):
+            if num_done := len(self.done):
                 print(f"{self.output}: {num_done:,} of {counted(self.phrases.num_phrases, 'line')} are done already")
             given = {key: self.identity[key] for key in ("device", "contents")}
             self._log(config=dataclasses.asdict(self.config), **given, **({"resumed": True} if num_done else {}))
@@ -223,16 +223,18 @@ class Job:
                 raise
             self._summarize()
 
-    def _locked(self) -> ExitStack:
-        stack = ExitStack()
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let no other process write to the output, except those with other shares of the same job."""
         if not self.is_shared:
-            stack.enter_context(locked(self.output, "output"))
-            return stack
+            with locked(self.output, "output"):
+                yield
+            return
         job = hashlib.sha256(repr((self.identity, self.config.batch_size)).encode()).hexdigest()[:8]
         group = f"job {job} of {self.shard.total} processes"
-        stack.enter_context(locked(self.output, "output", PATIENCE, group=group))
-        stack.enter_context(locked(self.output, "output", PATIENCE, f"{LOCK_FILE}.{self.shard.number}"))
-        return stack
+        own = f"{LOCK_FILE}.{self.shard.number}"
+        with locked(self.output, "output", PATIENCE, group=group), locked(self.output, "output", PATIENCE, own):
+            yield
 
     def _of_earlier_runs(self) -> int:
         """The size of the log that earlier runs wrote. A warning names other files that look like theirs."""
@@ -281,12 +283,12 @@ class Job:
             batch = list(itertools.islice(phrases, size))
             if not batch:
                 return
-            if number % self.shard.total == self.shard.number and not all(self.done[phrase.line] for phrase in batch):
+            if number % self.shard.total == self.shard.number and not all(phrase.line in self.done for phrase in batch):
                 yield batch
 
     def write(self, phrase: Phrase, part: Part) -> None:
         """Add a piece to the result of its line, and finish the line with its last piece."""
-        if self.done[phrase.line]:
+        if phrase.line in self.done:
             return
         if self.line is None:
             where = f"{self.config.input}:{phrase.line}"
@@ -295,13 +297,11 @@ class Job:
             self.line.add(part)
         if part.is_last:
             self._finish(self.line, phrase)
-            self.done[phrase.line] = 1
+            self.done.add(phrase.line)
             self.line = None
 
     def _path(self, number: int) -> Path:
-        if self.is_flat:
-            return self.output / f"{number:04d}.wav"
-        path = self.output / f"{number // 10_000:02d}" / f"{number // 100 % 100:02d}" / f"{number:06d}.wav"
+        path = self.output / wav_name(number, self.is_flat)
         if not path.parent.is_dir():
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -339,13 +339,24 @@ class Job:
 
     def _write_manifest(self) -> None:
         """Write the table of all lines, if all are done: by this process and, for all it knows, by all others."""
-        logs = records.read_logs(self.output)
-        num_done = sum(records.done_lines(logs, self.phrases.last_line))
+        logs = self.logs.read()
+        num_done = len(self.logs.done())
         if num_done < self.phrases.num_phrases:
             return print(f"{self.output}: {num_done:,} of {counted(self.phrases.num_phrases, 'line')} are done")
-        with locked(self.output, "output", 60 * PATIENCE, f"{LOCK_FILE}.{records.MANIFEST}"):
-            records.write_manifest(self.output, logs, self.phrases.last_line)
-        print(f"{self.output / records.MANIFEST}: all {counted(self.phrases.num_phrases, 'line')} are done")
+        path = self.output / records.MANIFEST
+        turn = (
+            locked(self.output, "output", 60 * PATIENCE, f"{LOCK_FILE}.manifest") if self.is_shared else nullcontext()
+        )
+        with turn:  # two processes may finish at once
+            records.write_manifest(path, logs, self.phrases.last_line)
+        print(f"{path}: all {counted(self.phrases.num_phrases, 'line')} are done")
+
+
+def wav_name(number: int, is_flat: bool) -> str:
+    """The name of a line's wav in the output: "0012.wav", or in folders of 100 lines "12/34/123456.wav"."""
+    if is_flat:
+        return f"{number:04d}.wav"
+    return f"{number // 10_000:02d}/{number // 100 % 100:02d}/{number:06d}.wav"
 
 
 def _digest(key: str, path: str) -> str:

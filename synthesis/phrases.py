@@ -36,6 +36,7 @@ class PhraseFile:
         if not self.file.seekable():  # a pipe
             copy = tempfile.TemporaryFile()  # noqa: SIM115 # used until the program ends
             shutil.copyfileobj(self.file, copy)
+            copy.flush()
             self.file = copy
         self.version = self._version()
         self.num_phrases = self.last_line = 0

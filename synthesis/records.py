@@ -12,7 +12,6 @@ import os
 import re
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,64 +25,96 @@ _LINE = re.compile(rb'\{"time": [\d.]+, ("file": "[^"]*", )?"line": (\d+)[,}]')
 _FILE = re.compile(rb'"file": "((?:\d{2,}/){0,2}\d{4,}\.wav)"')
 
 
-@dataclass
+class Lines:
+    """A set of lines of the phrase file, in one bit for each."""
+
+    def __init__(self, last_line: int) -> None:
+        self.bits = bytearray(last_line // 8 + 1)
+
+    def add(self, line: int) -> None:
+        if line // 8 < len(self.bits):
+            self.bits[line // 8] |= 1 << line % 8
+
+    def __contains__(self, line: int) -> bool:
+        return bool(self.bits[line // 8] >> line % 8 & 1)
+
+    def __len__(self) -> int:
+        return int.from_bytes(self.bits).bit_count()
+
+    def update(self, other: Lines) -> None:
+        merged = int.from_bytes(self.bits) | int.from_bytes(other.bits)
+        self.bits = bytearray(merged.to_bytes(len(self.bits)))
+
+
 class Log:
-    """One log: its last header, and where the rows of the lines that count are."""
+    """One log, as far as it was read: its last header, and which lines have rows that count."""
 
-    path: Path
-    header: dict[str, Any] | None
-    start: int  # bytes in front of the rows that count
-    num_rows: int
+    def __init__(self, path: Path, last_line: int) -> None:
+        self.path, self.last_line = path, last_line
+        self.end = 0  # bytes that were read
+        self.start_afresh()
 
-    def rows(self) -> Iterator[tuple[int, int]]:
-        """(number of the line in the phrase file, byte offset in the log) of each row that counts."""
+    def start_afresh(self, header: dict[str, Any] | None = None) -> None:
+        self.header, self.start, self.lines, self.num_rows = header, self.end, Lines(self.last_line), 0
+
+    def read(self) -> None:
+        """Read the rows that were written since the last call."""
         with open(self.path, "rb") as file:
-            file.seek(self.start)
-            yield from _rows(file, self.start)
+            file.seek(self.end)
+            for row in file:
+                if not row.endswith(b"\n"):  # still being written, or cut off
+                    return
+                if (match := _LINE.match(row)) and row.endswith(b"}\n"):
+                    self.lines.add(int(match[2]))
+                    self.num_rows += 1
+                elif _HEADER.match(row) and (header := _parsed(row)):
+                    if header.get("resumed"):
+                        self.header = header
+                    else:
+                        self.start_afresh(header)
+                self.end += len(row)
 
-
-def _rows(file: Any, offset: int) -> Iterator[tuple[int, int]]:
-    for row in file:
-        if (match := _LINE.match(row)) and row.endswith(b"}\n"):
-            yield int(match[2]), offset
-        offset += len(row)
-
-
-def read_log(path: Path) -> Log:
-    header, start, num_rows, offset = None, 0, 0, 0
-    with open(path, "rb") as file:
-        for row in file:
-            if _LINE.match(row):
-                num_rows += row.endswith(b"}\n")
-            elif _HEADER.match(row) and (values := _parsed(row)):
-                header = values
-                if not values.get("resumed"):
-                    start, num_rows = offset, 0
-            offset += len(row)
-    return Log(path, header, start, num_rows)
+    def places(self) -> Iterator[tuple[int, int]]:
+        """(line, byte offset in the log) of each row that counts."""
+        offset = self.start
+        with open(self.path, "rb") as file:
+            file.seek(offset)
+            for row in file:
+                if (match := _LINE.match(row)) and row.endswith(b"}\n") and offset < self.end:
+                    yield int(match[2]), offset
+                offset += len(row)
 
 
 def _parsed(row: bytes) -> dict[str, Any] | None:
     try:
         values = json.loads(row)
-    except ValueError:  # cut off, or damaged
+    except ValueError:  # damaged
         return None
     return values if isinstance(values, dict) else None
 
 
-def read_logs(output: Path) -> list[Log]:
-    names = sorted(entry.name for entry in os.scandir(output)) if output.is_dir() else []
-    return [read_log(output / name) for name in names if _LOG.fullmatch(name)]
+class Logs:
+    """The logs in an output folder."""
 
+    def __init__(self, output: Path, last_line: int) -> None:
+        self.output, self.last_line = output, last_line
+        self.logs: dict[str, Log] = {}
 
-def done_lines(logs: list[Log], last_line: int) -> bytearray:
-    """(last_line + 1) 1 for each line of the phrase file that has a row."""
-    done = bytearray(last_line + 1)
-    for log in logs:
-        for line, _ in log.rows():
-            if line <= last_line:
-                done[line] = 1
-    return done
+    def read(self) -> list[Log]:
+        """Read what was written since the last call, and return all logs, by name."""
+        names = os.listdir(self.output) if self.output.is_dir() else []
+        found = sorted(name for name in names if _LOG.fullmatch(name))
+        self.logs = {name: self.logs.get(name) or Log(self.output / name, self.last_line) for name in found}
+        for log in self.logs.values():
+            log.read()
+        return list(self.logs.values())
+
+    def done(self) -> Lines:
+        """The lines that have a row in any of the logs."""
+        done = Lines(self.last_line)
+        for log in self.logs.values():
+            done.update(log.lines)
+        return done
 
 
 def repair(path: Path) -> None:
@@ -116,16 +147,16 @@ def listed_files(path: Path, end: int) -> Iterator[str]:
                 yield match[1].decode()
 
 
-def write_manifest(output: Path, logs: list[Log], last_line: int) -> None:
+def write_manifest(path: Path, logs: list[Log], last_line: int) -> None:
     """Write the rows of all logs to one file, in the order of the phrase file, one for each line."""
-    places = array("Q", bytes(8 * (last_line + 1)))  # byte offset + 1, and above it the log
+    places = array("Q", [0]) * (last_line + 1)  # byte offset + 1, and above it the log
     for k, log in enumerate(logs):
-        for line, offset in log.rows():
+        for line, offset in log.places():
             if line <= last_line:
                 places[line] = (k << 48) + offset + 1
     files = [open(log.path, "rb") for log in logs]  # noqa: SIM115 # closed below
     try:
-        with replacing(output / MANIFEST) as temporary, open(temporary, "wb") as manifest:
+        with replacing(path) as temporary, open(temporary, "wb") as manifest:
             for place in filter(None, places):
                 file = files[place >> 48]
                 file.seek((place & (2**48 - 1)) - 1)
