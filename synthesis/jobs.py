@@ -37,7 +37,7 @@ LARGEST_FLAT = 1000  # lines; of a longer file, the output is in folders of 100 
 PATIENCE = 10.0  # seconds: after a restart, the earlier process may still be ending
 # Options that change no audio, or only as much as rounding does; the content of the files is compared instead.
 NOT_COMPARED = {
-    "tacotron2", "waveglow", "input", "output", "lexicon", "batch_size", "device", "overwrite", "resume",
+    "tacotron2", "waveglow", "input", "output", "lexicon", "batch_size", "device", "pictures", "overwrite", "resume",
     "shard", "num_shards",
 }  # fmt: skip
 
@@ -62,6 +62,7 @@ class InferenceConfig(Options):
     tf32: bool = True
     device: Device = "auto"
     seed: Seed = 0
+    pictures: bool = True
     overwrite: bool = False
     resume: bool = False
     shard: Index | None = None
@@ -311,7 +312,7 @@ class Job:
 
     def _finish(self, line: Line, phrase: Phrase) -> None:
         self._remove_earlier()  # only now, when there is something in their place
-        stats = line.finish()
+        stats = line.finish(self.config.pictures)
         common = {"line": phrase.line, **({} if phrase.id is None else {"id": phrase.id}), "text": phrase.text}
         if stats is None:
             return self._log(**common, silent=True)

@@ -66,7 +66,7 @@ class Line:
             self.alignments += utterance.alignments
         self.stats = [summed([*self.stats, utterance.stats], self.wav.num_samples / self.audio.sample_rate)]
 
-    def finish(self) -> dict[str, float] | None:
+    def finish(self, picture: bool = True) -> dict[str, float] | None:
         """Give the files their names and print warnings; return the stats, or None if there was nothing to say."""
         name = self.path.name
         if self.dropped:
@@ -87,10 +87,12 @@ class Line:
         self.wav.close()
         os.replace(self.temporary, self.path)
         self.partial.unlink(missing_ok=True)  # of an earlier run
-        from common.tracking.plots import alignment_figure  # matplotlib is slow to import
+        if picture:
+            from common.tracking.plots import alignment_figure  # matplotlib is slow to import
 
-        with replacing(self.path.with_suffix(".png")) as temporary:  # it flushes the names of both files to the disk
-            alignment_figure(overview(self.alignments), self.text[:80]).savefig(temporary, dpi=100, format="png")
+            with replacing(self.path.with_suffix(".png"), durable=False) as temporary:
+                alignment_figure(overview(self.alignments), self.text[:80]).savefig(temporary, dpi=100, format="png")
+        sync(self.path.parent)  # the names
         return self.stats[0]
 
     def keep(self) -> str:

@@ -178,8 +178,7 @@ def test_a_row_that_a_power_failure_cuts_off(
     log = out / "log.jsonl"
     rows = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(rows[:6]) + rows[6][:-9] + b"\0" * 70_000)
-    for name in ("0005.wav", "0006.wav"):
-        (out / name).write_bytes(b"RIFF")
+    (out / "0005.wav").write_bytes(b"RIFF")
     fails_with(speak(tacotron2_run, phrases, out, expect=1), "exists already", "resume=true", "overwrite=true")
     printed = speak(tacotron2_run, phrases, out, "resume=true").stdout
     assert f"5 of {NUM_LINES} lines are done already" in printed
@@ -228,10 +227,10 @@ def test_json_lines(tacotron2_run: Path, tmp_path: Path) -> None:
     phrases = tmp_path / "phrases.jsonl"
     phrases.write_text('{"text": " One. ", "id": "../a", "more": 1}\n\n{"text": "", "id": 7}\n{"text": "Two.\\n"}\n')
     assert list(PhraseFile(phrases)) == [Phrase(0, 1, "One.", "../a"), Phrase(1, 3, "", 7), Phrase(2, 4, "Two.")]
-    speak(tacotron2_run, phrases, tmp_path / "out")
+    speak(tacotron2_run, phrases, tmp_path / "out", "pictures=false")
     rows = [json.loads(row) for row in (tmp_path / "out/log.jsonl").read_text().splitlines()][1:]
     assert [row.get("id") for row in rows] == ["../a", 7, None]
-    assert sorted(audible(tmp_path / "out")) == ["0000.png", "0000.wav", "0002.png", "0002.wav"]
+    assert sorted(audible(tmp_path / "out")) == ["0000.wav", "0002.wav"]
 
 
 @pytest.mark.fault(19)
