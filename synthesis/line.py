@@ -90,9 +90,9 @@ class Line:
         if picture:
             from common.tracking.plots import alignment_figure  # matplotlib is slow to import
 
-            with replacing(self.path.with_suffix(".png"), durable=False) as temporary:
+            with replacing(self.path.with_suffix(".png")) as temporary:
                 alignment_figure(overview(self.alignments), self.text[:80]).savefig(temporary, dpi=100, format="png")
-        sync(self.path.parent)  # the names
+        sync(self.path.parent)  # the names, before the log says that the line is done
         return self.stats[0]
 
     def keep(self) -> str:

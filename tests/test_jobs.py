@@ -5,6 +5,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -13,14 +15,17 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import yaml
 
 from common.errors import UserError
 from common.lock import locked
+from common.schema import from_dict
 from common.tracking.jsonl import JsonLines
 from synthesis import jobs, records
 from synthesis.jobs import InferenceConfig, Job, Shard, wav_name
 from synthesis.phrases import Phrase, PhraseFile
-from tests.helpers.commands import Result, fails_with, run_here
+from tests.helpers import REPOSITORY
+from tests.helpers.commands import Result, composed, fails_with, run_here
 
 NUM_LINES = 7
 TEXT = "".join(f"Line {'very ' * (k % 4)}{k}.\n\n" for k in range(NUM_LINES - 1)) + "###\n"  # the last has no sound
@@ -323,3 +328,66 @@ def test_memory_does_not_grow_with_the_number_of_lines(tacotron2_run: Path, tmp_
     peak(100)  # what is imported or cached once
     few, many = peak(300), peak(30_000)
     assert many - few < 10 * 29_700, (few, many)  # bytes: the manifest's table has 8 for each line
+
+
+# ---- clusters ----
+
+
+def stub(folder: Path, name: str, content: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/usr/bin/env bash\n{content}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_the_kubernetes_recipe_runs_a_valid_command(tmp_path: Path) -> None:
+    """Each pod has a share, and all that is written is on the shared volume. A stub prints what would be run."""
+    job = yaml.safe_load((REPOSITORY / "scripts/kubernetes/speak.yaml").read_text())["spec"]
+    container = job["template"]["spec"]["containers"][0]
+    stub(tmp_path / "bin", "python", 'printf "%s\\n" "$@"')
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert int(environment["NUM_SHARDS"]) == job["completions"] == job["parallelism"]
+    environment |= {"JOB_COMPLETION_INDEX": "3", "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    command = container["command"] + container["args"]
+    script, *options = subprocess.run(command, env=environment, capture_output=True, text=True).stdout.splitlines()
+    assert script == "inference.py"
+    config = from_dict(InferenceConfig, composed("inference", *options))
+    assert Shard.of(config, {}) == (3, job["completions"])
+    assert config.resume
+    assert config.output.startswith(container["volumeMounts"][0]["mountPath"] + "/")
+    assert container["volumeMounts"][0]["name"] == job["template"]["spec"]["volumes"][0]["name"]
+
+
+@pytest.mark.slow
+@pytest.mark.fault(13)
+def test_slurm_queues_again_after_a_signal(tacotron2_run: Path, phrases: Path, tmp_path: Path) -> None:
+    """The batch script with real processes, two of an array from 4 to 6 in steps of 2; a stub replaces scontrol."""
+    out = tmp_path / "out"
+    stub(tmp_path / "bin", "scontrol", f'echo "$@" >> {tmp_path}/requeued')
+    stub(tmp_path / "bin", "python", f'exec {sys.executable} "$@"')
+    environment = os.environ | {
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "4",
+        "SLURM_ARRAY_TASK_STEP": "2", "SLURM_JOB_ID": "42", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    phrases.write_text("A line.\n" * 200)
+    options = f"tacotron2={tacotron2_run}", "vocoder=griffin_lim", f"input={phrases}", f"output={out}", "device=cpu"
+    command = "bash", "scripts/slurm/speak.sbatch", *options, "max_decoder_steps=2", "pictures=false"
+
+    def start(task: int) -> subprocess.Popen[str]:
+        task_environment = environment | {"SLURM_ARRAY_TASK_ID": str(task)}
+        return subprocess.Popen(command, cwd=REPOSITORY, env=task_environment, stdout=subprocess.PIPE, text=True)
+
+    tasks = [start(4), start(6)]
+    while not (out / "0000.wav").exists():
+        assert tasks[0].poll() is None
+        time.sleep(0.01)
+    tasks[0].send_signal(signal.SIGUSR1)
+    assert "requeueing" in tasks[0].communicate()[0]
+    assert (tmp_path / "requeued").read_text() == "requeue 42\n"
+    tasks[1].communicate()
+    again = start(4)
+    printed = again.communicate()[0]
+    assert [task.returncode for task in (*tasks, again)] == [0, 0, 0]
+    assert "lines are done already" in printed
+    assert lines_of(out / "manifest.jsonl") == list(range(1, 201))
+    assert len(audible(out)) == 200
+    assert (tmp_path / "requeued").read_text() == "requeue 42\n"  # a finished task is not queued again
