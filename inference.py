@@ -38,6 +38,10 @@ def main(values: dict[str, Any]) -> None:
     config = from_dict(InferenceConfig, values)
     job = Job(config, PhraseFile(config.input), Shard.of(config, os.environ))
     job.check()
+    if job.is_shared:
+        from common.distributed.ranks import stop_with_the_agent  # programs that use this module do without it
+
+        stop_with_the_agent()
     set_tf32(config.tf32)
     voice = Synthesizer.load(
         config.tacotron2,
