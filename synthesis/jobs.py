@@ -150,8 +150,10 @@ class Job:
             return self._refuse_files()
         for log in logs:
             if log.num_rows:
-                self._compare(log)
-        if not any(log.num_rows or (log.header and self._differences(log.header) == []) for log in logs):
+                _compare(log, self.identity, self.config)
+        if not any(
+            log.num_rows or (log.header and _differences(log.header, self.identity, self.config) == []) for log in logs
+        ):
             self._refuse_files()
         self.done = self.logs.done()
 
@@ -169,31 +171,6 @@ class Job:
 
     def _is_name(self, stem: str) -> bool:
         return stem == f"{int(stem):04d}" and int(stem) < self.phrases.num_phrases
-
-    def _differences(self, header: dict[str, Any]) -> list[str]:
-        earlier = header.get("config", {}) | {"device": header.get("device"), "contents": header.get("contents", {})}
-        found = [
-            f"{key}={value} instead of {earlier.get(key)}"
-            for key, value in self.identity.items()
-            if key != "contents" and value != earlier.get(key)
-        ]
-        contents = self.identity["contents"]
-        for key in sorted(contents.keys() | earlier["contents"].keys()):
-            if contents.get(key) != earlier["contents"].get(key):
-                found.append(f"another content of {key}={getattr(self.config, key)}")
-        return found
-
-    def _compare(self, log: records.Log) -> None:
-        if log.header is None or "contents" not in log.header:
-            raise UserError(
-                f"{log.path}: a log of an earlier version of this program, which cannot be resumed; choose another "
-                "output=DIR"
-            )
-        if found := self._differences(log.header):
-            raise UserError(
-                f"{log.path}: its lines were made by another job; this one has {', '.join(found)}; change that back, "
-                "or choose another output=DIR"
-            )
 
     # ---- writing ----
 
@@ -358,6 +335,34 @@ def wav_name(number: int, is_flat: bool) -> str:
     if is_flat:
         return f"{number:04d}.wav"
     return f"{number // 10_000:02d}/{number // 100 % 100:02d}/{number:06d}.wav"
+
+
+def _differences(header: dict[str, Any], identity: dict[str, Any], config: InferenceConfig) -> list[str]:
+    """What a job has that the one with this header in its log had not."""
+    earlier = header.get("config", {}) | {"device": header.get("device"), "contents": header.get("contents", {})}
+    found = [
+        f"{key}={value} instead of {earlier.get(key)}"
+        for key, value in identity.items()
+        if key != "contents" and value != earlier.get(key)
+    ]
+    contents = identity["contents"]
+    for key in sorted(contents.keys() | earlier["contents"].keys()):
+        if contents.get(key) != earlier["contents"].get(key):
+            found.append(f"another content of {key}={getattr(config, key)}")
+    return found
+
+
+def _compare(log: records.Log, identity: dict[str, Any], config: InferenceConfig) -> None:
+    """Raise a UserError unless the log is of the same job."""
+    if log.header is None or "contents" not in log.header:
+        raise UserError(
+            f"{log.path}: a log of an earlier version of this program, which cannot be resumed; choose another output=DIR"
+        )
+    if found := _differences(log.header, identity, config):
+        raise UserError(
+            f"{log.path}: its lines were made by another job; this one has {', '.join(found)}; change that back, "
+            "or choose another output=DIR"
+        )
 
 
 def _digest(key: str, path: str) -> str:
