@@ -356,7 +356,7 @@ def _compare(log: records.Log, identity: dict[str, Any], config: InferenceConfig
     """Raise a UserError unless the log is of the same job."""
     if log.header is None or "contents" not in log.header:
         raise UserError(
-            f"{log.path}: a log of an earlier version of this program, which cannot be resumed; choose another output=DIR"
+            f"{log.path}: an earlier version of this program wrote it: it cannot be resumed; choose another output=DIR"
         )
     if found := _differences(log.header, identity, config):
         raise UserError(
