@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,15 +37,16 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         try:
             yield temporary
             if durable:
-                _sync(temporary)
+                sync(temporary)
             os.replace(temporary, path)
             if durable:
-                _sync(path.parent)  # the new name
+                sync(path.parent)  # the new name
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a directory, to the disk, so that they survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -75,9 +77,9 @@ def make_directory(path: Path, key: str) -> None:
     """Create a directory and check that files can be written to it; `key` is the option that names it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe-{os.getpid()}"
+        probe = path / f".probe-{socket.gethostname()}-{os.getpid()}"  # in containers, processes share their numbers
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be written to ({error.strerror or error}); choose another {key}") from error
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.config import AudioConfig
 from common.errors import UserError, first_line
-from common.files import replacing, write_text
+from common.files import replacing, sync, write_text
 from common.wording import counted
 from synthesis.loudness import CEILING, LoudnessMeter
 from synthesis.reader import Read
@@ -119,7 +119,7 @@ class Line:
                     f"peak would exceed {CEILING:g} dBTP"
                 )
 
-    def finish(self) -> dict[str, float] | None:
+    def finish(self, picture: bool = True) -> dict[str, float] | None:
         """Give the files their names and print warnings; return the stats, or None if there was nothing to say."""
         name = self.path.name
         if self.dropped:
@@ -140,15 +140,18 @@ class Line:
         if self.meter is None and self.num_loud > LOUD_SHARE * self.wav.num_samples:
             beyond = f"{counted(self.num_loud, 'sample')} beyond full scale"
             print(f"warning: {self.where}: {name} is too loud in places: {beyond}")
+        sync(self.temporary)
         self.wav.close()
         os.replace(self.temporary, self.path)
         self.partial.unlink(missing_ok=True)  # of an earlier run
         for name in self.timings:
             write_text(self.path.with_suffix(f".{name}"), WRITERS[name](self.text, self.words, self.ends))
-        from common.tracking.plots import alignment_figure  # matplotlib is slow to import
+        if picture:
+            from common.tracking.plots import alignment_figure  # matplotlib is slow to import
 
-        with replacing(self.path.with_suffix(".png"), durable=False) as temporary:
-            alignment_figure(overview(self.alignments), self.text[:80]).savefig(temporary, dpi=100, format="png")
+            with replacing(self.path.with_suffix(".png")) as temporary:
+                alignment_figure(overview(self.alignments), self.text[:80]).savefig(temporary, dpi=100, format="png")
+        sync(self.path.parent)  # the names, before the log says that the line is done
         return self.stats[0]
 
     def keep(self) -> str:

@@ -65,7 +65,7 @@ class Synthesizer:
         cls,
         tacotron2: str | Path | Voice,
         waveglow: str | Path | None = None,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         precision: SpeechPrecision = "fp32",
         match_mel: int | None = None,
         postfilter_strength: float = 1.0,
@@ -92,7 +92,7 @@ class Synthesizer:
             lexicons, waveglow = [*filter(None, [voice.lexicon]), *lexicons], waveglow or voice.waveglow
         waveglow = None if griffin_lim else waveglow
         words = Lexicon.load(*lexicons) if lexicons else None
-        where = resolve_device(device)
+        where = device if isinstance(device, torch.device) else resolve_device(device)
         checkpoint = load_checkpoint(tacotron2, "tacotron2")
         text = checkpoint.text
         num_symbols = checkpoint.model_config["n_symbols"]

@@ -15,7 +15,7 @@ from common.entry import _quoted
 from common.errors import UserError
 from common.schema import from_dict
 from common.training.schedule import learning_rate
-from synthesis.jobs import InferenceConfig
+from synthesis.job_options import InferenceConfig
 from synthesis.models import MODELS as MODELS_BY_NAME
 from tacotron2.model import Tacotron2Config
 from tacotron2.task import Tacotron2Options

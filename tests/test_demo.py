@@ -11,7 +11,7 @@ import soundfile
 
 from common.data.filelist import read_filelist
 from evaluation.judges import Listener, errors
-from synthesis.jobs import NOT_READ_RIGHT
+from synthesis.job_options import NOT_READ_RIGHT
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import run_here
 

@@ -26,7 +26,7 @@ from common.conf import CONF
 from common.config import TrainConfig
 from evaluation.corpus import CheckConfig
 from evaluation.systems import EvaluateConfig
-from synthesis.jobs import InferenceConfig
+from synthesis.job_options import InferenceConfig
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import composed, fails_with, load_script, run_here, run_process
 

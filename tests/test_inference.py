@@ -25,7 +25,9 @@ from common.errors import UserError
 from common.files import new_directory
 from common.lock import locked
 from inference import SpeechOptions, Synthesizer, load_model
-from synthesis.jobs import NOT_READ_RIGHT, InferenceConfig, Job
+from synthesis.job_options import NOT_READ_RIGHT, InferenceConfig
+from synthesis.jobs import Job
+from synthesis.phrases import Phrase, PhraseFile
 from synthesis.sentences import DEFAULT_LIMIT, Pauses
 from synthesis.utterance import overview
 from synthesis.vocoder import Vocoder
@@ -422,13 +424,15 @@ def test_a_model_reads_no_more_at_once_than_in_training(tacotron2_run: Path, cor
 def test_a_long_line_is_written_while_it_is_made(tacotron2_run: Path, tmp_path: Path) -> None:
     """The file grows piece by piece, is what `speak` gives, and nothing of it stays after NaN in a later piece."""
     text = "The first. The second, which is longer. The third."
-    config = InferenceConfig(tacotron2="x", input="x", output=str(tmp_path), vocoder="griffin_lim")
+    (tmp_path / "phrases.txt").write_text(text)
+    phrases = PhraseFile(tmp_path / "phrases.txt")
+    config = InferenceConfig(tacotron2=str(tacotron2_run), input="x", output=str(tmp_path), vocoder="griffin_lim")
     voice = Synthesizer.load(tacotron2_run, device="cpu")
-    job, options = Job(config, [(1, text)], voice.audio), SpeechOptions(max_decoder_steps=9)
+    job, options = Job(config, phrases), SpeechOptions(max_decoder_steps=9)
     sizes = []
-    with job.opened():
+    with job.opened(voice.audio):
         for part in voice.parts([text], 1, options):
-            job.write(part)
+            job.write(Phrase(0, 1, text), part)
             sizes += [soundfile.info(path).frames for path in tmp_path.glob(".0000.wav.tmp")]
     assert (tmp_path / "0000.wav").read_bytes() == wav_bytes(voice.speak(text, max_decoder_steps=9).audio, 22050)
     assert len(sizes) == 2
@@ -436,16 +440,16 @@ def test_a_long_line_is_written_while_it_is_made(tacotron2_run: Path, tmp_path: 
     (tmp_path / "0000.wav").unlink()
     (tmp_path / "0000.png").unlink()
     parts = voice.parts([text], 1, options)
-    job = Job(config, [(1, text)], voice.audio)
+    job = Job(config, phrases)
 
     def fail_in_the_middle() -> None:
-        with job.opened():
-            job.write(next(parts))
+        with job.opened(voice.audio):
+            job.write(Phrase(0, 1, text), next(parts))
             raise UserError("NaN")
 
     with pytest.raises(UserError, match="NaN"):
         fail_in_the_middle()
-    assert {path.name for path in tmp_path.iterdir()} == {".lock", "log.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "log.jsonl", "phrases.txt"}
 
 
 def test_int8_gives_nearly_the_same_mel(tacotron2_run: Path) -> None:

@@ -23,7 +23,7 @@ from common.entry import Command, _quoted
 from common.schema import from_dict
 from evaluation.corpus import CheckConfig
 from evaluation.systems import EvaluateConfig
-from synthesis.jobs import NOT_READ_RIGHT, InferenceConfig
+from synthesis.job_options import NOT_READ_RIGHT, InferenceConfig
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import composed, load_script, run_here
 from tests.helpers.corpus import write_corpus

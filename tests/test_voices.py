@@ -9,7 +9,7 @@ import torch
 
 from common.errors import UserError
 from inference import Synthesizer
-from synthesis.jobs import NOT_READ_RIGHT
+from synthesis.job_options import NOT_READ_RIGHT
 from synthesis.voices import Voice
 from tests.helpers.commands import fails_with, run_here
 

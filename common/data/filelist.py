@@ -5,12 +5,14 @@ Rows with more columns, such as LJSpeech's `id|raw|normalized`, are refused; scr
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from common.errors import UserError
 from common.wording import counted
@@ -34,25 +36,45 @@ class Clip:
 def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
     """(line number from 1, line) of each non-blank line of a UTF-8 text file; errors call the file `what`."""
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{what} {path}: {error.strerror or error}; check the path") from error
-    _refuse_other_files(raw, what, path)
-    lines = []
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
-        try:
-            text = line.decode("utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{what} {path}:{number}: byte 0x{line[error.start]:02x} is not UTF-8; save the file as UTF-8 "
-                f"(iconv -f latin1 -t utf-8)"
-            ) from error
-        if text:
-            lines.append((number, text))
+    with open_text(path, what) as file:
+        lines = list(decoded(file, path, what))
     if not lines:
         raise UserError(f"{what} {path}: the file holds no line of text")
     return lines
+
+
+def open_text(path: Path, what: str) -> BinaryIO:
+    """Open a text file for `decoded`. A UserError calls it `what`."""
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise UserError(f"{what} {path}: {error.strerror or error}; check the path") from error
+
+
+def decoded(file: BinaryIO, path: Path, what: str) -> Iterator[tuple[int, str]]:
+    """Yield what `read_lines` returns, for the lines of an open file, in memory that does not grow with their number.
+
+    `path` and `what` name the file in errors.
+    """
+    number = 0
+    try:
+        head = file.read(200)
+        _refuse_other_files(head, what, path)
+        head = head.removeprefix(b"\xef\xbb\xbf")
+        for block in itertools.chain([head + file.readline()], file):
+            for line in block.splitlines():  # also at a carriage return
+                number += 1
+                try:
+                    text = line.decode("utf-8").strip()
+                except UnicodeDecodeError as error:
+                    raise UserError(
+                        f"{what} {path}:{number}: byte 0x{line[error.start]:02x} is not UTF-8; save the file as UTF-8 "
+                        f"(iconv -f latin1 -t utf-8)"
+                    ) from error
+                if text:
+                    yield number, text
+    except OSError as error:  # of reading: the path is a directory, or the disk is broken
+        raise UserError(f"{what} {path}: {error.strerror or error}; check the path") from error
 
 
 def _refuse_other_files(raw: bytes, what: str, path: Path) -> None:

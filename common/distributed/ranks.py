@@ -44,14 +44,14 @@ def start_ranks(device: str = "auto", timeout_minutes: float = 10.0) -> Ranks:
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
     if world_size > 1:
-        _stop_with_the_agent()
+        stop_with_the_agent()
         # The heartbeat names the lost rank after the timeout; this is the fallback in case the heartbeat hangs too.
         timeout = timedelta(minutes=timeout_minutes + 1)
         dist.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo", timeout=timeout)
     return ranks
 
 
-def _stop_with_the_agent() -> None:
+def stop_with_the_agent() -> None:
     """Request SIGTERM if torchrun itself is killed, so that this process saves and exits instead of occupying a GPU."""
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -36,7 +36,7 @@ def run_process(*command: object, expect: int | None = 0, **environment: str) ->
     return checked(result, expect)
 
 
-def run_here(*command: object, expect: int | None = 0) -> Result:
+def run_here(*command: object, expect: int | tuple[int, ...] | None = 0) -> Result:
     """Like `run_process`, but in this process: 0.01 s instead of seconds, since everything is already imported.
 
     The process state that a command may change is restored afterwards.
@@ -68,9 +68,9 @@ def run_here(*command: object, expect: int | None = 0) -> Result:
     return checked(subprocess.CompletedProcess([script], status, output.getvalue(), errors.getvalue()), expect)
 
 
-def checked(result: Result, expect: int | None) -> Result:
+def checked(result: Result, expect: int | tuple[int, ...] | None) -> Result:
     if expect is not None:
-        assert result.returncode == expect, result.stdout + result.stderr
+        assert result.returncode in (expect if isinstance(expect, tuple) else (expect,)), result.stdout + result.stderr
     return result
 
 
