@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from common.device import Device
 from common.errors import UserError
 from common.schema import Count, Index, NonNegative, Options, Seed
+from synthesis.audio_file import AudioFormat
 from synthesis.loudness import Loudness, LoudnessMeter
 from synthesis.sentences import Pauses
 from synthesis.speed import Speed
@@ -49,6 +50,7 @@ class InferenceConfig(Options):
     tf32: bool = True
     device: Device = "auto"
     seed: Seed = 0
+    format: AudioFormat = "wav"
     pictures: bool = True
     overwrite: bool = False
     resume: bool = False

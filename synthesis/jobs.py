@@ -217,7 +217,7 @@ class Job:
             self.line = None
 
     def _path(self, number: int) -> Path:
-        path = self.output / wav_name(number, self.is_flat)
+        path = self.output / f"{line_name(number, self.is_flat)}.{self.config.format}"
         if not path.parent.is_dir():
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -281,11 +281,11 @@ class Job:
         return True
 
 
-def wav_name(number: int, is_flat: bool) -> str:
-    """The name of a line's wav in the output: "0012.wav", or in folders of 100 lines "12/34/123456.wav"."""
+def line_name(number: int, is_flat: bool) -> str:
+    """The name of a line's files in the output: "0012", or in folders of 100 lines "12/34/123456"."""
     if is_flat:
-        return f"{number:04d}.wav"
-    return f"{number // 10_000:02d}/{number // 100 % 100:02d}/{number:06d}.wav"
+        return f"{number:04d}"
+    return f"{number // 10_000:02d}/{number // 100 % 100:02d}/{number:06d}"
 
 
 def _differences(header: dict[str, Any], identity: dict[str, Any], config: InferenceConfig) -> list[str]:

@@ -1,4 +1,4 @@
-"""The output of inference.py for one line of a phrase file: a wav and a picture, written while the line is made."""
+"""The output of inference.py for one line of a phrase file: audio and a picture, written while the line is made."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from common.config import AudioConfig
 from common.errors import UserError, first_line
 from common.files import replacing, sync, write_text
 from common.wording import counted
+from synthesis.audio_file import AUDIO_SUFFIXES, AudioFile, AudioFormat, WavFile, create, encode
 from synthesis.loudness import CEILING, LoudnessMeter
 from synthesis.reader import Read
 from synthesis.reading import Fault, described
@@ -23,9 +24,8 @@ from synthesis.subtitles import TIMING_FORMATS, WRITERS, TimingFormat
 from synthesis.synthesizer import Part
 from synthesis.timings import Word, moved
 from synthesis.utterance import Utterance, overview, pause_frames, silence_frames, summed
-from synthesis.wav import WavFile
 
-SUFFIXES = (".wav", ".png", *(f".{name}" for name in TIMING_FORMATS))  # of the files of a line
+SUFFIXES = (*AUDIO_SUFFIXES, ".png", *(f".{name}" for name in TIMING_FORMATS))  # of the files of a line
 HEADROOM = 0.5  # factor for samples whose final level is not yet known: loud ones are not clipped
 LOUD_SHARE = 1e-4  # of the samples
 DRAWN = 4000  # mel frames in a picture; of a longer line, the beginning is drawn
@@ -49,8 +49,12 @@ class Line:
         loudness: float | None = None,
     ) -> None:
         self.path, self.where, self.text, self.audio, self.pauses = path, where, text, audio, pauses
-        self.temporary, self.partial = path.with_name(f".{path.name}.tmp"), path.with_suffix(".partial.wav")
-        self.wav: WavFile | None = None
+        self.kind: AudioFormat = path.suffix.removeprefix(".")  # type: ignore[assignment] # one of AUDIO_SUFFIXES
+        # What is scaled at the end is a wav until then.
+        self.recorded: AudioFormat = self.kind if loudness is None else "wav"
+        self.temporary = path.with_name(f".{path.name}.tmp")
+        self.partial = path.with_suffix(f".partial.{self.recorded}")
+        self.file: AudioFile | None = None
         self.pause = silence_frames(pauses.lead, audio) * audio.hop_length  # samples, still to be written
         self.loudness = loudness
         self.meter = None if loudness is None else LoudnessMeter(audio.sample_rate)
@@ -78,16 +82,16 @@ class Line:
             self.dropped.update(dict.fromkeys(part.read.dropped))
             if part.utterance is not None:
                 self._append(part.read, part.utterance)
-        if part.is_last and self.wav is not None:
-            self._end(self.wav)
+        if part.is_last and self.file is not None:
+            self._end(self.file)
 
     def _append(self, read: Read, utterance: Utterance) -> None:
-        self.wav = self.wav or WavFile(self.temporary, self.audio.sample_rate)
+        self.file = self.file or create(self.temporary, self.recorded, self.audio.sample_rate)
         if self.timings:
-            start = (self.wav.num_samples + self.pause) / self.audio.sample_rate
+            start = (self.file.num_samples + self.pause) / self.audio.sample_rate
             self.words += moved(utterance.words, start)
             self.ends.append(read.piece.end)
-        self._write(self.wav, torch.nn.functional.pad(utterance.audio, (self.pause, 0)))
+        self._write(self.file, torch.nn.functional.pad(utterance.audio, (self.pause, 0)))
         self.pause = pause_frames(read.piece, self.pauses, self.audio) * self.audio.hop_length
         self.num_pieces += 1
         self.truncated += utterance.truncated
@@ -95,22 +99,22 @@ class Line:
         self.num_loud += int((utterance.audio.abs() > 1).sum())
         if sum(map(len, self.alignments)) + len(utterance.alignment) <= DRAWN or not self.alignments:
             self.alignments += utterance.alignments
-        self.stats = [summed([*self.stats, utterance.stats], self.wav.num_samples / self.audio.sample_rate)]
+        self.stats = [summed([*self.stats, utterance.stats], self.file.num_samples / self.audio.sample_rate)]
 
-    def _write(self, wav: WavFile, audio: Tensor) -> None:
+    def _write(self, file: AudioFile, audio: Tensor) -> None:
         if self.meter:
             self.meter.add(audio)
             audio = audio * HEADROOM
-        wav.append(audio)
+        file.append(audio)
 
-    def _end(self, wav: WavFile) -> None:
+    def _end(self, file: AudioFile) -> None:
         """Write what follows the last piece, and bring the whole to the loudness that was asked for."""
         if trail := silence_frames(self.pauses.trail, self.audio) * self.audio.hop_length:
-            self._write(wav, torch.zeros(trail))
-            self.stats = [summed(self.stats, wav.num_samples / self.audio.sample_rate)]
-        if self.meter and self.loudness is not None:
+            self._write(file, torch.zeros(trail))
+            self.stats = [summed(self.stats, file.num_samples / self.audio.sample_rate)]
+        if self.meter and self.loudness is not None and isinstance(file, WavFile):
             gain, reached = self.meter.gain(self.loudness)
-            wav.scale(gain / HEADROOM)
+            file.scale(gain / HEADROOM)
             if not math.isfinite(reached):
                 print(f"{self.where}: {self.path.name} is too short or too quiet to have a loudness; it stays as it is")
             elif reached < self.loudness - 0.1:
@@ -126,7 +130,7 @@ class Line:
             print(
                 f"warning: {self.where}: left out, because the model has no symbol for them: {' '.join(self.dropped)}"
             )
-        if self.wav is None:
+        if self.file is None:
             print(f"warning: {self.where}: nothing to say in {self.text[:60]!r}; {name} is not written")
             return None
         if self.num_pieces > 1:
@@ -137,11 +141,15 @@ class Line:
                 f"warning: {self.where}: {name} is not read right: {described(self.faults)}. Listen to it: {advice}"
                 "try another seed; a voice in training needs more of it"
             )
-        if self.meter is None and self.num_loud > LOUD_SHARE * self.wav.num_samples:
+        if self.meter is None and self.num_loud > LOUD_SHARE * self.file.num_samples:
             beyond = f"{counted(self.num_loud, 'sample')} beyond full scale"
             print(f"warning: {self.where}: {name} is too loud in places: {beyond}")
+        self.file.close()
+        if self.recorded != self.kind:
+            encoded = self.path.with_name(f".{self.path.name}.encoded.tmp")
+            encode(self.temporary, encoded, self.kind)
+            os.replace(encoded, self.temporary)
         sync(self.temporary)
-        self.wav.close()
         os.replace(self.temporary, self.path)
         self.partial.unlink(missing_ok=True)  # of an earlier run
         for name in self.timings:
@@ -155,16 +163,16 @@ class Line:
         return self.stats[0]
 
     def keep(self) -> str:
-        """Keep what is written as NAME.partial.wav, and return a note about it."""
-        if self.wav is None or not self.wav.num_samples:
+        """Keep what is written as NAME.partial.wav, or of another format, and return a note about it."""
+        if self.file is None or not self.file.num_samples:
             self.discard()
             return ""
-        self.wav.close()
+        self.file.close()
         os.replace(self.temporary, self.partial)
-        return f"; {self.partial.name} has its first {self.wav.num_samples / self.audio.sample_rate:.1f} s"
+        return f"; {self.partial.name} has its first {self.file.num_samples / self.audio.sample_rate:.1f} s"
 
     def discard(self) -> None:
         """Remove what is written."""
-        if self.wav:
-            self.wav.close()
+        if self.file:
+            self.file.close()
         self.temporary.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ _LOG = re.compile(r"log(\.\d+)?\.jsonl")
 # Text comes behind these keys, and its quotes are escaped.
 _HEADER = re.compile(rb'\{"time": [\d.]+, "config": \{')
 _LINE = re.compile(rb'\{"time": [\d.]+, ("file": "[^"]*", )?"line": (\d+)[,}]')
-_FILE = re.compile(rb'"file": "((?:\d{2,}/){0,2}\d{4,}\.wav)"')
+_FILE = re.compile(rb'"file": "((?:\d{2,}/){0,2}\d{4,}\.(?:wav|flac|ogg))"')
 
 
 class Lines:
@@ -138,7 +138,7 @@ def repair(path: Path) -> None:
 
 
 def listed_files(path: Path, end: int) -> Iterator[str]:
-    """The wavs that the first `end` bytes of a log list, by their names in its folder."""
+    """The audio files that the first `end` bytes of a log list, by their names in its folder."""
     offset = 0
     with open(path, "rb") as file:
         for row in file:

@@ -23,7 +23,7 @@ from common.schema import from_dict
 from common.tracking.jsonl import JsonLines
 from synthesis import jobs, records
 from synthesis.job_options import NOT_READ_RIGHT, InferenceConfig, Shard
-from synthesis.jobs import Job, wav_name
+from synthesis.jobs import Job, line_name
 from synthesis.phrases import Phrase, PhraseFile
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import Result, composed, fails_with, run_here
@@ -295,9 +295,9 @@ def test_folders(tacotron2_run: Path, phrases: Path, undisturbed: Path, tmp_path
     assert sorted(path.name for path in out.iterdir()) == [
         ".lock", "0000.png", "0000.wav", "0001.png", "0001.wav", "log.jsonl",
     ]  # fmt: skip
-    assert wav_name(7, True) == "0007.wav"
-    assert [wav_name(number, False) for number in (7, 123_456, 12_345_678)] == [
-        "00/00/000007.wav", "12/34/123456.wav", "1234/56/12345678.wav",
+    assert line_name(7, True) == "0007"
+    assert [line_name(number, False) for number in (7, 123_456, 12_345_678)] == [
+        "00/00/000007", "12/34/123456", "1234/56/12345678",
     ]  # fmt: skip
 
 

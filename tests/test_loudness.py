@@ -14,9 +14,9 @@ import torch
 
 from common.errors import UserError
 from inference import Synthesizer
+from synthesis.audio_file import WavFile
 from synthesis.loudness import CEILING, LoudnessMeter
 from synthesis.sentences import Pauses
-from synthesis.wav import WavFile
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import fails_with, run_here
 
