@@ -111,8 +111,13 @@ def test_every_command_is_valid(command: str) -> None:
     elif words[0] == "bash":
         subprocess.run(["bash", "-n", words[1]], cwd=REPOSITORY, check=True)
     elif words[0] == "sbatch":
-        words = words[words.index("scripts/slurm/train.sbatch") + 1 :]
-        build_task(from_dict(TrainConfig, composed("train", *words)))
+        place = next(k for k, word in enumerate(words) if word.endswith(".sbatch"))
+        options = words[place + 1 :]
+        assert (REPOSITORY / words[place]).is_file()
+        if words[place].endswith("/speak.sbatch"):
+            from_dict(InferenceConfig, composed("inference", *options))
+        else:
+            build_task(from_dict(TrainConfig, composed("train", *options)))
     elif script and "--help" in options:
         subprocess.run([sys.executable, script, *options], cwd=REPOSITORY, check=True)
     elif script and "--cfg" in options:
