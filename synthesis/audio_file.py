@@ -19,7 +19,7 @@ AUDIO_SUFFIXES = tuple(f".{name}" for name in get_args(AudioFormat))
 RATE = 22050  # of data without a header: libsndfile wants one
 HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
 LARGEST = 2**32 - 1  # bytes that a wav header can tell
-BLOCK = 2**16  # samples that libsndfile gets at once: its Vorbis encoder puts them on the stack
+BLOCK = 2**12  # samples that libsndfile gets at once: its Vorbis encoder puts them on the stack
 
 
 class AudioFile(Protocol):
@@ -90,12 +90,16 @@ class WavFile:
 
 
 def encode(source: Path, target: Path, kind: AudioFormat) -> None:
-    """Write the audio of a wav to a new file of another format, block by block."""
-    with soundfile.SoundFile(source) as wav:
-        file = create(target, kind, wav.samplerate)
-        for block in wav.blocks(BLOCK, dtype="float32"):
-            file.append(torch.from_numpy(block))
-        file.close()
+    """Write the audio of a wav to a new file of another format, block by block; if that fails, leave none."""
+    try:
+        with soundfile.SoundFile(source) as wav:
+            file = create(target, kind, wav.samplerate)
+            for block in wav.blocks(BLOCK, dtype="float32"):
+                file.append(torch.from_numpy(block))
+            file.close()
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
 
 
 class EncodedFile:

@@ -108,7 +108,7 @@ class Line:
         file.append(audio)
 
     def _end(self, file: AudioFile) -> None:
-        """Write what follows the last piece, and bring the whole to the loudness that was asked for."""
+        """Write what follows the last piece, bring the whole to the loudness that was asked for, and close the file."""
         if trail := silence_frames(self.pauses.trail, self.audio) * self.audio.hop_length:
             self._write(file, torch.zeros(trail))
             self.stats = [summed(self.stats, file.num_samples / self.audio.sample_rate)]
@@ -122,6 +122,11 @@ class Line:
                     f"{self.where}: {self.path.name} has {reached:.1f} LUFS, not {self.loudness}: louder, its true "
                     f"peak would exceed {CEILING:g} dBTP"
                 )
+        file.close()
+        if self.recorded != self.kind:
+            encoded = self.path.with_name(f".{self.path.name}.encoded.tmp")
+            encode(self.temporary, encoded, self.kind)
+            os.replace(encoded, self.temporary)
 
     def finish(self, picture: bool = True) -> dict[str, float] | None:
         """Give the files their names and print warnings; return the stats, or None if there was nothing to say."""
@@ -144,11 +149,6 @@ class Line:
         if self.meter is None and self.num_loud > LOUD_SHARE * self.file.num_samples:
             beyond = f"{counted(self.num_loud, 'sample')} beyond full scale"
             print(f"warning: {self.where}: {name} is too loud in places: {beyond}")
-        self.file.close()
-        if self.recorded != self.kind:
-            encoded = self.path.with_name(f".{self.path.name}.encoded.tmp")
-            encode(self.temporary, encoded, self.kind)
-            os.replace(encoded, self.temporary)
         sync(self.temporary)
         os.replace(self.temporary, self.path)
         self.partial.unlink(missing_ok=True)  # of an earlier run

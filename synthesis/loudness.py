@@ -23,13 +23,13 @@ class LoudnessMeter:
 
     def __init__(self, sample_rate: int) -> None:
         try:
-            self.library: Any = importlib.import_module("pyebur128")
+            self.ebur128: Any = importlib.import_module("pyebur128")
         except ImportError as error:
             raise UserError(
                 "loudness=LUFS needs the package pyebur128; run in the repository: pip install -e '.[loudness]'"
             ) from error
-        mode = self.library.MeasurementMode
-        self.state: Any = self.library.R128State(1, sample_rate, mode.MODE_I | mode.MODE_TRUE_PEAK)
+        mode = self.ebur128.MeasurementMode
+        self.state: Any = self.ebur128.R128State(1, sample_rate, mode.MODE_I | mode.MODE_TRUE_PEAK)
 
     def add(self, audio: Tensor) -> None:
         samples = audio.detach().float().cpu().contiguous().numpy()
@@ -38,7 +38,7 @@ class LoudnessMeter:
     @property
     def loudness(self) -> float:
         """LUFS; -inf for silence, and for audio of less than 0.4 s, which has no integrated loudness."""
-        return float(self.library.get_loudness_global(self.state))
+        return float(self.ebur128.get_loudness_global(self.state))
 
     def gain(self, target: float) -> tuple[float, float]:
         """The factor for the samples, and the loudness that it gives.
@@ -46,7 +46,7 @@ class LoudnessMeter:
         It is `target`, or less if the true peak would exceed CEILING: nothing is clipped or compressed. Audio without a
         loudness stays as it is.
         """
-        peak, loudness = float(self.library.get_true_peak(self.state, 0)), self.loudness
+        peak, loudness = float(self.ebur128.get_true_peak(self.state, 0)), self.loudness
         if not math.isfinite(loudness) or peak <= 0:
             return 1.0, loudness
         decibels = min(target - loudness, CEILING - 20 * math.log10(peak))

@@ -11,7 +11,7 @@ import torch
 
 from synthesis.audio_file import BLOCK, AudioFormat, create
 from synthesis.job_options import NOT_READ_RIGHT
-from tests.helpers.commands import run_here
+from tests.helpers.commands import fails_with, run_here
 from tests.test_data import full_disk
 
 FORMATS: tuple[AudioFormat, ...] = ("wav", "flac", "ogg")
@@ -24,7 +24,7 @@ def tone(seconds: float) -> torch.Tensor:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_parts_give_the_whole(kind: AudioFormat, tmp_path: Path) -> None:
     audio = torch.cat((tone(5), torch.tensor([2.0, -2.0]), tone(1)))
-    assert len(audio) > BLOCK
+    assert len(audio) > 2 * BLOCK
     path = tmp_path / f"a.{kind}"
     file = create(path, kind, 22050)
     for part in audio.split(30_000):
@@ -50,6 +50,7 @@ def test_a_full_disk_keeps_what_fitted(kind: AudioFormat, tmp_path: Path) -> Non
         with pytest.raises(OSError, match="File too large"):
             file.append(noise)
         file.close()
+    assert file.num_samples >= 30_000
     assert path.stat().st_size > 90_000
     with soundfile.SoundFile(path) as kept:
         found = kept.read(30_000, dtype="float32")
@@ -74,3 +75,22 @@ def test_inference_writes_the_format(tacotron2_run: Path, tmp_path: Path, loudne
     assert names == [[f"0000.{kind}", f"0001.{kind}", "log.jsonl"] for kind in FORMATS]
     wav, flac, _ = (soundfile.read(tmp_path / kind / f"0000.{kind}", dtype="int16")[0] for kind in FORMATS)
     assert np.array_equal(wav, flac)
+
+
+@pytest.mark.fault(34)
+@pytest.mark.parametrize("options", [[], ["loudness=-23"]])
+def test_a_disk_that_is_full_at_the_end(tacotron2_run: Path, tmp_path: Path, options: list[str]) -> None:
+    """An encoder writes its last block when it is closed; with a loudness target it writes all after the wav."""
+    if options:
+        pytest.importorskip("pyebur128")
+    (tmp_path / "phrases.txt").write_text("One.\n")
+    command = (
+        "inference.py", f"tacotron2={tacotron2_run}", "vocoder=griffin_lim", f"input={tmp_path / 'phrases.txt'}",
+        "max_decoder_steps=60", "attempts=1", "pictures=false", "format=ogg", *options,
+    )  # fmt: skip
+    run_here(*command, f"output={tmp_path / 'fits'}", expect=NOT_READ_RIGHT)
+    size = (tmp_path / "fits/0000.ogg").stat().st_size  # more than the wav, which has less of a header
+    out = tmp_path / "out"
+    with full_disk(size - 100):
+        fails_with(run_here(*command, f"output={out}", expect=1), f"{out}/0000.ogg: not written (", "free some space")
+    assert not [path.name for path in out.iterdir() if "tmp" in path.name]
