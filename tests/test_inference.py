@@ -195,11 +195,11 @@ def test_two_processes_do_not_write_to_one_folder(
 @pytest.mark.fault(34)
 def test_a_full_disk(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    for size, name in ((100, "log.jsonl"), (1_000, "0000.wav")):
+    for size, name in ((100, "log.jsonl"), (3_000, "0000.wav")):
         with full_disk(size):
-            result = speak(tacotron2_run, waveglow_run, phrases, out, expect=1)
+            result = speak(tacotron2_run, waveglow_run, phrases, out, "pauses.lead=0.5", expect=1)  # wav > log
             fails_with(result, f"{out / name}: not written (", "free some space")
-    assert len(soundfile.read(out / "0000.partial.wav")[0]) == (1_000 - 44) // 2
+    assert len(soundfile.read(out / "0000.partial.wav")[0]) == (3_000 - 44) // 2
     with full_disk(8_000):
         result = speak(tacotron2_run, waveglow_run, phrases, out, "max_decoder_steps=3", expect=1)
         fails_with(result, f"{out}/0000.png: not written (", "free some space")
