@@ -8,7 +8,7 @@ waits for that core, the others spin meanwhile, and synthesis was 30 times slowe
 - `watch` starts a thread that looks for other programs. While they need the cores, waiting threads sleep instead of
   spinning. This changes neither the number of threads nor, therefore, any result.
 
-What the user sets (OMP_NUM_THREADS, OMP_WAIT_POLICY, GOMP_SPINCOUNT) is left as it is.
+What the user sets (OMP_NUM_THREADS, OMP_WAIT_POLICY, GOMP_SPINCOUNT, ONEDNN_PRIMITIVE_CACHE_CAPACITY) is left as it is.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 from common.caches import set_numba_cache
 
 SPIN_COUNT = "100000"  # a third of the default, hardly slower alone; it counts where `watch` overlooks a program
+KERNELS = "128"  # that oneDNN keeps; its default of 1,024 takes hundreds of MB when sequences have all lengths
 PERIOD = 0.1  # seconds between two looks at the machine
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
@@ -50,13 +51,14 @@ def _container_limit(cgroup: Path) -> int | None:
 
 
 def before_torch(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set how PyTorch's threads wait, and where numba writes. Commands call this before they import either.
+    """Set how PyTorch's threads wait, what oneDNN keeps, and where numba writes. Commands call this before all three.
 
     Ctrl-C during the imports, which take seconds, then ends the process without a traceback; see `after_imports`.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     set_numba_cache(environment)
+    environment.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     if limit := _container_limit(CGROUP):  # PyTorch itself looks only at the cores that the process is bound to

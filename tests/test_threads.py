@@ -49,7 +49,12 @@ def test_the_cores_that_a_process_is_bound_to() -> None:
 
 
 @pytest.mark.parametrize(
-    "chosen", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}, {"OMP_NUM_THREADS": "3", "GOMP_SPINCOUNT": "1"}]
+    "chosen",
+    [
+        {"GOMP_SPINCOUNT": "7", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "9"},
+        {"OMP_WAIT_POLICY": "active"},
+        {"OMP_NUM_THREADS": "3", "GOMP_SPINCOUNT": "1"},
+    ],
 )
 def test_what_the_user_sets_stays(chosen: dict[str, str]) -> None:
     environment = dict(chosen)

@@ -1,6 +1,7 @@
 """WaveGlow: the reference's numbers, inverse(forward) = identity, the losses, the denoiser, the mel match."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -331,3 +332,19 @@ def test_the_small_model_has_a_fiftieth_of_the_operations() -> None:
             model(torch.randn(1, 80, 86), torch.randn(1, 86 * 256))
         counts.append(counter.get_total_flops() * (1 if name == "waveglow_small" else config.n_flows))
     assert counts[0] < counts[1] / 50
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures memory in Linux's /proc")
+def test_mels_of_many_lengths_leave_no_memory_behind() -> None:
+    def megabytes() -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+    model = WaveGlow(WaveGlowConfig(n_channels=64, n_layers=2, n_flows=2)).eval()
+    mel = torch.randn(1, 80, 100)
+    for frames in (100, 9):
+        model.infer(mel[:, :, :frames])
+    before = megabytes()
+    for frames in range(10, 70):
+        model.infer(mel[:, :, :frames])
+    assert megabytes() - before < 90  # with products of any number of rows: 210

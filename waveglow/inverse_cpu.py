@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from common.ops.packed import Int8Linear, PackedLinear, packed_once
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 TILE = 4096  # rows of a product: the system gives and takes larger results page by page, which takes time
+ROWS = 256  # products have a multiple of so many rows, see `few_sizes`
 INT8_INPUTS = 512  # of a product in int8; with fewer, to quantize the inputs takes longer than the product gains
 
 
@@ -61,14 +63,17 @@ class CouplingWeights(NamedTuple):
         )
 
 
-def coupling(weights: CouplingWeights, x: Tensor, rows: Tensor, config: WaveGlowConfig) -> tuple[Tensor, Tensor]:
+def coupling(
+    weights: CouplingWeights, x: Tensor, rows: Tensor, end: int, config: WaveGlowConfig
+) -> tuple[Tensor, Tensor]:
     """x (B, G, c / 2), rows (B, G, K * C + M) -> log_s, b, each (B, G, c / 2) in float32. The last M columns of `rows`
-    are the mel; the others are overwritten."""
+    are the mel; the others are overwritten. The audio ends at group `end`; what follows fills the rows up."""
     batch, groups, _ = rows.shape
     channels, taps = config.n_channels, config.kernel_size
     hidden = weights.start(x.to(rows.dtype).flatten(0, 1)).view(batch, groups, channels)
     skip = torch.zeros_like(hidden)
     for i, (joint, res_skip) in enumerate(zip(weights.joint, weights.res_skip, strict=True)):
+        hidden[:, end:] = 0  # as a convolution sees it
         if weights.taps:
             _filter(hidden, weights.taps[i], 2**i, rows[:, :, :channels])
         for tap in range(0 if weights.taps else taps):
@@ -110,8 +115,10 @@ def invert(model: WaveGlow, mel: Tensor, z: Tensor, dtype: torch.dtype) -> Tenso
     config = model.config
     batch, groups, mel_dim = mel.shape
     width = config.n_channels * (1 if config.separable else config.kernel_size)
-    rows = mel.new_empty(batch, groups, width + mel_dim, dtype=dtype)
-    rows[:, :, -mel_dim:] = mel
+    padded = -(-groups // ROWS) * ROWS
+    rows = mel.new_zeros(batch, padded, width + mel_dim, dtype=dtype)
+    rows[:, :groups, -mel_dim:] = mel
+    z = F.pad(z, (0, 0, 0, padded - groups))
     rest, x = z.split((config.n_group - model.last_dim, model.last_dim), 2)  # (B, G, channels)
     couplings = cast("Iterable[WN]", model.WN)
     weights = packed_once(
@@ -119,10 +126,10 @@ def invert(model: WaveGlow, mel: Tensor, z: Tensor, dtype: torch.dtype) -> Tenso
     )
     for k, convinv in reversed(list(enumerate(model.convinv))):
         x_a, x_b = x.chunk(2, dim=2)
-        log_s, b = coupling(weights[k], x_a, rows, config)
+        log_s, b = coupling(weights[k], x_a, rows, groups, config)
         x = torch.cat((x_a, ((x_b - b) * (-log_s).exp()).to(x.dtype)), dim=2)
         x = x @ convinv.inverse_weight().to(x.dtype).t()  # type: ignore[operator] # in a ModuleList
         if model.leaves_early(k):
             rest, early = rest.split((rest.shape[2] - config.n_early_size, config.n_early_size), 2)
             x = torch.cat((early, x), dim=2)
-    return model.samples(x)
+    return model.samples(x[:, :groups])

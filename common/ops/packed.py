@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 T = TypeVar("T")
+FEW_ROWS = 256
 _PACKED: WeakKeyDictionary[nn.Module, tuple[object, Any]] = WeakKeyDictionary()
 
 
@@ -34,6 +35,16 @@ def forget_packed(module: nn.Module) -> None:
         _PACKED.pop(part, None)
 
 
+def few_sizes(rows: int) -> int:
+    """The next larger of few numbers of rows: from 512 on, at most 6 % more.
+
+    oneDNN compiles code for each number of rows, which takes milliseconds, and keeps a part of it, up to megabytes, for
+    ever: a program that gave it sequences of any length would grow and grow.
+    """
+    step = 1 << max(rows.bit_length() - 5, 0)  # 16 numbers between a power of two and the next
+    return -(-rows // step) * step if rows > FEW_ROWS else rows
+
+
 class PackedLinear:
     """x (rows, in) -> x @ weight.T + bias (rows, out), for a constant weight (out, in).
 
@@ -52,8 +63,11 @@ class PackedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         if self.packed is None:
             return F.linear(x, self.weight, self.bias)
+        rows = len(x)
+        if extra := few_sizes(rows) - rows:
+            x = F.pad(x, (0, 0, 0, extra))
         x = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
-        return x
+        return x[:rows]
 
 
 class Int8Linear:

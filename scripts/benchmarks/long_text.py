@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import resource
-import time
 from pathlib import Path
 
 from common.entry import run_command
@@ -20,12 +19,7 @@ from evaluation.judges import Errors, Listener, errors
 from synthesis.synthesizer import Synthesizer
 from synthesis.utterance import Utterance
 
-
-def first_audio_seconds(voice: Synthesizer, text: str) -> float:
-    """From the text to the first part of its audio."""
-    start = time.perf_counter()
-    next(voice.stream(text))
-    return time.perf_counter() - start
+from benchmarks.streaming import first_audio_seconds
 
 
 def by_piece(utterance: Utterance, listener: Listener, sample_rate: int) -> Errors:
