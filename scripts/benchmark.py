@@ -4,10 +4,11 @@
     python scripts/benchmark.py training free_running            some sections
     python scripts/benchmark.py --json benchmark.json --runs 10  more runs, and all figures as JSON
     python scripts/benchmark.py training --batch 16 --frames 800 other sizes than the defaults
+    python scripts/benchmark.py sweep --voice demo/voice         synthesis with a voice, not with untrained models
 
 Sections: training (a step of each model), free_running (Tacotron 2 alone, per frame), waveglow (the inverse),
-synthesis (latency from text to audio), sweep (the effect of each optimization on synthesis), growth (cost versus
-characters, frames and batch size), mels.
+synthesis (latency from text to audio), sweep (the effect of each optimization on synthesis: latency, first audio,
+memory and throughput), growth (cost versus characters, frames and batch size), mels.
 
 Each case runs in its own process, so that its peak memory is its own. Some speeds are also given as a fraction of the
 machine's limit (GEMM peak or memory bandwidth, measured in the same run) or as multiples of real time. The Tacotron 2
@@ -46,7 +47,7 @@ SIZES = ("batch", "characters", "frames", "samples")
 
 def sections(device: str, peers: list[str], given: dict[str, int]) -> dict[str, list[dict[str, Any]]]:
     """The cases of each section. Those of one `group` are compared with its first. The sizes in `given` replace the
-    defaults, except the sizes of growth and the batch sizes of sweep, which these sections vary."""
+    defaults, except those of growth, which varies them."""
 
     def size(name: str, *usual: int) -> tuple[int, ...]:
         return (given[name],) if name in given else usual
@@ -69,7 +70,7 @@ def sections(device: str, peers: list[str], given: dict[str, int]) -> dict[str, 
     synthesis = {"kind": "synthesis", "implementation": "ours", "batch": 1, "characters": 128}
     sweep: list[dict[str, Any]] = [{"implementation": "plain"}, {"implementation": "compiled"}, {}]
     sweep += [{"precision": precision} for precision in ("bf16", INT8 if device == "cpu" else "fp16")]
-    sweep += [{"batch": 4}, {"batch": 8}, {"implementation": "offloaded"}]
+    sweep += [{"implementation": "offloaded"}]
     return {
         "training": training,
         "free_running": [
@@ -88,8 +89,9 @@ def sections(device: str, peers: list[str], given: dict[str, int]) -> dict[str, 
             for batch in size("batch", 1, 4) for characters in size("characters", 64, 128, 256)
         ],
         "sweep": [
-            {**synthesis, "group": f"{characters} characters", "characters": characters, **case}
-            for characters in size("characters", 32) for case in sweep
+            {**synthesis, "group": f"{characters} characters, batch {batch}", "characters": characters, "batch": batch,
+             **case}
+            for characters in size("characters", 32) for batch in size("batch", 1, 8) for case in sweep
         ],
         "growth": [
             {"kind": "tacotron2_training", "implementation": "ours", "group": name, "batch": 8, "characters": 64,
@@ -128,7 +130,7 @@ def figures(case: dict[str, Any], result: dict[str, Any], peaks: dict[str, Any])
         "peak_growth_mb": result["megabytes"],
         "peak_mb": result["peak_megabytes"],
     }
-    values |= {key: result[key] for key in ("kernels", "graphs") if key in result}
+    values |= {key: result[key] for key in ("kernels", "graphs", "first_audio") if key in result}
     if "flops" in result and case["precision"] in peaks["gflops"]:
         values["share_of_gemm_peak"] = result["flops"] / mean / 1e9 / peaks["gflops"][case["precision"]]
     if "bytes" in result:
@@ -156,6 +158,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         label = " ".join(f"{k[0]}{row[k]}" if isinstance(row[k], int) else str(row[k]) for k in LABELS if k in row)
         line = f"    {label:<33}{row['seconds']:8.3f} s {row['items_per_sec']:12,.0f}"
         line += f" {row['items_per_sec'] / first['items_per_sec']:5.2f} x"
+        if "first_audio" in row:
+            line += f"  first audio {row['first_audio']:.3f} s {row['first_audio'] / first['first_audio']:5.2f} x"
         for key in ("peak_growth_mb", "peak_mb"):
             line += f"  {row[key]:6,.0f} MB {row[key] / max(first[key], 1):5.2f} x"
         for key in ("share_of_gemm_peak", "share_of_bandwidth"):
@@ -208,6 +212,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default=device, choices=("cpu", "cuda"), help="default: cuda if there is a GPU")
     for name in SIZES:
         parser.add_argument(f"--{name}", type=int, help=f"value of {name}, instead of the default")
+    parser.add_argument("--voice", help="voice for synthesis and sweep; default: full-size models, untrained")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     return parser
@@ -231,6 +236,8 @@ def main() -> None:
         if name not in known:
             raise UserError(f"section {name!r} is unknown; choose from: {', '.join(known)}")
     names = options.section or list(known)
+    if options.voice and (others := sorted(set(names) - {"synthesis", "sweep"})):
+        raise UserError(f"--voice {options.voice}: {', '.join(others)} has none; name a section: synthesis or sweep")
     if {"training", "free_running"} & set(names):
         known = sections(options.device, installed(), given)
     defaults = {"device": options.device, "runs": options.runs, "precision": options.precision}
@@ -240,7 +247,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name in names:
         for case in known[name]:
-            case = defaults | case
+            case = defaults | case | ({"voice": options.voice} if options.voice else {})
             try:
                 rows.append({"section": name, **case, **figures(case, run_case(case), peaks)})
             except UserError as error:

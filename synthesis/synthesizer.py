@@ -160,15 +160,16 @@ class Synthesizer:
         while window := list(itertools.islice(reads, batch_size * (SORTED_BATCHES if batch_size > 1 else 1))):
             ids = [read.ids if read else [] for _, read, _ in window]
             order = sorted((k for k in range(len(window)) if ids[k]), key=lambda k: len(ids[k]))
-            found: dict[int, list[tuple[Read, Utterance]]] = {}
+            found: dict[int, list[tuple[Read, Decoded]]] = {}
             for batch in _batches(order, list(map(len, ids)), batch_size):
                 pieces = [read for _, read, _ in (window[k] for k in batch) if read]
-                for k, spoken in zip(batch, self.text_to_mel(pieces, options), strict=True):
-                    found[k] = [(read, self._vocode(read, decoded, options)) for read, decoded in spoken]
+                found.update(zip(batch, self.text_to_mel(pieces, options), strict=True))
             for k, (number, read, is_last) in enumerate(window):
-                parts = found.get(k, [(read, None)])
-                for i, (piece, utterance) in enumerate(parts, 1):
-                    yield Part(number, piece, utterance, is_last and i == len(parts))
+                spoken = found.pop(k, [])
+                for i, (piece, decoded) in enumerate(spoken, 1):
+                    yield Part(number, piece, self._vocode(piece, decoded, options), is_last and i == len(spoken))
+                if not spoken:
+                    yield Part(number, read, None, is_last)
 
     def stream(self, text: str | Iterable[str], **options: Any) -> Iterator[Tensor]:
         """Synthesize one text, and yield its audio (N) in parts on the CPU while the decoder is running.

@@ -34,7 +34,7 @@ class TextToMel:
     ) -> None:
         self.tacotron2, self.reader, self.source = tacotron2, reader, source
         self.frame_seconds = audio.hop_length / audio.sample_rate
-        self.patience = math.ceil(PATIENCE_SECONDS / self.frame_seconds)  # frames
+        self.patience: int | None = math.ceil(PATIENCE_SECONDS / self.frame_seconds)  # frames; None: no limit
         self.device = next(tacotron2.parameters()).device
         if precision == INT8 and self.device.type != "cpu":
             raise UserError(f"precision=int8 is for device=cpu, not for {self.device.type}; use bf16 or fp16 there")

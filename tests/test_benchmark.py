@@ -58,8 +58,9 @@ def test_figures_of_known_times() -> None:
         {"kind": "free_running", "implementation": "ours", "batch": 1, "characters": 9, "frames": 5},
         {"kind": "waveglow", "batch": 1, "channels": 8, "frames": 3},
         {"kind": "waveglow_training", "implementation": "checkpointed", "batch": 1, "channels": 8, "samples": 2048},
-        {"kind": "synthesis", "implementation": "ours", "batch": 2, "characters": 5},
-        {"kind": "synthesis", "implementation": "offloaded", "batch": 1, "characters": 3},
+        {"kind": "synthesis", "implementation": "ours", "batch": 2, "characters": 5, "channels": 8},
+        {"kind": "synthesis", "implementation": "offloaded", "batch": 1, "characters": 3, "channels": 8},
+        {"kind": "synthesis", "implementation": "ours", "batch": 1, "characters": 9, "voice": "demo/voice"},
         {"kind": "mels"},
     ],
 )
@@ -70,6 +71,10 @@ def test_every_kind_of_case_runs(case: dict[str, Any]) -> None:
     assert len(result["seconds"]) == 2
     assert min(result["seconds"]) > 0
     assert result["items"] > 0
+    if case["kind"] == "synthesis":
+        assert 0 < result["first_audio"] <= 2 * max(result["seconds"])
+        if "voice" not in case:  # what does not stop by itself is not tried again
+            assert result["mels"] == 6 * case["characters"] * case["batch"]
 
 
 def test_sizes_from_the_command_line() -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import gc
 import itertools
-import resource
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,41 +17,22 @@ from torch import Tensor, nn
 
 from common.audio import LogMel, load_audio
 from common.config import AudioConfig
-from common.device import now
 from common.ops.graphs import num_graphs
-from common.ops.packed import PackedLinear, forget_packed
+from common.ops.packed import PackedLinear
 from common.ops.precision import autocast
-from synthesis.reader import Reader
-from synthesis.synthesizer import Synthesizer
-from synthesis.vocoder import INT8, Vocoder
+from synthesis.vocoder import INT8
 from tacotron2.loss import tacotron2_loss
 from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.text import SYMBOLS
 from waveglow.loss import waveglow_loss
 from waveglow.model import WaveGlow, WaveGlowConfig
 
+from benchmarks.measuring import measured, seconds_of
 from benchmarks.peers import PEERS
+from benchmarks.speech import measure_synthesis
 
 HOP = AudioConfig().hop_length
 RATE = AudioConfig().sample_rate
-
-# ---- the machine ----
-
-
-# Untimed calls. On a GPU the first captures graphs, the second those that became invalid because a later graph of the
-# first needed more memory (common/ops/graphs.py), and the third finds the memory that the captures gave back.
-WARM_UP = {"cpu": 1, "cuda": 3}
-
-
-def seconds_of(function: Callable[[], object], runs: int, device: str) -> list[float]:
-    """The seconds of each of `runs` calls, after untimed ones."""
-    times, where, warm_up = [], torch.device(device), WARM_UP[device]
-    for i in range(warm_up + runs):
-        start = now(where)
-        function()
-        if i >= warm_up:
-            times.append(now(where) - start)
-    return times
 
 
 def measure_peaks(case: dict[str, Any]) -> dict[str, Any]:
@@ -201,57 +179,6 @@ def measure_waveglow(case: dict[str, Any]) -> dict[str, Any]:
     return measured(run, case) | {"items": samples, "flops": waveglow_flops(model, samples)}
 
 
-def measure_synthesis(case: dict[str, Any]) -> dict[str, Any]:
-    """Measure text to audio, with a Tacotron 2 that outputs `frames` frames, by default 6 for each character, and does
-    not stop by itself.
-
-    Implementations: "ours"; "plain", with the step-by-step decoder and WaveGlow's convolutions as in training, where
-    each call applies weight norm; "compiled", which is plain with torch.compile for the convolutional parts;
-    "offloaded", which is ours with the weights of one model on disk while the other computes.
-    """
-    torch.manual_seed(0)
-    device, implementation = case["device"], case["implementation"]
-    tacotron2 = Tacotron2(Tacotron2Config(gate_threshold=2.0)).to(device).eval()
-    waveglow = WaveGlow(WaveGlowConfig(n_channels=256)).to(device).eval()
-    reader = Reader("english_cleaners", SYMBOLS, limit=case["characters"])  # the text is one piece
-    vocoder = Vocoder(waveglow, AudioConfig(), case["precision"])
-    voice = Synthesizer(tacotron2, vocoder, reader, case["precision"])
-    if implementation in ("plain", "compiled"):
-        tacotron2.decoder.fused = waveglow.packed = False
-    if implementation == "compiled":
-        for module in (*tacotron2.encoder.convolutions, *tacotron2.postnet.convolutions, *waveglow.WN):
-            module.compile(dynamic=True)
-    words = "the quick brown fox jumps over a lazy dog and so on "
-    text = (words * (1 + case["characters"] // len(words)))[: case["characters"] - 1] + "."
-    frames = case.get("frames", 6 * case["characters"])
-
-    def run() -> None:
-        for _ in voice.batches([text] * case["batch"], case["batch"], max_decoder_steps=frames):
-            pass
-
-    with tempfile.TemporaryDirectory() as directory:
-        if implementation == "offloaded":
-            offload(tacotron2, Path(directory) / "tacotron2.pt")
-            offload(waveglow, Path(directory) / "waveglow.pt")
-        return measured(run, case) | {"mels": case["batch"] * frames, "items": case["batch"] * frames * HOP}
-
-
-def offload(model: Any, path: Path) -> None:
-    """Move the weights to a file. Each call of `infer` loads them and then frees them again."""
-    torch.save(model.state_dict(), path)
-    device, infer = next(model.parameters()).device, model.infer
-
-    def infer_with_weights(*arguments: Any, **options: Any) -> Any:
-        model.load_state_dict(torch.load(path, map_location=device, mmap=True), assign=True)
-        result = infer(*arguments, **options)
-        forget_packed(model)
-        model.to("meta")
-        return result
-
-    model.to("meta")
-    model.infer = infer_with_weights
-
-
 def measure_mels(case: dict[str, Any]) -> dict[str, Any]:
     """Measure reading 10-second clips and computing their mels, one after the other on one core."""
     torch.set_num_threads(1)
@@ -269,32 +196,11 @@ def measure_mels(case: dict[str, Any]) -> dict[str, Any]:
         return measured(compute, case) | {"items": 100 * RATE}
 
 
-def measured(function: Callable[[], object], case: dict[str, Any]) -> dict[str, Any]:
-    """Run `function`, and return the seconds of each run and the peak memory in MB, in total and as growth."""
-    device = case["device"]
-    if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # returns memory that building the models has freed
-        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    times = seconds_of(function, case["runs"], device)
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else 1024 * _peak_kib()
-    return {"seconds": times, "megabytes": (peak - before) / 1e6, "peak_megabytes": peak / 1e6}
-
-
 def accelerated() -> dict[str, Any]:
     """What this process used of what exists only on GPUs: modules with Triton kernels, which are imported where they
     can run, and the number of CUDA graphs."""
     modules = ("tacotron2.step_triton", "waveglow.gate_triton")
     return {"kernels": [name for name in modules if name in sys.modules], "graphs": num_graphs()}
-
-
-def _peak_kib() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 MEASURES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {

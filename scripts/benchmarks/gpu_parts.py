@@ -30,7 +30,8 @@ from common.ops.triton import runs_kernels
 from common.wording import counted
 from synthesis.synthesizer import Synthesizer
 
-from benchmarks.cases import measure_peaks, seconds_of
+from benchmarks.cases import measure_peaks
+from benchmarks.measuring import seconds_of
 from benchmarks.process import REPOSITORY
 
 VOICE, CORPUS = REPOSITORY / "demo/voice", REPOSITORY / "demo/corpus"
