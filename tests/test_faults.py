@@ -158,6 +158,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(corpus: Path, tmp_path:
     assert "Traceback" not in output.split("stopped by SIGTERM")[0]
 
 
+@pytest.mark.slow  # five starts of two processes
 @pytest.mark.fault(10)
 def test_a_killed_rank_is_restarted_and_changes_nothing(corpus: Path, tmp_path: Path) -> None:
     """Rank 1 is killed with SIGKILL under --max-restarts: the final state is that of an undisturbed run."""

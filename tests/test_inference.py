@@ -51,12 +51,19 @@ def phrases(tmp_path: Path) -> Path:
 
 
 def speak(
-    tacotron2_run: Path, waveglow_run: Path, phrases: Path, output: Path, *options: str, expect: int = NOT_READ_RIGHT
+    tacotron2_run: Path,
+    waveglow_run: Path,
+    phrases: Path,
+    output: Path,
+    *options: str,
+    expect: int = NOT_READ_RIGHT,
+    pictures: bool = False,
 ) -> Result:
     """With voices that have hardly been trained, and read nothing right."""
     return run_here(
         "inference.py", f"tacotron2={tacotron2_run}", f"waveglow={waveglow_run}", f"input={phrases}",
-        f"output={output}", "max_decoder_steps=30", "attempts=1", "device=cpu", *options, expect=expect,
+        f"output={output}", "max_decoder_steps=30", "attempts=1", "device=cpu", f"pictures={pictures}", *options,
+        expect=expect,
     )  # fmt: skip
 
 
@@ -67,7 +74,7 @@ def log_rows(output: Path) -> list[dict[str, Any]]:
 @pytest.mark.fault(19, 22)
 def test_one_line_one_wav_in_order(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path) -> None:
     no_pauses = [f"pauses.{mark}=0" for mark in ("sentence", "clause", "dash")]  # they are not counted as items
-    result = speak(tacotron2_run, waveglow_run, phrases, tmp_path / "out", "batch_size=3", *no_pauses)
+    result = speak(tacotron2_run, waveglow_run, phrases, tmp_path / "out", "batch_size=3", *no_pauses, pictures=True)
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert names == sorted([f"{i:04d}.{s}" for i in range(4) for s in ("wav", "png")] + ["log.jsonl", ".lock"])
     rows = log_rows(tmp_path / "out")
@@ -160,7 +167,7 @@ def test_no_file_of_an_earlier_run_stays_among_new_ones(
     tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    speak(tacotron2_run, waveglow_run, phrases, out)
+    speak(tacotron2_run, waveglow_run, phrases, out, pictures=True)
     for name in ("0009.wav", "notes.txt"):
         (out / name).write_text("mine")
     with (out / "log.jsonl").open("ab") as log:  # odd lines list no file
@@ -169,9 +176,9 @@ def test_no_file_of_an_earlier_run_stays_among_new_ones(
     nan = ruined(waveglow_run, tmp_path / "nan.pt", "WN.0.end.bias")
     speak(tacotron2_run, nan, tmp_path / "fewer.txt", out, "overwrite=true", expect=1)
     assert len(list(out.glob("*.png"))) == 4  # nothing is removed before there is something in its place
-    printed = speak(tacotron2_run, waveglow_run, tmp_path / "fewer.txt", out, "overwrite=true").stdout
-    assert f"{out}: removed 8 files of earlier runs" in printed
-    assert f"warning: {out}: 0009.wav are not of this run" in printed
+    again = speak(tacotron2_run, waveglow_run, tmp_path / "fewer.txt", out, "overwrite=true", pictures=True)
+    assert f"{out}: removed 8 files of earlier runs" in again.stdout
+    assert f"warning: {out}: 0009.wav are not of this run" in again.stdout
     assert sorted(path.name for path in out.glob("[!.]*")) == [
         "0000.png", "0000.wav", "0009.wav", "log.jsonl", "notes.txt",
     ]  # fmt: skip
@@ -201,7 +208,7 @@ def test_a_full_disk(tacotron2_run: Path, waveglow_run: Path, phrases: Path, tmp
             fails_with(result, f"{out / name}: not written (", "free some space")
     assert len(soundfile.read(out / "0000.partial.wav")[0]) == (3_000 - 44) // 2
     with full_disk(8_000):
-        result = speak(tacotron2_run, waveglow_run, phrases, out, "max_decoder_steps=3", expect=1)
+        result = speak(tacotron2_run, waveglow_run, phrases, out, "max_decoder_steps=3", expect=1, pictures=True)
         fails_with(result, f"{out}/0000.png: not written (", "free some space")
     assert {path.name for path in out.iterdir()} == {".lock", "log.jsonl", "0000.wav"}
 
