@@ -54,6 +54,7 @@ def main() -> None:
 
     from synthesis.onnx.voice import SpeechOptions, Voice
     from synthesis.sentences import CUT_OFF
+    from tacotron2.text import left_out
 
     SpeechOptions(**options)  # raises UserError
     lines = read_lines(source, "input")
@@ -67,7 +68,7 @@ def main() -> None:
         for path, (number, text) in zip(paths, lines, strict=True):
             where = f"{source}:{number}"
             if dropped := voice.dropped(text):
-                print(f"warning: {where}: left out, because the model has no symbol for them: {' '.join(dropped)}")
+                print(f"warning: {where}: {left_out(dropped)}")
             start = time.perf_counter()
             speech = voice.speak(text, **options)
             took, length = time.perf_counter() - start, len(speech.audio) / voice.sample_rate

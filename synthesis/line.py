@@ -24,6 +24,7 @@ from synthesis.subtitles import TIMING_FORMATS, WRITERS, TimingFormat
 from synthesis.synthesizer import Part
 from synthesis.timings import Word, moved
 from synthesis.utterance import Utterance, overview, pause_frames, silence_frames, summed
+from tacotron2.text import left_out
 
 SUFFIXES = (*AUDIO_SUFFIXES, ".png", *(f".{name}" for name in TIMING_FORMATS))  # of the files of a line
 HEADROOM = 0.5  # factor for samples whose final level is not yet known: loud ones are not clipped
@@ -132,9 +133,7 @@ class Line:
         """Give the files their names and print warnings; return the stats, or None if there was nothing to say."""
         name = self.path.name
         if self.dropped:
-            print(
-                f"warning: {self.where}: left out, because the model has no symbol for them: {' '.join(self.dropped)}"
-            )
+            print(f"warning: {self.where}: {left_out(self.dropped)}")
         if self.file is None:
             print(f"warning: {self.where}: nothing to say in {self.text[:60]!r}; {name} is not written")
             return None

@@ -26,7 +26,7 @@ from synthesis.utterance import Utterance, pause_frames, silence_frames, with_sp
 from synthesis.vocoder import SpeechPrecision, Vocoder, total_latency
 from synthesis.voices import VOICES, Voice, is_voice
 from tacotron2.model import Tacotron2
-from tacotron2.text import SYMBOLS, Lexicon
+from tacotron2.text import SYMBOLS, Lexicon, left_out
 
 SORTED_BATCHES = 8  # batches of pieces that are sorted by length together
 BATCH_SYMBOLS = 16_000  # bounds the memory of a batch: 80 texts of the longest length
@@ -281,7 +281,6 @@ def _numbered(reader: Reader, texts: Iterable[str]) -> Iterator[tuple[int, Read 
 
 def _warn(dropped: Sequence[str], wrong: Sequence[Fault]) -> None:
     if dropped:
-        left_out = " ".join(dropped)
-        warnings.warn(f"left out, because the model has no symbol for them: {left_out}", stacklevel=3)
+        warnings.warn(left_out(dropped), stacklevel=3)
     if wrong:
         warnings.warn(f"not read right: {described(wrong)}", stacklevel=3)

@@ -13,7 +13,7 @@ import pytest
 from measure_cleaners import disagreements, number_rows, words
 
 from common.errors import UserError
-from tacotron2.text import SYMBOLS, clean_text, encode, ids_to_text, pronunciation, symbol_table, text_to_ids
+from tacotron2.text import SYMBOLS, clean_text, encode, ids_to_text, left_out, pronunciation, symbol_table, text_to_ids
 from tacotron2.text.cleaners import CLEANERS, english_cleaners, to_ascii
 from tacotron2.text.roman import roman_value
 from tacotron2.text.spelling import cardinal, in_pairs, ordinal
@@ -459,3 +459,8 @@ def test_a_missing_dictionary_is_named_with_its_cure(monkeypatch: pytest.MonkeyP
     pronunciation.dictionary.cache_clear()
     with pytest.raises(UserError, match=r"pip install -e '.\[arpabet\]'"):
         text_to_ids("cats", "english_arpabet")
+
+
+def test_the_message_names_marks_that_cannot_be_seen() -> None:
+    dropped = encode("a\x00 b\u202e ☃").dropped
+    assert left_out([*dropped, "☃"]).endswith(": \\x00 ☃")

@@ -3,8 +3,9 @@
     pip install -e '.[eval]'
     PYTHONPATH=scripts python -m benchmarks.long_text TEXT tacotron2=CKPT waveglow=CKPT --characters 3000 10000
 
-Whisper tiny.en listens to each piece on its own (evaluation/judges.py), and once more to all audio at once, by its own
-method for long audio: window after window of 30 s. The second can skip or repeat words itself.
+Whisper tiny.en listens to each sentence on its own (evaluation/judges.py), and once more to all audio at once, by its
+own method for long audio: window after window of 30 s. The second can skip or repeat words itself. "with loss" counts
+the sentences in which three or more words in a row were not heard.
 """
 
 from __future__ import annotations
@@ -12,22 +13,47 @@ from __future__ import annotations
 import argparse
 import resource
 from pathlib import Path
+from typing import NamedTuple
 
 from common.entry import run_command
 from common.errors import UserError
-from evaluation.judges import Errors, Listener, errors
+from evaluation.judges import Errors, Listener, errors, normalized, optional
 from synthesis.synthesizer import Synthesizer
 from synthesis.utterance import Utterance
 
 from benchmarks.streaming import first_audio_seconds
 
+LOST = 3  # words
 
-def by_piece(utterance: Utterance, listener: Listener, sample_rate: int) -> Errors:
-    """The errors of all pieces together."""
-    text = " ".join(spoken.piece.text for spoken in utterance.pieces)
-    audio = utterance.audio.numpy().clip(-1, 1)
-    heard = [listener(audio[spoken.start : spoken.end], sample_rate) for spoken in utterance.pieces]
-    return errors(text, " ".join(heard))
+
+class Heard(NamedTuple):
+    """What the judge heard of all sentences, each on its own."""
+
+    errors: Errors  # together
+    num_sentences: int
+    with_loss: int  # sentences in which a group of LOST or more words in a row was not heard
+
+
+def by_sentence(utterance: Utterance, text: str, listener: Listener, sample_rate: int) -> Heard:
+    """Judge each sentence, of one or more pieces, on its own."""
+    audio, said, heard, with_loss = utterance.audio.numpy().clip(-1, 1), list[str](), list[str](), 0
+    first = None
+    for spoken in utterance.pieces:
+        first = first or spoken
+        if spoken.piece.pause in ("sentence", "paragraph", "end"):
+            said.append(text[first.piece.start : spoken.piece.end])
+            heard.append(listener(audio[first.start : spoken.end], sample_rate))
+            with_loss += longest_loss(said[-1], heard[-1]) >= LOST
+            first = None
+    return Heard(errors(" ".join(said), " ".join(heard)), len(said), with_loss)
+
+
+def longest_loss(said: str, heard: str) -> int:
+    """The most words in a row that were not heard."""
+    if not any(map(str.isalnum, heard)):
+        return len(normalized(said).split())
+    chunks = optional("jiwer").process_words(normalized(said), normalized(heard)).alignments[0]
+    return max((c.ref_end_idx - c.ref_start_idx for c in chunks if c.type == "delete"), default=0)
 
 
 def rate(found: Errors) -> str:
@@ -56,18 +82,22 @@ def main() -> None:
     models = (options.tacotron2.removeprefix("tacotron2="), options.waveglow.removeprefix("waveglow="))
     voice, listener = Synthesizer.load(*models, device="cpu"), Listener()
     voice.speak("The first sentence pays for the set-up.")
-    print("characters  words  pieces  at step limit  WER by piece  WER at once  audio s    RTF  1st audio s  memory MB")
+    print(
+        "characters  words  pieces  at step limit  sentences  with loss  WER by sentence  WER at once  audio s    RTF  "
+        "1st audio s  memory MB"
+    )
     for length in options.characters:
         part = text[:length].rpartition(" ")[0]
         utterance = voice.speak(part)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
+        first_audio = first_audio_seconds(voice, part)
         audio, stats = utterance.audio.numpy().clip(-1, 1), utterance.stats
-        pieces = by_piece(utterance, listener, voice.audio.sample_rate)
+        heard = by_sentence(utterance, part, listener, voice.audio.sample_rate)
         whole = errors(part, listener(audio, voice.audio.sample_rate))
         print(
-            f"{len(part):10}  {pieces.words:5}  {utterance.num_pieces:6}  {utterance.truncated!s:>13}  "
-            f"{rate(pieces):>12}  {rate(whole):>11}  {stats['audio_seconds']:7.1f}  {stats['rtf']:.3f}  "
-            f"{first_audio_seconds(voice, part):11.2f}  {memory:9.0f}",
+            f"{len(part):10}  {whole.words:5}  {utterance.num_pieces:6}  {utterance.truncated!s:>13}  "
+            f"{heard.num_sentences:9}  {heard.with_loss:9}  {rate(heard.errors):>15}  {rate(whole):>11}  "
+            f"{stats['audio_seconds']:7.1f}  {stats['rtf']:.3f}  {first_audio:11.2f}  {memory:9.0f}",
             flush=True,
         )
     if options.wav:

@@ -19,6 +19,7 @@ __all__ = [
     "clean_text",
     "encode",
     "ids_to_text",
+    "left_out",
     "symbol_table",
     "text_to_ids",
     "word_spans",
@@ -78,6 +79,12 @@ def encode(
     if ids and ids[-1] == space:
         ids.pop()
     return Encoded(ids, list(dropped))
+
+
+def left_out(dropped: Iterable[str]) -> str:
+    """The message about what `encode` dropped; marks that cannot be seen as in Python's strings: \\x00."""
+    names = " ".join(symbol if symbol.isprintable() else ascii(symbol)[1:-1] for symbol in dropped)
+    return f"left out, because the model has no symbol for them: {names}"
 
 
 def text_to_ids(
