@@ -217,6 +217,13 @@ class Synthesizer:
                 yield from stream.feed(resampler.feed(mel))
             yield from stream.close()
 
+    def warm_up(self) -> None:
+        """Speak a number, so that the first text does not wait for what is compiled and imported at its first use."""
+        options = SpeechOptions(max_decoder_steps=100)
+        for read in self.reader.read("One, 2."):
+            if read.ids:
+                list(self._stream_vocoder(read, self.text_to_mel.stream(read, options, []), options))
+
     def ids(self, text: str) -> list[int]:
         """The symbol ids of `text`; empty if there is nothing to say."""
         return self.reader.encode(text).ids

@@ -10,6 +10,7 @@ import torch
 from inference import Synthesizer
 from synthesis.vocoder import EARLY
 from tests.helpers import REPOSITORY
+from tests.helpers.commands import run_process
 from waveglow.overlap import field, measure_overlap
 
 TEXTS = (
@@ -62,3 +63,15 @@ def test_audio_in_chunks_equals_the_whole(voice: Synthesizer) -> None:
         audio.append(torch.cat([*stream.feed(mel), *stream.close()]))
     torch.testing.assert_close(audio[0], audio[1], atol=1e-4, rtol=0)
     assert 0 < measure_overlap(waveglow) < field(waveglow)
+
+
+def test_warming_up_imports_what_numbers_need_and_changes_no_audio(voice: Synthesizer) -> None:
+    before = voice.speak(TEXTS[0], seed=3).audio
+    code = (
+        "import sys; from synthesis.synthesizer import Synthesizer; "
+        "voice = Synthesizer.load('demo/voice', device='cpu'); assert 'inflect' not in sys.modules; "
+        "voice.warm_up(); assert 'inflect' in sys.modules"
+    )
+    run_process("-c", code)
+    voice.warm_up()
+    assert torch.equal(voice.speak(TEXTS[0], seed=3).audio, before)

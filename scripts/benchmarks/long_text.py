@@ -81,7 +81,7 @@ def main() -> None:
         text = " ".join("".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split())
     models = (options.tacotron2.removeprefix("tacotron2="), options.waveglow.removeprefix("waveglow="))
     voice, listener = Synthesizer.load(*models, device="cpu"), Listener()
-    voice.speak("The first sentence pays for the set-up.")
+    voice.warm_up()
     print(
         "characters  words  pieces  at step limit  sentences  with loss  WER by sentence  WER at once  audio s    RTF  "
         "1st audio s  memory MB"

@@ -46,8 +46,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"{options.text}: cannot be read ({error})") from error
     voice = Synthesizer.load(options.voice, device="cpu")
-    for _ in voice.stream("The first sentence pays for the set-up."):
-        pass
+    voice.warm_up()
     print("characters  1st audio s  longest  audio s    RTF  memory MB")
     for length in sorted(options.characters):
         part = text[:length]
