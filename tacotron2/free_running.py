@@ -2,7 +2,8 @@
 
 At batch 1 a step takes as long as reading the weights, so each LSTM has one matrix for all its inputs, and the
 projection and the gate share one. The inputs of these products are slices of one buffer: prenet | attention hidden |
-context | decoder hidden. Utterances that have stopped are removed from the batch. On GPUs several steps form one CUDA
+context | decoder hidden. Utterances that have stopped are removed from the batch. On a CPU an utterance has the same
+bits in any batch: no product here sums in an order that depends on the other rows. On GPUs several steps form one CUDA
 graph (common/ops/graphs.py). The results are those of the step-by-step decoder (tests/test_free_running.py).
 
 Shapes: S steps, B batch, L characters, E memory, A attention, K taps of the location kernel, F = n_mels * r values in
@@ -17,7 +18,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from common.ops.dropout import Generators, draw_kept
@@ -25,11 +25,14 @@ from common.ops.graphs import graphed
 from common.ops.packed import Int8Linear, PackedLinear, packed_once
 from tacotron2.progress import CHECK_EVERY, Limits, Progress
 from tacotron2.step_torch import at_least_float32, ops_for
-from tacotron2.teacher_forcing import sigmoids_first
+from tacotron2.teacher_forcing import CHUNK, sigmoids_first
 
 if TYPE_CHECKING:
     from tacotron2.model import Decoder, Memory
 
+# Texts are padded to a multiple of so many characters. On a CPU, products of other lengths sum their last elements in
+# another order; on a GPU, few different shapes occur.
+CHARACTERS = {"cpu": 8, **CHUNK}
 COMPACT_BELOW = 3 / 4  # the batch is compacted when at most this fraction of it is still running
 
 
@@ -37,9 +40,9 @@ COMPACT_BELOW = 3 / 4  # the batch is compacted when at most this fraction of it
 class StepWeights:
     """The decoder's weights in the layout that a step uses."""
 
-    prenet: list[Tensor]
+    prenet: list[PackedLinear]
     attention_rnn: PackedLinear | Int8Linear
-    query: Tensor
+    query: PackedLinear
     location: Tensor  # (A, 2, K)
     v: Tensor
     decoder_rnn: PackedLinear | Int8Linear
@@ -53,15 +56,18 @@ class StepWeights:
         def packed(weight: Tensor, bias: Tensor) -> PackedLinear | Int8Linear:
             return Int8Linear(weight, bias) if int8 else PackedLinear(weight.to(dtype), rows, bias.to(dtype))
 
+        def small(weight: Tensor) -> PackedLinear:
+            return PackedLinear(weight.to(dtype), rows)
+
         inputs, context = rnn.weight_ih.split((prenet_dim, rnn.weight_ih.shape[1] - prenet_dim), 1)
         weight, bias = decoder.output_weights()
         return cls(
-            prenet=[weight.to(dtype) for weight in decoder.prenet.parameters()],
+            prenet=[small(weight) for weight in decoder.prenet.parameters()],
             attention_rnn=packed(
                 sigmoids_first(torch.cat((inputs, rnn.weight_hh, context), 1)),
                 sigmoids_first(rnn.bias_ih + rnn.bias_hh),
             ),
-            query=attention.query_layer.linear_layer.weight.to(dtype),
+            query=small(attention.query_layer.linear_layer.weight),
             location=attention.location_layer.kernel().to(dtype),
             v=attention.v.linear_layer.weight[0].to(dtype),
             decoder_rnn=packed(
@@ -74,7 +80,8 @@ class StepWeights:
 
 def step_weights(decoder: Decoder, rows: int, dtype: torch.dtype, int8: bool) -> StepWeights:
     """Return StepWeights for a batch of `rows`, packed again only after the weights or an argument have changed."""
-    rows = rows if decoder.attention_rnn.weight_hh.device.type == "cpu" else 1  # only the CPU's layout depends on it
+    # Only the CPU's layout depends on the rows, and the layout for one row sums in another order than all others.
+    rows = max(rows, 2) if decoder.attention_rnn.weight_hh.device.type == "cpu" else 1
     return packed_once(decoder, (rows, dtype, int8), lambda: StepWeights.of(decoder, rows, dtype, int8))
 
 
@@ -110,17 +117,17 @@ def _steps(weights: StepWeights, written: tuple[DecoderState, StepOutputs], give
     state, outputs = written
     ops = ops_for(state.buffer, weights.location)
     attention = ops.AttentionStep(weights.location, given.keys, weights.v, given.memory, given.hidden)
-    prenet, hidden = weights.prenet[0].shape[0], state.attention_cell.shape[1]
+    prenet, hidden = weights.prenet[0].weight.shape[0], state.attention_cell.shape[1]
     parts = prenet, hidden, given.memory.shape[2], state.decoder_cell.shape[1]
     prenet_out, hidden_out, context, decoder_hidden = state.buffer.split(parts, 1)
     x, frame_dim, alignment = state.frames, state.frames.shape[1], outputs.alignment
     for t in range(len(alignment)):
         for layer, weight in enumerate(weights.prenet):
-            x = F.linear(x, weight).relu_().mul_(given.kept[t, layer])
+            x = weight(x).relu_().mul_(given.kept[t, layer])
         prenet_out.copy_(x)
         gates = weights.attention_rnn(state.buffer[:, : sum(parts[:3])])
         ops.lstm_cell(gates, None, state.attention_cell, state.attention_cell, hidden_out, None, 1.0)
-        query, last = F.linear(hidden_out, weights.query), alignment[t - 1] if t else state.weights
+        query, last = weights.query(hidden_out), alignment[t - 1] if t else state.weights
         attention.forward(query, last, state.weights_sum, alignment[t], state.weights_sum, context)
         gates = weights.decoder_rnn(state.buffer[:, prenet:])
         ops.lstm_cell(gates, None, state.decoder_cell, state.decoder_cell, decoder_hidden, None, 1.0)

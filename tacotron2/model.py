@@ -17,14 +17,15 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from common.errors import UserError
 from common.ops.chunks import Chunked
 from common.ops.dropout import Generators, TanhDropout, draw_kept, dropout
-from common.ops.padding import lengths_to_mask, pad_to_multiple
+from common.ops.padding import lengths_to_mask, pad_last, pad_to_multiple
 from common.ops.precision import compute_dtype
 from common.schema import Count, Options, Positive, Probability
-from tacotron2.free_running import FreeRunning, step_weights
+from tacotron2.free_running import CHARACTERS, FreeRunning, step_weights
 from tacotron2.postfilter import Postfilter
 from tacotron2.progress import CHECK_EVERY, Limits, Progress
 from tacotron2.step_torch import at_least_float32
@@ -441,9 +442,14 @@ class Decoder(nn.Module):
     def _free_running(self, memory: Tensor, lengths: Tensor, limits: Limits, generator: Generators) -> FreeRunning:
         device, dtype = memory.device.type, compute_dtype(memory)
         prepared = self.attention_layer.prepare(memory, lengths)
+        if device == "cpu":
+            alone = [
+                self.attention_layer.memory_layer(row[:n]) for row, n in zip(memory, lengths.tolist(), strict=True)
+            ]
+            prepared = prepared._replace(keys=pad_sequence(alone, batch_first=True))
         with torch.autocast(device, enabled=False):
             weights = step_weights(self, len(memory), dtype, self.int8)
-            return FreeRunning(self, weights, prepared.padded(CHUNK.get(device, 1)), dtype, generator, limits)
+            return FreeRunning(self, weights, prepared.padded(CHARACTERS.get(device, 1)), dtype, generator, limits)
 
     def _mel(self, frames: Tensor) -> Tensor:
         """(B, S, n_mels * r) -> (B, n_mels, S * r)"""
@@ -592,13 +598,11 @@ class Tacotron2(nn.Module):
         may look at most this many symbols ahead. None: no such limit.
         """
         r = self.config.n_frames_per_step
-        memory, limits = self.encode(text, text_lengths), self._limits(max_decoder_steps, patience, window)
+        memory, limits = self._encode_each(text, text_lengths), self._limits(max_decoder_steps, patience, window)
         mel, num_steps, alignment, truncated = self.decoder.infer(memory, text_lengths, limits, generator)
         mask = lengths_to_mask(num_steps * r, mel.shape[2])
-        inside = mask.unsqueeze(1)
-        mel = mel * inside
         return Tacotron2Speech(
-            mel_postnet=self.postfilter(self.log_mel(mel + self.postnet(mel, inside))) * inside,
+            mel_postnet=self._after_decoder_each(mel, mask.unsqueeze(1)),
             mel_lengths=num_steps * r,
             alignment=alignment.repeat_interleave(r, 1) * mask.unsqueeze(2),
             truncated=truncated,
@@ -630,8 +634,22 @@ class Tacotron2(nn.Module):
         max_steps = max_decoder_steps or self.config.max_decoder_steps
         return Limits(max_steps, patience and math.ceil(patience / self.config.n_frames_per_step), window)
 
-    def _after_decoder(self, mel: Tensor) -> Tensor:
+    def _encode_each(self, text: Tensor, lengths: Tensor) -> Tensor:
+        """As `encode`; on a CPU each text alone, so that its bits do not depend on the others."""
+        if text.device.type != "cpu":
+            return self.encode(text, lengths)
+        rows = zip(text.unsqueeze(1), lengths.unsqueeze(1), strict=True)
+        return pad_sequence([self.encode(row[:, : int(n)], n)[0] for row, n in rows], batch_first=True)
+
+    def _after_decoder_each(self, mel: Tensor, inside: Tensor) -> Tensor:
+        """As `_after_decoder`, for mel (B, n_mels, T) and the mask (B, 1, T) of its frames; on a CPU each mel alone."""
+        if mel.device.type != "cpu":
+            return self._after_decoder(mel * inside, inside) * inside
+        rows = zip(mel.unsqueeze(1), inside.sum(2).tolist(), strict=True)
+        return pad_last([self._after_decoder(row[:, :, :n])[0] for row, (n,) in rows], min_length=mel.shape[2])
+
+    def _after_decoder(self, mel: Tensor, inside: Tensor | None = None) -> Tensor:
         """The decoder's mel (B, n_mels, T) -> the log-mel that is synthesized"""
-        mask = torch.ones(1, 1, mel.shape[2], dtype=torch.bool, device=mel.device)
+        mask = torch.ones(1, 1, mel.shape[2], dtype=torch.bool, device=mel.device) if inside is None else inside
         log_mel: Tensor = self.postfilter(self.log_mel(mel + self.postnet(mel, mask)))
         return log_mel

@@ -22,6 +22,9 @@ from common.ops.triton import runs_kernels
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
+# Characters in a product with the attention weights. A longer one sums in an order that depends on the length: the bits
+# of a text would depend on the longest text of the batch.
+BLOCK = 128
 MAX_TILE = 64 * 256  # elements of the largest location kernel that fits in a GPU's shared memory with everything else
 
 
@@ -127,6 +130,7 @@ class AttentionStep:
         self.taps = kernel.shape[2]
         self.kernel = 2 * kernel.permute(2, 1, 0).reshape(2 * self.taps, self.dim)  # (2 K, A)
         self.keys, self.v, self.memory, self.padding = 2 * keys.flatten(0, 1), 2 * v, memory, padding
+        self.blocks = memory.split(BLOCK, 1)
         self.pad = self.taps // 2
         self.padded = keys.new_zeros(self.batch, self.length + 2 * self.pad, 2)
         self.patches = self.padded.as_strided(
@@ -145,7 +149,10 @@ class AttentionStep:
             energies.masked_fill_(self.padding, float("-inf"))
         torch.softmax(energies, 1, out=weights)
         torch.add(total, weights, out=new_total)
-        context.copy_(torch.bmm(weights.to(self.memory.dtype).unsqueeze(1), self.memory).squeeze(1))
+        first, *others = map(torch.bmm, weights.to(self.memory.dtype).unsqueeze(1).split(BLOCK, 2), self.blocks)
+        context.copy_(first.squeeze(1))
+        for other in others:
+            context += other.squeeze(1)
 
     def _sigmoid(self, query: Tensor, last: Tensor, total: Tensor) -> Tensor:
         """Return sigmoid(2 (query + keys + location features)) (B, L, A), valid until the next call."""

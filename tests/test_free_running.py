@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.ops.padding import pad_last
-from tacotron2.model import Tacotron2, Tacotron2Speech
+from tacotron2.model import Tacotron2, Tacotron2Config, Tacotron2Speech
 from tests.helpers.tacotron2 import NO_DROPOUT, TINY, golden_inputs, golden_model, model_of, ragged_batch
 
 
@@ -121,3 +121,19 @@ def test_a_text_does_not_depend_on_its_batch(fused: bool) -> None:
         num_frames = int(alone.mel_lengths)
         assert num_frames == together.mel_lengths[i]
         torch.testing.assert_close(together.mel_postnet[i, :, :num_frames], alone.mel_postnet[0], atol=1e-3, rtol=0)
+
+
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="other kernels may sum otherwise")
+@pytest.mark.parametrize("sizes", [(20, 130, 60), (300, 129, 8, 5, 64, 65, 1), (70,) * 17])
+def test_a_text_has_the_same_bits_in_any_batch(sizes: tuple[int, ...]) -> None:
+    """At full width, where products with one row and with several sum in different orders."""
+    torch.manual_seed(0)
+    model = Tacotron2(Tacotron2Config(gate_threshold=2.0)).eval()
+    texts = [torch.randint(1, 148, (n,)) for n in sizes]
+    lengths = torch.tensor(sizes)
+    generators = [torch.Generator().manual_seed(i) for i in range(len(texts))]
+    together = model.infer(pad_last(texts), lengths, 9, generators)
+    for i in (0, 1, len(texts) - 1):
+        alone = model.infer(texts[i][None], lengths[i : i + 1], 9, [torch.Generator().manual_seed(i)])
+        assert torch.equal(together.mel_postnet[i], alone.mel_postnet[0])
+        assert torch.equal(together.alignment[i, :, : sizes[i]], alone.alignment[0])

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 T = TypeVar("T")
-FEW_ROWS = 256
+LONG_SUM = 1024  # inputs; for more of them, the product of one row is summed in another order than that of several
+FEW_ROWS = 256  # up to here all numbers of rows are few enough
 _PACKED: WeakKeyDictionary[nn.Module, tuple[object, Any]] = WeakKeyDictionary()
 
 
@@ -36,13 +37,13 @@ def forget_packed(module: nn.Module) -> None:
 
 
 def few_sizes(rows: int) -> int:
-    """The next larger of few numbers of rows: from 512 on, at most 6 % more.
+    """The next larger of 16 numbers of rows between a power of two and the next: at most 6 % more.
 
     oneDNN compiles code for each number of rows, which takes milliseconds, and keeps a part of it, up to megabytes, for
     ever: a program that gave it sequences of any length would grow and grow.
     """
-    step = 1 << max(rows.bit_length() - 5, 0)  # 16 numbers between a power of two and the next
-    return -(-rows // step) * step if rows > FEW_ROWS else rows
+    step = 1 << max(rows.bit_length() - 5, 0)
+    return -(-rows // step) * step
 
 
 class PackedLinear:
@@ -50,7 +51,7 @@ class PackedLinear:
 
     On CPUs a float32 or bfloat16 weight is stored in the layout that oneDNN's kernels read, chosen for inputs of `rows`
     rows. For few rows, where reading the weight takes most of the time, this is about twice as fast as BLAS. The result
-    is the same up to the order of the sums. Elsewhere this is F.linear.
+    is the same up to the order of the sums, which does not depend on the other rows. Elsewhere this is F.linear.
     """
 
     def __init__(self, weight: Tensor, rows: int, bias: Tensor | None = None) -> None:
@@ -63,11 +64,15 @@ class PackedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         if self.packed is None:
             return F.linear(x, self.weight, self.bias)
-        rows = len(x)
-        if extra := few_sizes(rows) - rows:
-            x = F.pad(x, (0, 0, 0, extra))
+        rows = wanted = len(x)
+        if rows > FEW_ROWS:
+            wanted = few_sizes(rows)
+        elif rows == 1 and x.shape[1] > LONG_SUM:
+            wanted = 2
+        if wanted > rows:
+            x = F.pad(x, (0, 0, 0, wanted - rows))
         x = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
-        return x[:rows]
+        return x[:rows] if wanted > rows else x
 
 
 class Int8Linear:

@@ -1,0 +1,27 @@
+"""Matrix products with a weight that is prepared once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from common.ops.packed import FEW_ROWS, LONG_SUM, PackedLinear, few_sizes
+
+
+@pytest.mark.parametrize("rows", [1, 2, FEW_ROWS, FEW_ROWS + 1, 1000])
+@pytest.mark.parametrize("inputs", [30, LONG_SUM + 1])
+def test_a_packed_product_equals_the_plain_one(rows: int, inputs: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, inputs, generator=generator) for n in (rows, 20))
+    found = PackedLinear(weight, 2, torch.ones(20))(x)
+    expected = F.linear(x.double(), weight.double(), torch.ones(20).double())
+    torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=0)  # sums of up to 1,025 products
+
+
+def test_few_sizes() -> None:
+    assert [few_sizes(rows) for rows in (1, 31, 32, 33, 1000, 1025, 2048, 2049)] == [
+        1, 31, 32, 34, 1024, 1088, 2048, 2176,
+    ]  # fmt: skip
+    sizes = {few_sizes(rows) for rows in range(FEW_ROWS, 16 * FEW_ROWS)}
+    assert len(sizes) == 4 * 16 + 1
