@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import importlib
 import re
 import shlex
 import shutil
@@ -132,6 +133,8 @@ def test_every_command_is_valid(command: str) -> None:
         from_dict(config, composed(name, *options))
     elif script is not None:
         load_script(Path(script).stem).parser().parse_args(options)
+    elif words[:2] == ["python", "-m"]:
+        importlib.import_module(words[2]).parser().parse_args(words[3:])
     elif words[:3] == ["pip", "install", "-r"]:
         assert (REPOSITORY / Path(words[3]).name).is_file()
     elif words[0] == "pip":
