@@ -1,7 +1,7 @@
 """Read beginnings of a long text aloud: word error rate, speed, time to the first audio, and memory, by length.
 
     pip install -e '.[eval]'
-    PYTHONPATH=scripts python -m benchmarks.long_text TEXT tacotron2=CKPT waveglow=CKPT --characters 3000 10000
+    PYTHONPATH=scripts python -m benchmarks.long_text TEXT demo/voice --characters 3000 10000
 
 Whisper tiny.en listens to each sentence on its own (evaluation/judges.py), and once more to all audio at once, by its
 own method for long audio: window after window of 30 s. The second can skip or repeat words itself. "with loss" counts
@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.entry import run_command
-from common.errors import UserError
 from evaluation.judges import Errors, Listener, errors, normalized, optional
 from synthesis.synthesizer import Synthesizer
 from synthesis.utterance import Utterance
 
-from benchmarks.streaming import first_audio_seconds
+from benchmarks.streaming import first_audio_seconds, read_text
 
 LOST = 3  # words
 
@@ -63,8 +62,7 @@ def rate(found: Errors) -> str:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", type=Path, help="text file")
-    parser.add_argument("tacotron2", help="tacotron2=CKPT")
-    parser.add_argument("waveglow", help="waveglow=CKPT")
+    parser.add_argument("voice", help="name or folder of a voice")
     parser.add_argument("--characters", type=int, nargs="+", default=[3000], help="lengths of the beginnings")
     parser.add_argument("--plain", action="store_true", help="without any mark but apostrophes, in lower case")
     parser.add_argument("--wav", type=Path, help="write the audio of the longest to this file")
@@ -73,14 +71,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = parser().parse_args()
-    try:
-        text = options.text.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{options.text}: cannot be read ({error})") from error
+    text = read_text(options.text)
     if options.plain:
         text = " ".join("".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split())
-    models = (options.tacotron2.removeprefix("tacotron2="), options.waveglow.removeprefix("waveglow="))
-    voice, listener = Synthesizer.load(*models, device="cpu"), Listener()
+    voice, listener = Synthesizer.load(options.voice, device="cpu"), Listener()
     voice.warm_up()
     print(
         "characters  words  pieces  at step limit  sentences  with loss  WER by sentence  WER at once  audio s    RTF  "

@@ -30,6 +30,13 @@ def first_audio_seconds(voice: Synthesizer, text: str) -> float:
     return time.perf_counter() - start
 
 
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+
+
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", type=Path, help="text file")
@@ -41,10 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = parser().parse_args()
-    try:
-        text = options.text.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{options.text}: cannot be read ({error})") from error
+    text = read_text(options.text)
     voice = Synthesizer.load(options.voice, device="cpu")
     voice.warm_up()
     print("characters  1st audio s  longest  audio s    RTF  memory MB")
