@@ -20,7 +20,7 @@ from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.text import SYMBOLS
 from waveglow.model import WaveGlow, WaveGlowConfig
 
-from benchmarks.measuring import WARM_UP, measured
+from benchmarks.measuring import WARM_UP, measured, seconds_of
 
 WORDS = "the quick brown fox jumps over a lazy dog and so on "
 
@@ -63,15 +63,11 @@ def measure_synthesis(case: dict[str, Any]) -> dict[str, Any]:
             offload(tacotron2, Path(directory) / "tacotron2.pt")
             offload(waveglow, Path(directory) / "waveglow.pt")
         result = measured(run, case)
+    first = first[WARM_UP[case["device"]] :]
     if batch == 1 and implementation == "ours":
-        first = []
-        for _ in range(WARM_UP[case["device"]] + case["runs"]):
-            start = now(device)
-            next(voice.stream(text, **options))
-            first.append(now(device) - start)
-    seconds = statistics.mean(first[WARM_UP[case["device"]] :])
+        first = seconds_of(lambda: next(voice.stream(text, **options)), case["runs"], case["device"])
     frames = sum(lengths)
-    return result | {"mels": frames, "items": frames * voice.audio.hop_length, "first_audio": seconds}
+    return result | {"mels": frames, "items": frames * voice.audio.hop_length, "first_audio": statistics.mean(first)}
 
 
 def _trained(case: dict[str, Any]) -> Synthesizer:
