@@ -20,8 +20,10 @@ from common.ops.precision import autocast
 from synthesis.models import RUINED, not_finite, require_finite
 from synthesis.options import SpeechOptions
 from synthesis.reader import Read, Reader
-from synthesis.reading import PATIENCE_SECONDS, Decoded, Fault, faults, read_right
+from synthesis.reading import PATIENCE_SECONDS, Decoded, Fault, read_right
+from synthesis.reading import faults as found_faults
 from synthesis.vocoder import INT8, SpeechPrecision
+from tacotron2.continuous import Continuous, SpeechPart, Text
 from tacotron2.model import Tacotron2
 from tacotron2.text import ids_to_text, word_spans
 
@@ -52,24 +54,36 @@ class TextToMel:
     def stream(self, read: Read, options: SpeechOptions, wrong: list[Fault]) -> Iterator[Tensor]:
         """Yield the mel (n_mels, t) of a piece in parts while it is decoded, with one attempt. Its faults are added to
         `wrong`."""
-        alignment, stopped = [], False
-        parts = self.tacotron2.stream(
-            torch.tensor(read.ids, device=self.device),
-            options.max_decoder_steps,
-            for_decoder(options.seed, read.ids, self.device),
-            self.patience,
-            options.attention_window,
-        )
-        while True:
-            with autocast(self.device, self.precision):
-                part = next(parts, None)
-            if part is None:
-                break
+        running = self.continuous(options)
+        self.join(running, [self.text(read, options, streamed=True)])
+        alignment = []
+        while running:
+            for _, part in self.advance(running):
+                alignment.append(part.alignment)
+                yield part.mel
+        wrong += self.faults(read, torch.cat(alignment), not part.stopped)
+
+    def continuous(self, options: SpeechOptions) -> Continuous:
+        """A batch that pieces join and leave; only max_decoder_steps and attention_window of the options count."""
+        return Continuous(self.tacotron2, options.max_decoder_steps, self.patience, options.attention_window)
+
+    def text(self, read: Read, options: SpeechOptions, attempt: int = 0, streamed: bool = False) -> Text:
+        """A piece that can join a batch; only the seed of the options counts."""
+        return Text(read.ids, for_decoder(options.seed, read.ids, self.device, attempt), streamed)
+
+    def join(self, running: Continuous, texts: Sequence[Text]) -> None:
+        with autocast(self.device, self.precision):
+            running.join(texts)
+
+    def advance(self, running: Continuous) -> list[tuple[Text, SpeechPart]]:
+        """The next parts of a batch, in float32, the alignments on the CPU. Raises UserError if one is not finite."""
+        with autocast(self.device, self.precision):
+            parts = running.advance()
+        for _, part in parts:
             require_finite(self.tacotron2, self.source, mel=part.mel, alignment=part.alignment)
-            alignment.append(part.alignment.float().cpu())
-            stopped = part.stopped
-            yield part.mel.float()
-        wrong += self._faults(read, torch.cat(alignment), not stopped)
+        return [
+            (text, part._replace(mel=part.mel.float(), alignment=part.alignment.float().cpu())) for text, part in parts
+        ]
 
     def _decode(self, reads: Sequence[Read], options: SpeechOptions, attempt: int) -> list[Decoded]:
         """The time of the batch is split in proportion to frames; for a batch of one it is the latency."""
@@ -89,14 +103,15 @@ class TextToMel:
             alignment = alignment.float().cpu()
             with about(read.name):
                 require_finite(self.tacotron2, self.source, mel=mel, alignment=alignment)
-            wrong = self._faults(read, alignment, truncated)
+            wrong = self.faults(read, alignment, truncated)
             found.append(Decoded(mel, alignment, truncated, seconds * num_frames, wrong))
         return found
 
-    def _faults(self, read: Read, alignment: Tensor, truncated: bool) -> list[Fault]:
+    def faults(self, read: Read, alignment: Tensor, truncated: bool) -> list[Fault]:
+        """What is wrong with an alignment (T, L) of a piece."""
         words = word_spans(read.ids, self.reader.symbols)
         names = [ids_to_text(read.ids[first:end], self.reader.symbols) for first, end in words]
-        return faults(alignment, words, names, truncated, self.frame_seconds)
+        return found_faults(alignment, words, names, truncated, self.frame_seconds)
 
 
 def for_decoder(seed: int, ids: Sequence[int], device: torch.device, attempt: int = 0) -> Generator:

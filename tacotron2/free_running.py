@@ -3,8 +3,9 @@
 At batch 1 a step takes as long as reading the weights, so each LSTM has one matrix for all its inputs, and the
 projection and the gate share one. The inputs of these products are slices of one buffer: prenet | attention hidden |
 context | decoder hidden. Utterances that have stopped are removed from the batch. On a CPU an utterance has the same
-bits in any batch: no product here sums in an order that depends on the other rows. On GPUs several steps form one CUDA
-graph (common/ops/graphs.py). The results are those of the step-by-step decoder (tests/test_free_running.py).
+bits in any batch, and it may join one that is running: no product here sums in an order that depends on the other
+rows. On GPUs several steps form one CUDA graph (common/ops/graphs.py). The results are those of the step-by-step
+decoder (tests/test_free_running.py).
 
 Shapes: S steps, B batch, L characters, E memory, A attention, K taps of the location kernel, F = n_mels * r values in
 the frames of a step.
@@ -12,12 +13,13 @@ the frames of a step.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from common.ops.dropout import Generators, draw_kept
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
 
 # Texts are padded to a multiple of so many characters. On a CPU, products of other lengths sum their last elements in
 # another order; on a GPU, few different shapes occur.
-CHARACTERS = {"cpu": 8, **CHUNK}
+CHARACTERS = {"cpu": 16, **CHUNK}
 COMPACT_BELOW = 3 / 4  # the batch is compacted when at most this fraction of it is still running
+ROWS = 16  # that weights are packed for: a layout for one row sums in another order than all others, which are alike
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +52,15 @@ class StepWeights:
     output: PackedLinear | Int8Linear  # the frames and the gate's logit
 
     @classmethod
-    def of(cls, decoder: Decoder, rows: int, dtype: torch.dtype, int8: bool) -> StepWeights:
+    def of(cls, decoder: Decoder, dtype: torch.dtype, int8: bool) -> StepWeights:
         rnn, rnn2, attention = decoder.attention_rnn, decoder.decoder_rnn, decoder.attention_layer
         prenet_dim, hidden_dim = decoder.config.prenet_dim, decoder.config.decoder_rnn_dim
 
         def packed(weight: Tensor, bias: Tensor) -> PackedLinear | Int8Linear:
-            return Int8Linear(weight, bias) if int8 else PackedLinear(weight.to(dtype), rows, bias.to(dtype))
+            return Int8Linear(weight, bias) if int8 else PackedLinear(weight.to(dtype), ROWS, bias.to(dtype))
 
         def small(weight: Tensor) -> PackedLinear:
-            return PackedLinear(weight.to(dtype), rows)
+            return PackedLinear(weight.to(dtype), ROWS)
 
         inputs, context = rnn.weight_ih.split((prenet_dim, rnn.weight_ih.shape[1] - prenet_dim), 1)
         weight, bias = decoder.output_weights()
@@ -78,11 +81,9 @@ class StepWeights:
         )
 
 
-def step_weights(decoder: Decoder, rows: int, dtype: torch.dtype, int8: bool) -> StepWeights:
-    """Return StepWeights for a batch of `rows`, packed again only after the weights or an argument have changed."""
-    # Only the CPU's layout depends on the rows, and the layout for one row sums in another order than all others.
-    rows = max(rows, 2) if decoder.attention_rnn.weight_hh.device.type == "cpu" else 1
-    return packed_once(decoder, (rows, dtype, int8), lambda: StepWeights.of(decoder, rows, dtype, int8))
+def step_weights(decoder: Decoder, dtype: torch.dtype, int8: bool) -> StepWeights:
+    """Return StepWeights, packed again only after the weights or an argument have changed."""
+    return packed_once(decoder, (dtype, int8), lambda: StepWeights.of(decoder, dtype, int8))
 
 
 class DecoderState(NamedTuple):
@@ -142,13 +143,14 @@ class Block(NamedTuple):
 
     frames: Tensor  # (B', S, F)
     alignment: Tensor  # (B', S, L)
-    rows: Tensor  # (B') their places in the batch
+    rows: Tensor  # (B') their numbers, in the order in which they have joined
     num_steps: Tensor  # (B') how many of the S steps belong to each utterance
     stopped: Tensor  # (B') True for those whose gate opens in these steps
+    running: list[bool]  # (B') False for those that have ended: by the gate, at a limit, or before these steps
 
 
 class FreeRunning:
-    """Decodes one batch, from start to end with `run`, or block by block with `blocks`.
+    """Decodes a batch, from start to end with `run`, or block by block with `advance`; others may `join` meanwhile.
 
     The prenet's dropout is drawn from `generator`: one for the batch, or one for each utterance, whose result then does
     not depend on the others.
@@ -179,14 +181,57 @@ class FreeRunning:
         self.has_hidden = values.is_cuda or limits.window is not None or bool(memory.padding.any())
         self.values, self.keys = values.to(dtype), memory.keys.to(dtype)
         self.limits, self.progress = limits, Progress(memory.padding, limits)
+        self.num_joined = batch
+        self.rows = torch.arange(batch, device=values.device)  # numbers of the utterances in the batch
+        self.running = [True] * batch
+        self.age = [0] * batch  # steps
+        p = config.gate_threshold
+        # sigmoid(gate) > p, as a bound on the logit; a threshold of 1 or more never stops
+        self.opening = math.log(p / (1 - p)) if 0 < p < 1 else math.copysign(math.inf, p - 0.5)
 
-    def compact(self, rows: Tensor) -> None:
-        """Keep only the rows of the batch for which `rows` (B) is True."""
+    def join(self, other: FreeRunning) -> list[int]:
+        """Add the utterances of another batch of the same model, which has a generator for each and is not used any
+        more; return their numbers in this one."""
+        assert isinstance(self.generator, list)
+        assert isinstance(other.generator, list)
+        self.keep(self.running)
+        length = max(self.keys.shape[1], other.keys.shape[1])
+        for batch in (self, other):
+            batch._widen(length)
+        self.state = DecoderState(*map(torch.cat, zip(self.state, other.state, strict=True)))
+        self.values, self.keys = torch.cat((self.values, other.values)), torch.cat((self.keys, other.keys))
+        self.progress.join(other.progress)
+        self.has_hidden |= other.has_hidden
+        numbers = range(self.num_joined, self.num_joined + len(other.age))
+        self.num_joined = numbers.stop
+        self.rows = torch.cat((self.rows, torch.tensor(numbers, device=self.rows.device)))
+        self.running, self.age = self.running + other.running, self.age + other.age
+        self.generator = self.generator + other.generator
+        return list(numbers)
+
+    def _widen(self, length: int) -> None:
+        """Pad the texts to `length` characters."""
+        missing = length - self.keys.shape[1]
+        if missing:
+            wide = (F.pad(x, (0, missing)) for x in (self.state.weights, self.state.weights_sum))
+            weights, weights_sum = wide
+            self.state = self.state._replace(weights=weights, weights_sum=weights_sum)
+            self.values, self.keys = (F.pad(x, (0, 0, 0, missing)) for x in (self.values, self.keys))
+            self.progress.widen(length)
+            self.has_hidden = True
+
+    def keep(self, kept: list[bool]) -> None:
+        """Remove the rows of the batch for which `kept` (B) is False."""
+        if all(kept):
+            return
+        rows = torch.tensor(kept, device=self.values.device)
         self.state = DecoderState(*(tensor[rows] for tensor in self.state))
-        self.values, self.keys = self.values[rows], self.keys[rows]
-        self.progress.compact(rows)
+        self.values, self.keys, self.rows = self.values[rows], self.keys[rows], self.rows[rows]
+        self.progress.keep(rows)
+        self.running = list(itertools.compress(self.running, kept))
+        self.age = list(itertools.compress(self.age, kept))
         if isinstance(self.generator, list):
-            self.generator = [own for own, keep in zip(self.generator, rows.tolist(), strict=True) if keep]
+            self.generator = list(itertools.compress(self.generator, kept))
 
     def steps(self, number: int) -> StepOutputs:
         """Run the next `number` steps."""
@@ -205,28 +250,25 @@ class FreeRunning:
         shape = number, len(self.weights.prenet), batch, self.config.prenet_dim
         return draw_kept(shape, self.config.prenet_dropout, self.state.buffer.device, self.generator, batch_dim=2)
 
-    def blocks(self) -> Iterator[Block]:
-        """Yield blocks of CHECK_EVERY steps, until all utterances have stopped or are at their limits."""
-        device, threshold = self.values.device, self.config.gate_threshold
-        # sigmoid(gate) > threshold, as a bound on the logit; a threshold of 1 or more never stops
-        logit = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
-        rows = torch.arange(len(self.values), device=device)  # utterances that are still in the batch
-        running = torch.ones(len(rows), dtype=torch.bool, device=device)  # those of `rows` that are not finished
-        for first in range(0, self.limits.max_steps, CHECK_EVERY):
-            number = min(CHECK_EVERY, self.limits.max_steps - first)
-            outputs = self.steps(number)
-            opens = outputs.frames_and_gate[:, :, -1] > logit  # (number, B)
-            stops = opens.any(0) & running
-            num_steps = torch.where(stops, 1 + opens.int().argmax(0), number * running)
-            frames, alignment = outputs.frames_and_gate[:, :, :-1].transpose(0, 1), outputs.alignment.transpose(0, 1)
-            yield Block(frames, alignment, rows, num_steps, stops)
-            running = running & ~stops & ~self.progress.add(alignment)
-            num_running = int(running.sum())
-            if not num_running:
-                return
-            if num_running <= COMPACT_BELOW * len(rows):
-                self.compact(running)
-                rows, running = rows[running], running[running]
+    def advance(self) -> Block:
+        """Run the next steps, at most CHECK_EVERY, of the utterances that have not ended."""
+        left = [max(self.limits.max_steps - age, 0) * runs for age, runs in zip(self.age, self.running, strict=True)]
+        number = min(CHECK_EVERY, max(left))
+        outputs = self.steps(number)
+        steps_left = torch.tensor(left, device=self.values.device).clamp(max=number)
+        opens = outputs.frames_and_gate[:, :, -1] > self.opening  # (number, B)
+        opens &= torch.arange(number, device=opens.device).unsqueeze(1) < steps_left
+        stops = opens.any(0)
+        num_steps = torch.where(stops, 1 + opens.int().argmax(0), steps_left)
+        frames, alignment = outputs.frames_and_gate[:, :, :-1].transpose(0, 1), outputs.alignment.transpose(0, 1)
+        ends = (stops | self.progress.add(alignment)).tolist()
+        rows = self.rows
+        self.age = [age + number for age in self.age]
+        self.running = [n > number and not end for n, end in zip(left, ends, strict=True)]
+        block = Block(frames, alignment, rows, num_steps, stops, self.running)
+        if sum(self.running) <= COMPACT_BELOW * len(rows):
+            self.keep(self.running)
+        return block
 
     def run(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return frames (B, S, F), num_steps (B), alignment (B, S, L), truncated (B). Values after an utterance's
@@ -235,7 +277,8 @@ class FreeRunning:
         num_steps = torch.zeros(batch, dtype=torch.long, device=device)
         truncated = torch.ones(batch, dtype=torch.bool, device=device)
         found = []
-        for block in self.blocks():
+        while any(self.running):
+            block = self.advance()
             found.append(block)
             num_steps[block.rows] += block.num_steps
             truncated[block.rows] &= ~block.stopped

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -20,7 +19,6 @@ from torch import Generator, Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from common.errors import UserError
-from common.ops.chunks import Chunked
 from common.ops.dropout import Generators, TanhDropout, draw_kept, dropout
 from common.ops.padding import lengths_to_mask, pad_last, pad_to_multiple
 from common.ops.precision import compute_dtype
@@ -40,9 +38,6 @@ from tacotron2.teacher_forcing import (
 )
 
 Gain = Literal["linear", "relu", "sigmoid", "tanh"]  # the nonlinearity that follows a layer
-
-
-STREAMED = (16, 128)  # frames of the postnet's first and later chunks in streaming
 
 
 @dataclass(frozen=True)
@@ -108,14 +103,6 @@ class Tacotron2Speech(NamedTuple):
     mel_lengths: Tensor  # (B) frames, the last one included
     alignment: Tensor  # (B, T, L)
     truncated: Tensor  # (B) True if the gate did not open within the limits
-
-
-class SpeechPart(NamedTuple):
-    """A part of the result of streaming. Frames arrive later than their alignment: the postnet looks ahead."""
-
-    mel: Tensor  # (n_mels, t) after the postfilter
-    alignment: Tensor  # (s, L)
-    stopped: bool  # the gate has opened
 
 
 class LinearNorm(nn.Module):
@@ -416,30 +403,17 @@ class Decoder(nn.Module):
         """Free running: memory (B, L, E), lengths (B) -> mel (B, n_mels, S * r), num_steps (B), alignment (B, S, L),
         truncated (B). The step at which the gate opens is part of the utterance."""
         if self.fused:
-            loop = self._free_running(memory, lengths, limits, generator)
+            loop = self.free_running(memory, lengths, limits, generator)
             with torch.autocast(memory.device.type, enabled=False):
                 frames, num_steps, alignment, truncated = loop.run()
             alignment = alignment[:, :, : memory.shape[1]]
         else:
             prepared = self.attention_layer.prepare(memory, lengths)
             frames, num_steps, alignment, truncated = self._infer_step_by_step(prepared, limits, generator)
-        return self._mel(frames), num_steps, alignment, truncated
+        return self.mel(frames), num_steps, alignment, truncated
 
-    def stream(
-        self, memory: Tensor, lengths: Tensor, limits: Limits, generator: Generator | None = None
-    ) -> Iterator[tuple[Tensor, Tensor, bool]]:
-        """Free running, as `infer`, for a batch of one: yield the next mel (1, n_mels, t), its alignment (1, s, L), and
-        whether the gate has opened."""
-        blocks = self._free_running(memory, lengths, limits, generator).blocks()
-        while True:
-            with torch.autocast(memory.device.type, enabled=False):
-                block = next(blocks, None)
-            if block is None:
-                return
-            steps = int(block.num_steps)
-            yield self._mel(block.frames[:, :steps]), block.alignment[:, :steps, : memory.shape[1]], bool(block.stopped)
-
-    def _free_running(self, memory: Tensor, lengths: Tensor, limits: Limits, generator: Generators) -> FreeRunning:
+    def free_running(self, memory: Tensor, lengths: Tensor, limits: Limits, generator: Generators) -> FreeRunning:
+        """The fast decoder for memory (B, L, E) and lengths (B), before its first step."""
         device, dtype = memory.device.type, compute_dtype(memory)
         prepared = self.attention_layer.prepare(memory, lengths)
         if device == "cpu":
@@ -448,10 +422,10 @@ class Decoder(nn.Module):
             ]
             prepared = prepared._replace(keys=pad_sequence(alone, batch_first=True))
         with torch.autocast(device, enabled=False):
-            weights = step_weights(self, len(memory), dtype, self.int8)
+            weights = step_weights(self, dtype, self.int8)
             return FreeRunning(self, weights, prepared.padded(CHARACTERS.get(device, 1)), dtype, generator, limits)
 
-    def _mel(self, frames: Tensor) -> Tensor:
+    def mel(self, frames: Tensor) -> Tensor:
         """(B, S, n_mels * r) -> (B, n_mels, S * r)"""
         batch, steps, _ = frames.shape
         return frames.reshape(batch, steps * self.config.n_frames_per_step, -1).transpose(1, 2)
@@ -598,57 +572,35 @@ class Tacotron2(nn.Module):
         may look at most this many symbols ahead. None: no such limit.
         """
         r = self.config.n_frames_per_step
-        memory, limits = self._encode_each(text, text_lengths), self._limits(max_decoder_steps, patience, window)
+        memory, limits = self.encode_each(text, text_lengths), self._limits(max_decoder_steps, patience, window)
         mel, num_steps, alignment, truncated = self.decoder.infer(memory, text_lengths, limits, generator)
         mask = lengths_to_mask(num_steps * r, mel.shape[2])
         return Tacotron2Speech(
-            mel_postnet=self._after_decoder_each(mel, mask.unsqueeze(1)),
+            mel_postnet=self.after_decoder_each(mel, mask.unsqueeze(1)),
             mel_lengths=num_steps * r,
             alignment=alignment.repeat_interleave(r, 1) * mask.unsqueeze(2),
             truncated=truncated,
         )
 
-    @torch.no_grad()
-    def stream(
-        self,
-        text: Tensor,
-        max_decoder_steps: int | None = None,
-        generator: Generator | None = None,
-        patience: int | None = None,
-        window: int | None = None,
-    ) -> Iterator[SpeechPart]:
-        """Free running, as `infer`, for one text (L): yield parts of its speech while the decoder is running."""
-        lengths = torch.tensor([len(text)], device=text.device)
-        limits = self._limits(max_decoder_steps, patience, window)
-        memory = self.encode(text.unsqueeze(0), lengths)
-        reach = self.config.postnet_n_convolutions * (self.config.postnet_kernel_size // 2)
-        postnet, r = Chunked(self._after_decoder, (1, 1), reach, STREAMED), self.config.n_frames_per_step
-        none = memory.new_zeros(self.config.n_mel_channels, 0)
-        for mel, alignment, stopped in self.decoder.stream(memory, lengths, limits, generator):
-            ready = [part[0] for part in postnet.feed(mel)]
-            yield SpeechPart(torch.cat((none, *ready), 1), alignment[0].repeat_interleave(r, 0), stopped)
-        rest = [part[0] for part in postnet.close()]
-        yield SpeechPart(torch.cat((none, *rest), 1), memory.new_zeros(0, len(text)), stopped)
-
     def _limits(self, max_decoder_steps: int | None, patience: int | None, window: int | None) -> Limits:
         max_steps = max_decoder_steps or self.config.max_decoder_steps
         return Limits(max_steps, patience and math.ceil(patience / self.config.n_frames_per_step), window)
 
-    def _encode_each(self, text: Tensor, lengths: Tensor) -> Tensor:
+    def encode_each(self, text: Tensor, lengths: Tensor) -> Tensor:
         """As `encode`; on a CPU each text alone, so that its bits do not depend on the others."""
         if text.device.type != "cpu":
             return self.encode(text, lengths)
         rows = zip(text.unsqueeze(1), lengths.unsqueeze(1), strict=True)
         return pad_sequence([self.encode(row[:, : int(n)], n)[0] for row, n in rows], batch_first=True)
 
-    def _after_decoder_each(self, mel: Tensor, inside: Tensor) -> Tensor:
-        """As `_after_decoder`, for mel (B, n_mels, T) and the mask (B, 1, T) of its frames; on a CPU each mel alone."""
+    def after_decoder_each(self, mel: Tensor, inside: Tensor) -> Tensor:
+        """As `after_decoder`, for mel (B, n_mels, T) and the mask (B, 1, T) of its frames; on a CPU each mel alone."""
         if mel.device.type != "cpu":
-            return self._after_decoder(mel * inside, inside) * inside
+            return self.after_decoder(mel * inside, inside) * inside
         rows = zip(mel.unsqueeze(1), inside.sum(2).tolist(), strict=True)
-        return pad_last([self._after_decoder(row[:, :, :n])[0] for row, (n,) in rows], min_length=mel.shape[2])
+        return pad_last([self.after_decoder(row[:, :, :n])[0] for row, (n,) in rows], min_length=mel.shape[2])
 
-    def _after_decoder(self, mel: Tensor, inside: Tensor | None = None) -> Tensor:
+    def after_decoder(self, mel: Tensor, inside: Tensor | None = None) -> Tensor:
         """The decoder's mel (B, n_mels, T) -> the log-mel that is synthesized"""
         mask = torch.ones(1, 1, mel.shape[2], dtype=torch.bool, device=mel.device) if inside is None else inside
         log_mel: Tensor = self.postfilter(self.log_mel(mel + self.postnet(mel, mask)))

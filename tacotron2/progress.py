@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CHECK_EVERY = 8  # steps between two looks at the gates and the attention; each look waits for the GPU
@@ -46,6 +47,15 @@ class Progress:
         distance = torch.arange(self.padding.shape[1], device=self.place.device) - self.place.unsqueeze(1)
         return self.padding | (distance < -WINDOW_BACK) | (distance > self.limits.window)
 
-    def compact(self, rows: Tensor) -> None:
+    def join(self, other: Progress) -> None:
+        """Add the texts of another batch, which are padded to the same length."""
+        self.padding = torch.cat((self.padding, other.padding))
+        self.place, self.idle = torch.cat((self.place, other.place)), torch.cat((self.idle, other.idle))
+
+    def widen(self, length: int) -> None:
+        """Pad the texts to `length` characters."""
+        self.padding = F.pad(self.padding, (0, length - self.padding.shape[1]), value=True)
+
+    def keep(self, rows: Tensor) -> None:
         """Keep only the rows of the batch for which `rows` (B) is True."""
         self.padding, self.place, self.idle = self.padding[rows], self.place[rows], self.idle[rows]
