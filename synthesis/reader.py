@@ -45,26 +45,16 @@ class Reader:
         """Number of symbols."""
         return len(self.encode(text).ids)
 
-    def splitter(self) -> Splitter:
+    def open(self) -> OpenText:
         """For a text that comes as a stream."""
-        return Splitter(self.length, self.limit, self.language)
+        return OpenText(self, Splitter(self.length, self.limit, self.language))
 
     def read(self, text: str | Iterable[str]) -> Iterator[Read]:
-        """Read a text, whole or in chunks of any size: yield each piece as soon as no further text can change it.
-
-        If no piece has a word, the first that has a sound, such as "...", is read at the end.
-        """
-        splitter, spare, found = self.splitter(), None, False
-        parts = (text[k : k + CHUNK] for k in range(0, len(text), CHUNK)) if isinstance(text, str) else text
-        for part in _and_none(parts):
-            for piece in splitter.close() if part is None else splitter.feed(part):
-                ids, dropped = self.encode(piece.text)
-                has_word = bool(word_spans(ids, self.symbols))
-                found |= has_word
-                spare = spare or (Read(piece, ids, []) if ids else None)
-                yield Read(piece, ids if has_word else [], dropped)
-        if spare and not found:
-            yield spare
+        """Read a text, whole or in chunks of any size: yield each piece as soon as no further text can change it."""
+        opened = self.open()
+        for chunk in chunks(text) if isinstance(text, str) else text:
+            yield from opened.feed(chunk)
+        yield from opened.close()
 
     def cut(self, read: Read) -> list[Read]:
         """`read` in smaller pieces, or itself if it is short."""
@@ -80,6 +70,33 @@ class Reader:
         return [Read(piece, part.ids, lost) for piece, part, lost in zip(moved, parts, dropped, strict=True)]
 
 
-def _and_none(parts: Iterable[str]) -> Iterator[str | None]:
-    yield from parts
-    yield None
+class OpenText:
+    """A text of which more may come. If no piece has a word, the first that has a sound, such as "...", is read at the
+    end."""
+
+    def __init__(self, reader: Reader, splitter: Splitter) -> None:
+        self.reader, self.splitter = reader, splitter
+        self.spare: Read | None = None
+        self.has_word = False
+
+    def feed(self, chunk: str) -> Iterator[Read]:
+        """The pieces that are certain after `chunk`."""
+        return map(self._read, self.splitter.feed(chunk))
+
+    def close(self) -> Iterator[Read]:
+        """The last pieces."""
+        yield from map(self._read, self.splitter.close())
+        if self.spare and not self.has_word:
+            yield self.spare
+
+    def _read(self, piece: Piece) -> Read:
+        ids, dropped = self.reader.encode(piece.text)
+        has_word = bool(word_spans(ids, self.reader.symbols))
+        self.has_word |= has_word
+        self.spare = self.spare or (Read(piece, ids, []) if ids else None)
+        return Read(piece, ids if has_word else [], dropped)
+
+
+def chunks(text: str) -> Iterator[str]:
+    """A text in parts, so that reading it takes little memory."""
+    return (text[k : k + CHUNK] for k in range(0, len(text), CHUNK))

@@ -14,7 +14,7 @@ Shapes: T mel frames, L symbols.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -90,33 +90,54 @@ def _near(symbol: int, words: list[tuple[int, int]], names: Sequence[str]) -> st
     return names[max(sum(first <= symbol for first, _ in words) - 1, 0)]
 
 
+class Request(NamedTuple):
+    """A piece to decode. Each attempt has its own randomness."""
+
+    read: Read
+    attempt: int
+
+
+Trials = Generator[Request, Decoded, list[tuple[Read, Decoded]]]  # yields what to decode, and is sent the result
+
+
+def trials(read: Read, cut: Callable[[Read], list[Read]], attempts: int) -> Trials:
+    """Decode a piece until it is read right: at most `attempts` times as it is, then in smaller pieces, cut(read).
+
+    Returns its pieces. If none is without faults, it is the best that was found.
+    """
+    best = yield Request(read, 0)
+    for attempt in range(1, attempts):
+        if not best.faults:
+            break
+        again = yield Request(read, attempt)
+        better = again if again.cost < best.cost else best
+        best = replace(better, seconds=best.seconds + again.seconds)
+    if not best.faults or attempts == 1 or len(parts := cut(read)) == 1:
+        return [(read, best)]
+    smaller: list[tuple[Read, Decoded]] = []
+    for part in parts:
+        smaller += yield from trials(part, cut, attempts)
+    if sum(part.cost for _, part in smaller) < best.cost:
+        first, *rest = smaller
+        return [(first[0], replace(first[1], seconds=first[1].seconds + best.seconds)), *rest]
+    return [(read, replace(best, seconds=best.seconds + sum(part.seconds for _, part in smaller)))]
+
+
 def read_right(
     reads: Sequence[Read],
-    decode: Callable[[Sequence[Read], int], list[Decoded]],
+    decode: Callable[[Sequence[Request]], list[Decoded]],
     cut: Callable[[Read], list[Read]],
     attempts: int,
 ) -> list[list[tuple[Read, Decoded]]]:
-    """Decode each piece, and those with faults again: at most `attempts` times as it is, then in smaller pieces.
-
-    Returns the pieces of each piece. If none is without faults, it is the best that was found.
-    decode(pieces, attempt): each attempt has its own randomness. cut(piece): smaller pieces, or the piece itself.
-    """
-    best = decode(reads, 0)
-    for attempt in range(1, attempts):
-        failed = [k for k, decoded in enumerate(best) if decoded.faults]
-        if not failed:
-            break
-        for k, again in zip(failed, decode([reads[k] for k in failed], attempt), strict=True):
-            better = again if again.cost < best[k].cost else best[k]
-            best[k] = replace(better, seconds=best[k].seconds + again.seconds)
-    found = [[(read, decoded)] for read, decoded in zip(reads, best, strict=True)]
-    for k, decoded in enumerate(best):
-        if decoded.faults and attempts > 1 and len(parts := cut(reads[k])) > 1:
-            smaller = list(itertools.chain(*read_right(parts, decode, cut, attempts)))
-            lost = sum(part.seconds for _, part in smaller)
-            if sum(part.cost for _, part in smaller) < decoded.cost:
-                first, *rest = smaller
-                found[k] = [(first[0], replace(first[1], seconds=first[1].seconds + decoded.seconds)), *rest]
-            else:
-                found[k] = [(reads[k], replace(decoded, seconds=decoded.seconds + lost))]
-    return found
+    """The pieces of each piece, see `trials`, decoded in batches."""
+    running = [trials(read, cut, attempts) for read in reads]
+    asked = {k: next(trial) for k, trial in enumerate(running)}
+    found: dict[int, list[tuple[Read, Decoded]]] = {}
+    while asked:
+        for k, decoded in zip(list(asked), decode(list(asked.values())), strict=True):
+            try:
+                asked[k] = running[k].send(decoded)
+            except StopIteration as end:
+                found[k] = end.value
+                del asked[k]
+    return [found[k] for k in range(len(reads))]

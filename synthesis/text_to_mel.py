@@ -20,7 +20,7 @@ from common.ops.precision import autocast
 from synthesis.models import RUINED, not_finite, require_finite
 from synthesis.options import SpeechOptions
 from synthesis.reader import Read, Reader
-from synthesis.reading import PATIENCE_SECONDS, Decoded, Fault, read_right
+from synthesis.reading import PATIENCE_SECONDS, Decoded, Fault, Request, read_right
 from synthesis.reading import faults as found_faults
 from synthesis.vocoder import INT8, SpeechPrecision
 from tacotron2.continuous import Continuous, SpeechPart, Text
@@ -47,9 +47,7 @@ class TextToMel:
 
     def __call__(self, reads: Sequence[Read], options: SpeechOptions) -> list[list[tuple[Read, Decoded]]]:
         """Decode a batch of pieces. A piece that is not read right may come back as several smaller ones."""
-        return read_right(
-            reads, lambda reads, attempt: self._decode(reads, options, attempt), self.reader.cut, options.attempts
-        )
+        return read_right(reads, lambda requests: self._decode(requests, options), self.reader.cut, options.attempts)
 
     def stream(self, read: Read, options: SpeechOptions, wrong: list[Fault]) -> Iterator[Tensor]:
         """Yield the mel (n_mels, t) of a piece in parts while it is decoded, with one attempt. Its faults are added to
@@ -58,7 +56,7 @@ class TextToMel:
         self.join(running, [self.text(read, options, streamed=True)])
         alignment = []
         while running:
-            for _, part in self.advance(running):
+            for part in (self.checked(part) for _, part in self.advance(running)):
                 alignment.append(part.alignment)
                 yield part.mel
         wrong += self.faults(read, torch.cat(alignment), not part.stopped)
@@ -76,20 +74,21 @@ class TextToMel:
             running.join(texts)
 
     def advance(self, running: Continuous) -> list[tuple[Text, SpeechPart]]:
-        """The next parts of a batch, in float32, the alignments on the CPU. Raises UserError if one is not finite."""
+        """The next parts of a batch. Each is for `checked`."""
         with autocast(self.device, self.precision):
-            parts = running.advance()
-        for _, part in parts:
-            require_finite(self.tacotron2, self.source, mel=part.mel, alignment=part.alignment)
-        return [
-            (text, part._replace(mel=part.mel.float(), alignment=part.alignment.float().cpu())) for text, part in parts
-        ]
+            return running.advance()
 
-    def _decode(self, reads: Sequence[Read], options: SpeechOptions, attempt: int) -> list[Decoded]:
+    def checked(self, part: SpeechPart) -> SpeechPart:
+        """A part in float32, its alignment on the CPU. Raises UserError if it is not finite."""
+        require_finite(self.tacotron2, self.source, mel=part.mel, alignment=part.alignment)
+        return part._replace(mel=part.mel.float(), alignment=part.alignment.float().cpu())
+
+    def _decode(self, requests: Sequence[Request], options: SpeechOptions) -> list[Decoded]:
         """The time of the batch is split in proportion to frames; for a batch of one it is the latency."""
+        reads = [request.read for request in requests]
         text = pad_last([torch.tensor(read.ids) for read in reads], 0).to(self.device)
         lengths = torch.tensor([len(read.ids) for read in reads], device=self.device)
-        random = [for_decoder(options.seed, read.ids, self.device, attempt) for read in reads]
+        random = [for_decoder(options.seed, read.ids, self.device, attempt) for read, attempt in requests]
         start = now(self.device)
         with autocast(self.device, self.precision):
             speech = self.tacotron2.infer(
@@ -103,9 +102,12 @@ class TextToMel:
             alignment = alignment.float().cpu()
             with about(read.name):
                 require_finite(self.tacotron2, self.source, mel=mel, alignment=alignment)
-            wrong = self.faults(read, alignment, truncated)
-            found.append(Decoded(mel, alignment, truncated, seconds * num_frames, wrong))
+            found.append(self.decoded(read, mel, alignment, truncated, seconds * num_frames))
         return found
+
+    def decoded(self, read: Read, mel: Tensor, alignment: Tensor, truncated: bool, seconds: float = 0.0) -> Decoded:
+        """A piece with what is wrong with it."""
+        return Decoded(mel, alignment, truncated, seconds, self.faults(read, alignment, truncated))
 
     def faults(self, read: Read, alignment: Tensor, truncated: bool) -> list[Fault]:
         """What is wrong with an alignment (T, L) of a piece."""

@@ -10,7 +10,7 @@ import torch
 
 from inference import Synthesizer
 from synthesis.reader import Read, Reader
-from synthesis.reading import Decoded, Fault, faults, read_right
+from synthesis.reading import Decoded, Fault, Request, faults, read_right
 from synthesis.sentences import Piece
 from tacotron2.text import SYMBOLS, text_to_ids, word_spans
 from tests.helpers import REPOSITORY
@@ -60,13 +60,13 @@ def test_attempts_then_smaller_pieces_then_the_best() -> None:
         Read(Piece(text, 0, len(text), "end"), text_to_ids(text), [])
         for text in ("good", "cured by the second attempt", f"It is cut, {'a' * 60}.", "hopeless")
     )
-    calls: list[tuple[list[str], int]] = []
+    calls: list[list[int]] = []
 
-    def decode(reads: Sequence[Read], attempt: int) -> list[Decoded]:
-        calls.append(([read.piece.text for read in reads], attempt))
+    def decode(requests: Sequence[Request]) -> list[Decoded]:
+        calls.append([attempt for _, attempt in requests])
         costs = {cured.piece.text: [1, 0], cut.piece.text: [3, 2, 2], "hopeless": [2, 1, 3]}
         found = []
-        for read in reads:
+        for read, attempt in requests:
             cost = costs.get(read.piece.text, [0])[attempt]
             wrong = [Fault("skip", "", cost)] if cost else []
             found.append(Decoded(torch.full((1, 1), attempt), torch.zeros(1, 1), False, 1.0, wrong))
@@ -78,7 +78,7 @@ def test_attempts_then_smaller_pieces_then_the_best() -> None:
     ]  # fmt: skip
     assert [sum(decoded.seconds for _, decoded in pieces) for pieces in found] == [1, 2, 3 + len(reader.cut(cut)), 3]
     assert [(int(pieces[0][1].mel), pieces[0][1].cost) for pieces in found] == [(0, 0), (1, 0), (0, 0), (1, 1)]
-    assert [(len(texts), attempt) for texts, attempt in calls[:3]] == [(4, 0), (3, 1), (2, 2)]
+    assert calls[:3] == [[0] * 4, [1] * 3, [2] * 2]
 
 
 def test_cut_pieces_cover_the_piece() -> None:
