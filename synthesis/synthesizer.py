@@ -18,11 +18,12 @@ from common.schema import Index, NonNegative, check
 from synthesis.loudness import LoudnessMeter
 from synthesis.models import MODELS, load_checkpoint
 from synthesis.options import SpeechOptions
+from synthesis.playing import Playable, play
 from synthesis.reader import Read, Reader
 from synthesis.reading import Decoded, Fault, described
 from synthesis.speed import Resampler, resampled_rows
 from synthesis.text_to_mel import TextToMel, for_vocoder
-from synthesis.utterance import Utterance, pause_frames, silence_frames, with_speed
+from synthesis.utterance import Utterance, with_speed
 from synthesis.vocoder import SpeechPrecision, Vocoder, total_latency
 from synthesis.voices import VOICES, Voice, is_voice
 from tacotron2.model import Tacotron2
@@ -181,48 +182,37 @@ class Synthesizer:
         The first piece is heard while it is decoded, so it is not tried again. Each of the others is decoded before its
         first part is given.
         """
-        chosen, pause, dropped, wrong = SpeechOptions(**options), None, dict[str, None](), list[Fault]()
+        chosen, dropped, wrong, is_silent = SpeechOptions(**options), dict[str, None](), list[Fault](), True
         if chosen.loudness is not None:
             raise UserError(f"loudness={chosen.loudness} is not for a stream: its loudness is known at its end")
-        pauses = chosen.pauses.at(chosen.speed)
-        for read in self.reader.read(text):
-            dropped.update(dict.fromkeys(read.dropped))
-            if not read.ids:
-                continue
-            if pause is None:
-                yield from self._silence(silence_frames(pauses.lead, self.audio))
-                yield from self._stream_vocoder(read, self.text_to_mel.stream(read, chosen, wrong), chosen)
-                pause = pause_frames(read.piece, pauses, self.audio)
-                continue
-            for piece, decoded in self.text_to_mel([read], chosen)[0]:
-                yield from self._silence(pause)
-                yield from self._stream_vocoder(piece, [decoded.mel], chosen)
-                pause = pause_frames(piece.piece, pauses, self.audio)
-                wrong += decoded.faults
-        if pause is None:
+        for part in play(self._playables(text, chosen, dropped, wrong), self.vocoder, chosen):
+            assert part is not None, "no piece has to be waited for"
+            is_silent = False
+            yield part
+        if is_silent:
             raise self._nothing_left(text if isinstance(text, str) else "a stream")
-        yield from self._silence(silence_frames(pauses.trail, self.audio))
         _warn(list(dropped), wrong)
 
-    def _silence(self, num_frames: int) -> Iterator[Tensor]:
-        if num_frames:
-            yield torch.zeros(num_frames * self.audio.hop_length)
-
-    def _stream_vocoder(self, read: Read, mels: Iterable[Tensor], options: SpeechOptions) -> Iterator[Tensor]:
-        generator = for_vocoder(options.seed, read.ids, self.device)
-        stream = self.vocoder.stream(generator, options.sigma, options.denoiser_strength)
-        resampler = Resampler(options.speed)
-        with about(read.name):
-            for mel in mels:
-                yield from stream.feed(resampler.feed(mel))
-            yield from stream.close()
+    def _playables(
+        self, text: str | Iterable[str], options: SpeechOptions, dropped: dict[str, None], wrong: list[Fault]
+    ) -> Iterator[Playable]:
+        pauses, is_first = options.pauses.at(options.speed), True
+        for read in self.reader.read(text):
+            dropped.update(dict.fromkeys(read.dropped))
+            if read.ids and is_first:
+                mels = self.text_to_mel.stream(read, options, wrong)
+                yield Playable(read, mels, options.speed, pauses.after(read.piece.pause))
+                is_first = False
+            elif read.ids:
+                for piece, decoded in self.text_to_mel([read], options)[0]:
+                    wrong += decoded.faults
+                    pause = pauses.after(piece.piece.pause)
+                    yield Playable(piece, [decoded.mel], options.speed, pause, whole=True)
 
     def warm_up(self) -> None:
         """Speak a number, so that the first text does not wait for what is compiled and imported at its first use."""
         options = SpeechOptions(max_decoder_steps=100)
-        for read in self.reader.read("One, 2."):
-            if read.ids:
-                list(self._stream_vocoder(read, self.text_to_mel.stream(read, options, []), options))
+        list(play(self._playables("One, 2.", options, {}, []), self.vocoder, options))
 
     def ids(self, text: str) -> list[int]:
         """The symbol ids of `text`; empty if there is nothing to say."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
@@ -27,7 +27,7 @@ from waveglow.overlap import measure_overlap
 SpeechPrecision = Literal["fp32", "bf16", "fp16", "int8"]
 INT8 = "int8"
 EARLY = (32, 512)  # mel frames of WaveGlow's first and later chunks, for audio that is heard while it is made
-LONG = 1024  # mel frames of a chunk otherwise: most sentences at once
+WHOLE = (1024, 1024)  # otherwise: most sentences at once
 NOISE_FRAMES = 16  # frames for which noise is drawn at once: a multiple of what any generator produces together
 
 
@@ -117,7 +117,7 @@ class Vocoder:
         self, mel: Tensor, generator: Generator, sigma: float | None = None, denoiser_strength: float = 0.01
     ) -> tuple[Tensor, dict[str, float]]:
         """mel (n_mels, T) -> audio (T * hop_length) on the CPU, and its latencies and items/s. See `stream`."""
-        sizes = None if mel.shape[1] <= LONG else (LONG, LONG)
+        sizes = None if mel.shape[1] <= WHOLE[0] else WHOLE
         stream = self.stream(generator, sigma, denoiser_strength, sizes)
         audio = torch.cat([*stream.feed(mel), *stream.close()])
         stats, name = stream.stats, "griffin_lim" if self.waveglow is None else "waveglow"
@@ -129,18 +129,24 @@ class Vocoder:
         sigma: float | None = None,
         denoiser_strength: float = 0.01,
         sizes: tuple[int, int] | None = EARLY,
+        greedy: bool = False,
     ) -> VocoderStream:
-        """The vocoder for one utterance, whose mel may arrive in parts: the result does not depend on them.
+        """The vocoder for one utterance, whose mel may arrive in parts: unless `greedy`, the result does not depend on
+        them.
 
-        `sizes` are those of Chunked; they change the audio by less than 1e-4 of full scale. None: the whole mel is fed
-        at once.
+        `sizes` and `greedy` are those of Chunked; they change the audio by less than 1e-4 of full scale. None: the
+        whole mel is fed at once.
 
         WaveGlow's noise is drawn from `generator`, which is on its device. Griffin-Lim starts from the generator's
         initial seed, and needs the whole mel before it gives audio. Raises UserError if WaveGlow gives NaN or infinity.
         """
         if self.waveglow is None:
             return _GriffinLimStream(self, generator.initial_seed())
-        return _WaveGlowStream(self, self.waveglow, generator, (sigma, denoiser_strength), sizes)
+
+        def chunked(function: Callable[..., Tensor], rates: Sequence[int], reach: int) -> Chunked:
+            return Chunked(function, rates, reach if sizes else 0, sizes, greedy)
+
+        return _WaveGlowStream(self, self.waveglow, generator, (sigma, denoiser_strength), chunked)
 
 
 class _GriffinLimStream:
@@ -166,7 +172,7 @@ class _WaveGlowStream:
 
     def __init__(
         self, vocoder: Vocoder, waveglow: WaveGlow, generator: Generator, options: tuple[float | None, float],
-        sizes: tuple[int, int] | None,
+        chunked: Callable[..., Chunked],
     ) -> None:  # fmt: skip
         config = waveglow.config
         hop, self.groups = config.hop_length, config.hop_length // config.n_group
@@ -174,8 +180,7 @@ class _WaveGlowStream:
         self.sigma, self.strength = options
         self.noise = torch.empty(config.n_group, 0, device=vocoder.device)
         self.stats = {"waveglow_latency": 0.0, "denoiser_latency": 0.0}
-        overlap = vocoder.overlap if sizes else 0
-        self.flow = Chunked(self._timed("waveglow", self._flow), (1, self.groups, hop), overlap, sizes)
+        self.flow = chunked(self._timed("waveglow", self._flow), (1, self.groups, hop), vocoder.overlap)
         reach = -(-config.win_length // hop)  # a frame's spectrum depends on half a window, and changes half a window
         self.denoise = Chunked(self._timed("denoiser", self._denoise), (hop, hop), reach) if self.strength else None
         self.match: Chunked | None = None

@@ -19,14 +19,20 @@ class Chunked:
     function: takes the sequences and returns a tensor (..., positions * rate).
     rates: elements per position in the last dimension of each input, then of the output.
     sizes: positions of the first chunk, and of the last ones; those between grow. A small first chunk gives its output
-    early. The chunks do not depend on the parts that the input arrives in.
+    early. The chunks do not depend on the parts that the input arrives in, unless `greedy`: then a chunk is at least
+    that long, but takes all that is there, up to the last size.
     None: a chunk is all that is there, for a function that costs little.
     """
 
     def __init__(
-        self, function: Callable[..., Tensor], rates: Sequence[int], reach: int, sizes: tuple[int, int] | None = None
+        self,
+        function: Callable[..., Tensor],
+        rates: Sequence[int],
+        reach: int,
+        sizes: tuple[int, int] | None = None,
+        greedy: bool = False,
     ) -> None:
-        self.function, self.reach, self.sizes = function, reach, sizes
+        self.function, self.reach, self.sizes, self.greedy = function, reach, sizes, greedy
         *self.rates, self.out_rate = rates
         self.next_size = sizes[0] if sizes else 1
         self.context = 0  # positions at the start of the buffers that were already put out
@@ -41,14 +47,19 @@ class Chunked:
             if part is not None:
                 buffer.append(part)
         while (ready := self._positions() - self.context - self.reach) >= self.next_size:
-            size = self.next_size if self.sizes else ready
+            size = self._size(ready)
             yield self._apply(size, self.context + size + self.reach)
 
     def close(self) -> Iterator[Tensor]:
         """Yield the outputs that are left, after the end of all sequences, which have the same number of positions."""
         while (left := self._positions() - self.context) > 0:
-            size = min(self.next_size, left) if self.sizes else left
+            size = min(self._size(left), left)
             yield self._apply(size, min(self._positions(), self.context + size + self.reach))
+
+    def _size(self, ready: int) -> int:
+        if self.sizes is None:
+            return ready
+        return max(self.next_size, min(ready, self.sizes[1])) if self.greedy else self.next_size
 
     def _positions(self) -> int:
         """The number of positions that all buffers hold."""
