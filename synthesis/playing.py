@@ -22,10 +22,9 @@ class Playable:
     """A piece whose mel may still be arriving."""
 
     read: Read
-    mels: Iterable[Tensor | None]  # parts (n_mels, t); None: the next is not there yet
+    mels: Tensor | Iterable[Tensor | None]  # (n_mels, T), or its parts; None: the next is not there yet
     speed: float
     pause: float  # seconds behind it
-    whole: bool = False  # the mel comes in one part
     start: int | None = None  # sample of the audio where it begins, once that is known
 
 
@@ -62,10 +61,13 @@ def _silence(seconds: float, vocoder: Vocoder) -> Iterator[Tensor]:
 
 def _vocode(piece: Playable, vocoder: Vocoder, options: SpeechOptions, greedy: bool) -> Iterator[Tensor | None]:
     generator = for_vocoder(options.seed, piece.read.ids, vocoder.device)
-    sizes = WHOLE if piece.whole else EARLY
+    sizes = WHOLE if isinstance(piece.mels, Tensor) else EARLY
     stream = vocoder.stream(generator, options.sigma, options.denoiser_strength, sizes, greedy)
     resampler = Resampler(piece.speed)
     with about(piece.read.name):
+        if isinstance(piece.mels, Tensor):
+            yield from stream.close(resampler.feed(piece.mels))
+            return
         for mel in piece.mels:
             if mel is None:
                 yield None

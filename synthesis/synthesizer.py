@@ -207,7 +207,7 @@ class Synthesizer:
                 for piece, decoded in self.text_to_mel([read], options)[0]:
                     wrong += decoded.faults
                     pause = pauses.after(piece.piece.pause)
-                    yield Playable(piece, [decoded.mel], options.speed, pause, whole=True)
+                    yield Playable(piece, decoded.mel, options.speed, pause)
 
     def warm_up(self) -> None:
         """Speak a number, so that the first text does not wait for what is compiled and imported at its first use."""

@@ -45,8 +45,8 @@ class VocoderStream(Protocol):
         """More frames (n_mels, t) -> parts (N) of the audio, on the CPU, as far as they are determined."""
         ...
 
-    def close(self) -> Iterator[Tensor]:
-        """The rest of the audio."""
+    def close(self, mel: Tensor | None = None) -> Iterator[Tensor]:
+        """The last frames, if any -> the rest of the audio."""
         ...
 
 
@@ -117,9 +117,8 @@ class Vocoder:
         self, mel: Tensor, generator: Generator, sigma: float | None = None, denoiser_strength: float = 0.01
     ) -> tuple[Tensor, dict[str, float]]:
         """mel (n_mels, T) -> audio (T * hop_length) on the CPU, and its latencies and items/s. See `stream`."""
-        sizes = None if mel.shape[1] <= WHOLE[0] else WHOLE
-        stream = self.stream(generator, sigma, denoiser_strength, sizes)
-        audio = torch.cat([*stream.feed(mel), *stream.close()])
+        stream = self.stream(generator, sigma, denoiser_strength, WHOLE)
+        audio = torch.cat(list(stream.close(mel)))
         stats, name = stream.stats, "griffin_lim" if self.waveglow is None else "waveglow"
         return audio, {f"{name}_items_per_sec": len(audio) / stats[f"{name}_latency"], **stats}
 
@@ -128,14 +127,13 @@ class Vocoder:
         generator: Generator,
         sigma: float | None = None,
         denoiser_strength: float = 0.01,
-        sizes: tuple[int, int] | None = EARLY,
+        sizes: tuple[int, int] = EARLY,
         greedy: bool = False,
     ) -> VocoderStream:
         """The vocoder for one utterance, whose mel may arrive in parts: unless `greedy`, the result does not depend on
         them.
 
-        `sizes` and `greedy` are those of Chunked; they change the audio by less than 1e-4 of full scale. None: the
-        whole mel is fed at once.
+        `sizes` and `greedy` are those of Chunked; they change the audio by less than 1e-4 of full scale.
 
         WaveGlow's noise is drawn from `generator`, which is on its device. Griffin-Lim starts from the generator's
         initial seed, and needs the whole mel before it gives audio. Raises UserError if WaveGlow gives NaN or infinity.
@@ -144,7 +142,7 @@ class Vocoder:
             return _GriffinLimStream(self, generator.initial_seed())
 
         def chunked(function: Callable[..., Tensor], rates: Sequence[int], reach: int) -> Chunked:
-            return Chunked(function, rates, reach if sizes else 0, sizes, greedy)
+            return Chunked(function, rates, reach, sizes, greedy)
 
         return _WaveGlowStream(self, self.waveglow, generator, (sigma, denoiser_strength), chunked)
 
@@ -159,7 +157,8 @@ class _GriffinLimStream:
         self.parts.append(mel)
         return iter(())
 
-    def close(self) -> Iterator[Tensor]:
+    def close(self, mel: Tensor | None = None) -> Iterator[Tensor]:
+        self.parts += [] if mel is None else [mel]
         device = self.vocoder.device
         start = now(device)
         audio = self.vocoder.griffin_lim(torch.cat(self.parts, 1), self.seed)
@@ -189,17 +188,22 @@ class _WaveGlowStream:
             self.match = Chunked(self._timed("match", self._match), (1, hop, hop), reach)
 
     def feed(self, mel: Tensor) -> Iterator[Tensor]:
-        mel = mel.to(self.vocoder.device)
-        if self.match:
-            yield from self.match.feed(mel, None)
-        yield from self._after_flow(self.flow.feed(mel, self._draw(mel.shape[1])))
+        yield from self._after_flow(self.flow.feed(*self._inputs(mel)))
 
-    def close(self) -> Iterator[Tensor]:
-        yield from self._after_flow(self.flow.close())
+    def close(self, mel: Tensor | None = None) -> Iterator[Tensor]:
+        yield from self._after_flow(self.flow.close(*(() if mel is None else self._inputs(mel))))
         if self.denoise:
             yield from self._after_denoiser(self.denoise.close())
         if self.match:
             yield from map(self._finished, self.match.close())
+
+    def _inputs(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """The mel and the noise of the next frames."""
+        mel = mel.to(self.vocoder.device)
+        if self.match:
+            for _ in self.match.feed(mel, None):
+                raise AssertionError("there is no audio to match yet")
+        return mel, self._draw(mel.shape[1])
 
     def _after_flow(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
         for part in parts:

@@ -43,18 +43,23 @@ class Chunked:
 
         The sequences may arrive at different speeds.
         """
-        for buffer, part in zip(self.buffers, parts, strict=True):
-            if part is not None:
-                buffer.append(part)
+        self._append(parts)
         while (ready := self._positions() - self.context - self.reach) >= self.next_size:
             size = self._size(ready)
             yield self._apply(size, self.context + size + self.reach)
 
-    def close(self) -> Iterator[Tensor]:
-        """Yield the outputs that are left, after the end of all sequences, which have the same number of positions."""
+    def close(self, *parts: Tensor | None) -> Iterator[Tensor]:
+        """Yield the outputs that are left after the last parts, if any. All sequences have the same number of
+        positions."""
+        self._append(parts or [None] * len(self.buffers))
         while (left := self._positions() - self.context) > 0:
             size = min(self._size(left), left)
             yield self._apply(size, min(self._positions(), self.context + size + self.reach))
+
+    def _append(self, parts: Sequence[Tensor | None]) -> None:
+        for buffer, part in zip(self.buffers, parts, strict=True):
+            if part is not None:
+                buffer.append(part)
 
     def _size(self, ready: int) -> int:
         if self.sizes is None:
