@@ -110,14 +110,14 @@ def test_the_bytes_do_not_depend_on_the_cuts(kind: SpeechFormat) -> None:
 @pytest.mark.parametrize("num_samples", [0, 1, 2, 400, 1023, 2401])
 @pytest.mark.parametrize("kind", FORMATS)
 def test_short_streams_are_valid(kind: SpeechFormat, num_samples: int) -> None:
-    data = encode(kind, speech(1)[:num_samples])
-    found, rate = decode(kind, data)
-    if kind in ("wav", "pcm"):
-        assert len(found) == round(num_samples * rate / RATE)
-    elif kind in SILENCE_BEFORE:
-        assert len(found) >= num_samples + SILENCE_BEFORE[kind]
-    else:
-        assert abs(len(found) - max(num_samples, 1) * rate / RATE) <= 1.5
+    for start in range(0, 10_000, 500):  # short AAC is taken for other formats, depending on its content
+        found, rate = decode(kind, encode(kind, speech(1)[start : start + num_samples]))
+        if kind in ("wav", "pcm"):
+            assert len(found) == round(num_samples * rate / RATE)
+        elif kind in SILENCE_BEFORE:
+            assert len(found) >= num_samples + SILENCE_BEFORE[kind]
+        else:
+            assert abs(len(found) - max(num_samples, 1) * rate / RATE) <= 1.5
 
 
 @pytest.mark.parametrize(("kind", "max_delay_seconds"), [
