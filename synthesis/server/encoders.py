@@ -33,8 +33,8 @@ from synthesis.audio_file import LARGEST, in_16_bits, wav_header
 
 SpeechFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 PCM_RATE = 24000  # Hz, which OpenAI's clients assume: pcm has no header
-# Bits per second of mp3, opus and aac, up to 24 kHz and above. Decoded recordings of LJSpeech (the mean of four) correlate
-# by 0.998 with the recording at 64,000 in all three; at 48,000 by 0.995, 0.988 and 0.989.
+# Bits per second of mp3, opus and aac, up to 24 kHz and above. Decoded speech of LJSpeech correlates with
+# the recordings (mean of four) by 0.998 at 64,000 in all three, and at 48,000 by 0.995, 0.988 and 0.989.
 BIT_RATE, WIDE_BIT_RATE = 64_000, 96_000
 CONTENT_TYPES: dict[SpeechFormat, str] = {
     "mp3": "audio/mpeg",
@@ -106,9 +106,10 @@ class Codec:
         return min((rate for rate in rates if rate >= wanted), default=max(rates))
 
 
+# Libavformat holds back the last two pages of Ogg, hence short ones. The headers that are turned off would be empty.
 CODECS: dict[SpeechFormat, Codec] = {
     "mp3": Codec("libmp3lame", "mp3", "fltp", 2400, {"write_xing": "0", "id3v2_version": "0"}),
-    "opus": Codec("libopus", "ogg", "flt", container_options={"page_duration": "40000"}),  # us; one waits
+    "opus": Codec("libopus", "ogg", "flt", container_options={"page_duration": "40000"}),  # microseconds
     "aac": Codec("aac", "adts", "fltp", 2400),
     "flac": Codec("flac", "flac", "s16", container_options={"metadata_header_padding": "0"}),
 }
