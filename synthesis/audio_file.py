@@ -48,6 +48,13 @@ def in_16_bits(audio: Tensor) -> np.ndarray:
     return np.frombuffer(encoded.getvalue(), dtype="<i2")
 
 
+def wav_header(sample_rate: int, data_bytes: int) -> bytes:
+    """The header of a wav with one channel of 16 bits."""
+    riff_bytes = min(data_bytes + HEADER.size - 8, LARGEST)
+    form = (b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
+    return HEADER.pack(b"RIFF", riff_bytes, b"WAVE", *form, b"data", data_bytes)
+
+
 class WavFile:
     """16-bit wav, valid at any time."""
 
@@ -82,11 +89,7 @@ class WavFile:
 
     def _write_header(self) -> None:
         size = min(2 * self.num_samples, LARGEST - HEADER.size)
-        rate = self.sample_rate
-        header = HEADER.pack(
-            b"RIFF", size + HEADER.size - 8, b"WAVE", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16, b"data", size
-        )
-        os.pwrite(self.file.fileno(), header, 0)
+        os.pwrite(self.file.fileno(), wav_header(self.sample_rate, size), 0)
 
 
 def encode(source: Path, target: Path, kind: AudioFormat) -> None:
