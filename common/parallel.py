@@ -78,10 +78,10 @@ def _start_process() -> None:
         signal.SIGINT, signal.SIG_IGN
     )  # the terminal sends it to all processes; the first one ends the others
     torch.set_num_threads(1)  # so that the processes do not compete for the cores
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process if the one that gives it jobs is killed; it would wait for the next job for ever."""
     parent = multiprocessing.parent_process()
     if parent:

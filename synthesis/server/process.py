@@ -1,0 +1,187 @@
+"""A process of the server: uvicorn with this project's limits and signals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing.connection
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import FrameType
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from common.device import resolve_device
+from common.ops.precision import set_tf32
+from common.parallel import end_with_parent
+from common.threads import allowed_cores
+from synthesis.server.app import create_app
+from synthesis.server.options import ServerOptions
+
+SMALL = 64 * 2**20  # bytes of a voice's files; the layers of smaller models gain little from a second thread
+GPU_LANES = 2  # one prepares work for the GPU while the other waits for it
+BACKLOG = 1024  # connections that wait to be accepted
+SHORT_LIFE = 30  # seconds
+log = logging.getLogger("tts")
+
+
+def lanes_and_threads(options: ServerOptions) -> tuple[int, int]:
+    """The lanes of the engine, and the threads of each."""
+    cores = max(1, allowed_cores() // options.workers)
+    files = [path.stat().st_size for path in Path(options.voices).rglob("*.safetensors")]
+    threads = options.threads or (1 if max(files, default=0) < SMALL else cores)
+    if resolve_device(options.device).type != "cpu":
+        return GPU_LANES, threads
+    return max(1, cores // threads), threads
+
+
+@dataclass
+class AppFactory:
+    """Makes the application in the process that runs it."""
+
+    options: ServerOptions
+
+    def __call__(self) -> FastAPI:
+        lanes, threads = lanes_and_threads(self.options)
+        torch.set_num_threads(threads)
+        set_tf32(self.options.tf32)
+        return create_app(self.options, lanes)
+
+
+class Server(uvicorn.Server):
+    """Finishes what is running at the first SIGTERM or SIGINT, and ends at the second."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._captured_signals.append(sig)
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def protocol(header_seconds: float) -> type[H11Protocol]:
+    """HTTP/1.1 whose clients must send the head of a request within `header_seconds`; uvicorn waits for ever."""
+
+    class Protocol(H11Protocol):
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._expect_head()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._expect_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_timer()
+            super().connection_lost(exc)
+
+        def _expect_head(self) -> None:
+            """Start the timer if a head has begun or must come, stop it if it is complete."""
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._stop_timer()
+            elif self._timer is None:
+                self._timer = self.loop.call_later(header_seconds, self._close_if_idle)
+
+        def _close_if_idle(self) -> None:
+            self._timer = None
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.close()
+
+        def _stop_timer(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    return Protocol
+
+
+def run(options: ServerOptions, listener: socket.socket) -> None:
+    """Run one process until a signal."""
+    config = uvicorn.Config(
+        AppFactory(options),
+        factory=True,
+        http=protocol(options.client_seconds),
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=max(1, int(options.client_seconds)),
+    )
+    Server(config).run([listener])
+
+
+def serve(options: ServerOptions) -> None:
+    """Serve until a signal. Raises OSError if the address cannot be used."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    listener = socket.create_server((options.host, options.port), family=family, backlog=BACKLOG)
+    log.info("listening at http://%s:%d", f"[{options.host}]" if ":" in options.host else options.host, options.port)
+    if options.workers == 1:
+        run(options, listener)
+    else:
+        Supervisor(options, listener).run()
+
+
+class Supervisor:
+    """Runs several processes on one socket, passes signals on, and starts a process again that was killed."""
+
+    def __init__(self, options: ServerOptions, listener: socket.socket) -> None:
+        self.options, self.listener = options, listener
+        self.context = multiprocessing.get_context("spawn")
+        self.started: dict[int, float] = {}  # by the numbers of processes
+        self.is_stopping = False
+        self.workers = [self._start() for _ in range(options.workers)]
+
+    def run(self) -> None:
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(sig, self._stop)
+        while self.workers:
+            multiprocessing.connection.wait([worker.sentinel for worker in self.workers])
+            for worker in [worker for worker in self.workers if worker.exitcode is not None]:
+                self._ended(worker)
+
+    def _start(self) -> SpawnProcess:
+        worker = self.context.Process(target=_work, args=(self.options, self.listener))
+        worker.start()
+        self.started[worker.pid or 0] = time.monotonic()
+        return worker
+
+    def _ended(self, worker: SpawnProcess) -> None:
+        self.workers.remove(worker)
+        lived = time.monotonic() - self.started.pop(worker.pid or 0)
+        if self.is_stopping:
+            return
+        log.error("process %s ended with status %s after %.0f s", worker.pid, worker.exitcode, lived)
+        if lived < SHORT_LIFE:  # it would only fail again
+            self._stop()
+        else:
+            self.workers.append(self._start())
+
+    def _stop(self, *_: object) -> None:
+        self.is_stopping = True
+        for worker in self.workers:
+            if worker.is_alive():
+                os.kill(worker.pid or 0, signal.SIGTERM)
+
+
+def _work(options: ServerOptions, listener: socket.socket) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes, and the first one passes it on
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    start_log()
+    run(options, listener)
+
+
+def start_log() -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

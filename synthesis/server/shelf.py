@@ -1,0 +1,70 @@
+"""The voices of a server: those of one folder, each loaded when it is first asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from common.errors import UserError, did_you_mean
+from synthesis.synthesizer import Synthesizer
+from synthesis.voices import CARD, Voice, is_voice
+
+
+class UnknownVoiceError(UserError):
+    """There is no voice of this name."""
+
+
+class Shelf:
+    """folder: a voice, or a folder of voices. aliases: other names -> names.
+
+    load: makes the Synthesizer of a voice. A voice that is loaded stays, so memory is bounded by the folder.
+    """
+
+    def __init__(self, folder: str | Path, aliases: Mapping[str, str], load: Callable[[Voice], Synthesizer]) -> None:
+        root = Path(folder)
+        folders = [root] if is_voice(root) else sorted(path for path in root.glob("*") if is_voice(path))
+        if not folders:
+            raise UserError(
+                f"voices={folder}: no voice there; make one with scripts/pack_voice.py output={folder}/NAME"
+            )
+        self.voices = {path.resolve().name: path for path in folders}
+        for alias, name in aliases.items():
+            if name not in self.voices:
+                raise UserError(f"aliases.{alias}={name}: no such voice{did_you_mean(str(name), self.voices)}")
+        self.aliases, self._load = dict(aliases), load
+        self._loaded: dict[str, Synthesizer] = {}
+        self._locks = {name: threading.Lock() for name in self.voices}
+
+    def names(self) -> dict[str, str]:
+        """Each name that a request may give, with a title for people."""
+        titles = {name: _title(path) or name for name, path in self.voices.items()}
+        return titles | {alias: titles[name] for alias, name in self.aliases.items()}
+
+    def find(self, name: str) -> str:
+        """The name of the voice that a request means. Raises UnknownVoiceError, with the names there are."""
+        found = self.aliases.get(name, name)
+        if found not in self.voices:
+            raise UnknownVoiceError(f"voice {name[:60]!r} is unknown; the voices are: {', '.join(self.names())}")
+        return found
+
+    def get(self, name: str) -> Synthesizer:
+        """The voice, loaded if it was not yet, which takes seconds. Raises UserError if its files are damaged."""
+        name = self.find(name)
+        with self._locks[name]:
+            if name not in self._loaded:
+                self._loaded[name] = self._load(Voice.find(self.voices[name]))
+            return self._loaded[name]
+
+    def is_loaded(self, name: str) -> bool:
+        return self.find(name) in self._loaded
+
+
+def _title(folder: Path) -> str:
+    """The heading of the voice's card."""
+    try:
+        with open(folder / CARD, encoding="utf-8") as card:
+            first = card.readline(200)
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
