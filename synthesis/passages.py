@@ -14,8 +14,8 @@ from itertools import repeat
 from synthesis.clauses import BRACKETS, HIDDEN, TERMINATORS
 from tacotron2.text.symbols import PUNCTUATION, TYPOGRAPHIC
 
-# Without one more sign a text of these has no sound, and is not worth a passage.
-MARKS = frozenset(PUNCTUATION + TERMINATORS + BRACKETS + HIDDEN + '[("\xa0' + "".join(TYPOGRAPHIC))
+# A text of these and whitespace has no sound, and is not worth a passage.
+MARKS = frozenset(PUNCTUATION + TERMINATORS + BRACKETS + HIDDEN + '[("' + "".join(TYPOGRAPHIC))
 # What belongs to the word before, whatever its speed: the ending "'s", and marks.
 TAIL = re.compile(rf"(?:['\u2019][a-z]{{1,2}}\b)?[{re.escape(TERMINATORS + BRACKETS)},;:\u2010-\u2015{HIDDEN}-]*")
 
@@ -70,7 +70,7 @@ class Draft:
         self.parts.append(text)
         self.places.extend(places)
         self.end = end
-        self.has_word = self.has_word or not MARKS.issuperset(text)
+        self.has_word = self.has_word or any(not (mark in MARKS or mark.isspace()) for mark in text)
 
     def extend(self, other: Draft) -> None:
         """Append all of `other`, with its pause."""

@@ -26,6 +26,7 @@ __all__ = ["Passage", "parse", "span"]
 
 MAX_DEPTH = 50  # elements
 MAX_PAUSE = 10.0  # seconds
+SHOWN = 60  # characters of a wrong name or value, in messages
 NAMESPACE = "http://www.w3.org/2001/10/synthesis"
 ATTRIBUTES = {
     "speak": ("version", "xml:lang", "xmlns"),
@@ -108,7 +109,7 @@ class _Parser:
         self.expat.EndCdataSectionHandler = lambda: self._cdata(False)
         self.expat.StartDoctypeDeclHandler = lambda *_: self._refuse(_DOCTYPE_CURE)
         self.expat.ProcessingInstructionHandler = lambda name, _: self._refuse(
-            f"processing instructions are refused; remove <?{name} ...?>"
+            f"processing instructions are refused; remove <?{name[:SHOWN]} ...?>"
         )
 
     def passages(self) -> list[Passage]:
@@ -206,13 +207,11 @@ class _Parser:
         if self.open[-1] == "break":
             if text.isspace():
                 return
-            raise self._error(place, f"<break> is empty, and cannot hold {text[:20]!r}; write <break/>")
+            raise self._error(place, f"<break> is empty, and cannot hold {text[:SHOWN]!r}; write <break/>")
         if (spoken := self.spoken) is not None:
             spoken.text.append(text)
             if text[0] not in " \t\r\n":
                 spoken.start, spoken.end = place if spoken.start is None else spoken.start, end
-            elif spoken.start is None:
-                self.out.space(place, end)
         elif text[0] in " \t\r\n":
             self.out.space(place, end)
         else:
@@ -228,10 +227,10 @@ class _Parser:
 
     def _check_element(self, at: int, name: str) -> None:
         if not self.open and name != "speak":
-            raise self._error(at, f"the document is <{name}>; SSML is <speak>...</speak>")
+            raise self._error(at, f"the document is <{name[:SHOWN]}>; SSML is <speak>...</speak>")
         if name not in ATTRIBUTES:
             known = " ".join(f"<{element}>" for element in ATTRIBUTES)
-            raise self._error(at, f"<{name}> is not supported; remove it. Supported: {known}")
+            raise self._error(at, f"<{name[:SHOWN]}> is not supported; remove it. Supported: {known}")
         if len(self.open) >= MAX_DEPTH:
             raise self._error(at, f"<{name}> is within {len(self.open)} elements; at most {MAX_DEPTH} are supported")
         outer = self.open[-1] if self.open else ""
@@ -249,7 +248,7 @@ class _Parser:
             known = ATTRIBUTES[name]
             if attribute not in known and not (name == "speak" and attribute.startswith("xmlns:")):
                 supported = f"supported: {', '.join(known)}" if known else f"<{name}> has none"
-                message = f"<{name} {attribute}> is not supported; remove the attribute; {supported}"
+                message = f"<{name} {attribute[:SHOWN]}> is not supported; remove the attribute; {supported}"
                 raise self._error(self._attribute_place(at, name, attribute), message)
             with self._value(at, name, attribute):
                 _check_value(attribute, value)
@@ -289,33 +288,38 @@ class _Parser:
                 words = say_as(content, attributes["interpret-as"], attributes.get("format"))
             except UserError as error:
                 raise self._error(start, f"<say-as interpret-as={attributes['interpret-as']!r}>: {error}") from None
-            self.out.separate(start)
         elif spoken.name == "phoneme":
             words = f"{{{' '.join(attributes['ph'].upper().split())}}}"
         else:
             words = " ".join(attributes["alias"].split())
+        if content[:1].isspace():  # whitespace at the ends of the content is around the words
+            self.out.space(spoken.at, spoken.at)
+        if self.after_words or spoken.name == "say-as":
+            self.out.separate(start)
         self.out.replace(words, start, end, self.rates[-1])
         self.after_words = spoken.name == "say-as"
-        if spoken.text and spoken.text[-1][0] in " \t\r\n" and spoken.start is not None:
+        if content[-1:].isspace():
             self.out.space(end, here)
 
 
 def _check_value(attribute: str, value: str) -> None:
     """Raise a UserError if an attribute cannot have this value, whatever is around its element."""
     if attribute == "version" and value not in ("1.0", "1.1"):
-        raise UserError(f"{value!r} is unknown; use 1.0 or 1.1")
+        raise UserError(f"{value[:SHOWN]!r} is unknown; use 1.0 or 1.1")
     if attribute == "xmlns" and value != NAMESPACE:
-        raise UserError(f"{value!r} is not SSML; use {NAMESPACE}")
+        raise UserError(f"{value[:SHOWN]!r} is not SSML; use {NAMESPACE}")
     if attribute == "xml:lang" and not re.fullmatch("en(?:[-_].*)?", value, re.IGNORECASE | re.DOTALL):
-        raise UserError(f"{value!r} is not supported; the language is English: en, en-US, en-GB, ...")
+        raise UserError(f"{value[:SHOWN]!r} is not supported; the language is English: en, en-US, en-GB, ...")
     if attribute == "strength" and value not in STRENGTHS:
-        raise UserError(f"{value!r} is unknown; choose from: {', '.join(STRENGTHS)}")
+        raise UserError(f"{value[:SHOWN]!r} is unknown; choose from: {', '.join(STRENGTHS)}")
     if attribute == "alphabet" and value != "x-arpabet":
         raise UserError(
-            f"{value!r} is not supported; use x-arpabet: the symbols of the CMU dictionary, as HH AH0 L OW1"
+            f"{value[:SHOWN]!r} is not supported; use x-arpabet: the symbols of the CMU dictionary, as HH AH0 L OW1"
         )
     if attribute == "interpret-as" and value not in KINDS:
-        raise UserError(f"{value!r} is not supported; choose from: {', '.join(KINDS)}; or write the words, with <sub>")
+        raise UserError(
+            f"{value[:SHOWN]!r} is not supported; choose from: {', '.join(KINDS)}; or write the words, with <sub>"
+        )
     if attribute == "ph":
         _check_phonemes(value)
 
@@ -328,13 +332,13 @@ def _check_phonemes(value: str) -> None:
         if name not in ARPABET:
             near = difflib.get_close_matches(name, ARPABET, n=4, cutoff=0.5)
             near = near or [known for known in ARPABET if not known[-1].isdigit()]
-            raise UserError(f"unknown ARPAbet symbol {name[:20]!r} in {value[:60]!r}; near it: {', '.join(near)}")
+            raise UserError(f"unknown ARPAbet symbol {name[:SHOWN]!r} in {value[:SHOWN]!r}; near it: {', '.join(near)}")
 
 
 def _seconds(value: str) -> float:
     match = _TIME.fullmatch(value)
     if match is None:
-        raise UserError(f"{value[:30]!r} is not a time; write 500ms or 1.5s, 0 to {MAX_PAUSE:g} s")
+        raise UserError(f"{value[:SHOWN]!r} is not a time; write 500ms or 1.5s, 0 to {MAX_PAUSE:g} s")
     seconds = float(match[1]) / (1000 if match[2] == "ms" else 1)
     if seconds > MAX_PAUSE:
         raise UserError(f"{value!r} is too long; a break has 0 to {MAX_PAUSE:g} s")
@@ -346,7 +350,9 @@ def _rate(value: str) -> float:
         return RATES[value]
     match = _RATE.fullmatch(value)
     if match is None:
-        raise UserError(f"{value[:30]!r} is not a rate; write a factor, as 120% or 1.2, or one of: {', '.join(RATES)}")
+        raise UserError(
+            f"{value[:SHOWN]!r} is not a rate; write a factor, as 120% or 1.2, or one of: {', '.join(RATES)}"
+        )
     return float(match[1]) / (100 if match[2] else 1)
 
 

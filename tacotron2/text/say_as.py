@@ -130,7 +130,7 @@ def read_time(text: str, form: str = "") -> str:
         raise UserError(f"{text!r} is not a time of day: hours are up to {most}, minutes and seconds up to 59")
     if match["half"] and form == "hms24":
         raise UserError(f"{text!r} has a.m. or p.m., which format='hms24' has not; use format='hms12'")
-    return expand_numbers(text)
+    return expand_numbers(text.lower())
 
 
 def read_date(text: str, form: str = "") -> str:
@@ -213,11 +213,11 @@ def say_as(text: str, kind: str, form: str | None = None) -> str:
     Raises UserError if the kind or the format is unknown, or if the text is not of the kind.
     """
     if kind not in KINDS:
-        raise UserError(f"{kind!r} is unknown{did_you_mean(kind, KINDS)}")
+        raise UserError(f"{kind[:20]!r} is unknown{did_you_mean(kind[:20], KINDS)}")
     formats = FORMATS.get(kind, ())
     if form is not None and form not in formats:
         known = f"the formats {', '.join(formats)}" if formats else "no format"
-        raise UserError(f"format={form!r}: {kind} has {known}")
+        raise UserError(f"format={form[:20]!r}: {kind} has {known}")
     if len(text) > MAX_LENGTH:
         raise UserError(f"{text[:20]!r}... has {len(text)} characters; at most {MAX_LENGTH} can be read as {kind}")
     text = " ".join(text.split())
