@@ -25,6 +25,7 @@ class Playable:
     mels: Tensor | Iterable[Tensor | None]  # (n_mels, T), or its parts; None: the next is not there yet
     speed: float
     pause: float  # seconds behind it
+    lead: float = 0.0  # seconds before it, in addition to the pause behind the piece before
     start: int | None = None  # sample of the audio where it begins, once that is known
 
 
@@ -42,7 +43,7 @@ def play(
         if piece is None:
             yield None
             continue
-        for silence in _silence(pause, vocoder):
+        for silence in _silence(pause + piece.lead, vocoder):
             at += len(silence)
             yield silence
         piece.start = at

@@ -175,8 +175,8 @@ class Job:
                 continue
             piece = self.pieces[0]
             if piece.trials is None and piece.results is None:
-                read = piece.line.read
-                playable = Playable(read, self._streamed(piece), piece.line.speed, piece.line.seconds(read, pauses))
+                read, line = piece.line.read, piece.line
+                playable = Playable(read, self._streamed(piece), line.speed, line.seconds(read, pauses), line.lead)
                 yield playable
                 assert piece.results is not None
                 self._told(playable, piece, piece.results[0][1])
@@ -184,9 +184,10 @@ class Job:
                 yield None
                 continue
             else:
+                lead = piece.line.lead
                 for read, decoded in piece.results:
-                    pause = piece.line.seconds(read, pauses)
-                    playable = Playable(read, decoded.mel, piece.line.speed, pause)
+                    playable = Playable(read, decoded.mel, piece.line.speed, piece.line.seconds(read, pauses), lead)
+                    lead = 0.0
                     self._told(playable, piece, decoded)
                     yield playable
             self.pieces.popleft()

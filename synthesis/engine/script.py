@@ -3,47 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from synthesis.clauses import mark_at_end
+from synthesis.passages import Passage, span
 from synthesis.reader import OpenText, Read, Reader, chunks
 from synthesis.sentences import Pauses
 from tacotron2.text import word_spans
 
 
-class Passage(Protocol):
-    """A stretch of text with one speed, see synthesis/ssml.py."""
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def places(self) -> Sequence[int]:
-        """len(text) + 1 places in what the user has sent: of each character, and of the end."""
-        ...
-
-    @property
-    def speed(self) -> float: ...
-
-    @property
-    def pause(self) -> float | None:
-        """Seconds behind it; None: as the punctuation says."""
-        ...
-
-
-@dataclass(frozen=True)
-class Plain:
+def plain(text: str) -> Passage:
     """A text as it is."""
-
-    text: str
-    speed: float = 1.0
-    pause: float | None = None
-
-    @property
-    def places(self) -> Sequence[int]:
-        return range(len(self.text) + 1)
+    return Passage(text, range(len(text) + 1))
 
 
 @dataclass(frozen=True)
@@ -53,7 +25,8 @@ class Line:
     read: Read
     speed: float
     pause: float | None = None  # seconds behind it; None: as the punctuation says
-    places: Sequence[int] | None = None  # see Passage; None: as in the piece
+    lead: float = 0.0  # seconds before it, in addition
+    passage: Passage | None = None  # None: of a text that is fed
 
     def seconds(self, read: Read, pauses: Pauses) -> float:
         """The pause behind a part of it, which is `read` or was cut from it."""
@@ -67,7 +40,7 @@ class Line:
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """A span of the passage -> one of what the user has sent."""
-        return (start, end) if self.places is None else (self.places[start], self.places[end])
+        return (start, end) if self.passage is None else span(self.passage, start, end)
 
 
 class Script:
@@ -104,16 +77,18 @@ class Script:
         return (Line(read, self.speed) for read in self._audible(reads))
 
     def _passages(self, passages: Iterable[Passage]) -> Iterator[Line]:
+        lead = 0.0
         for passage in passages:
-            reads = self._audible(self.reader.read(chunks(passage.text)))
-            before: Read | None = None
+            before: Line | None = None
             speed = self.speed * passage.speed
-            for read in reads:
+            for read in self._audible(self.reader.read(chunks(passage.text))):
                 if before:
-                    yield Line(before, speed, None, passage.places)
-                before = read
+                    yield before
+                before, lead = Line(read, speed, None, lead, passage), 0.0
             if before:
-                yield Line(before, speed, passage.pause, passage.places)
+                yield replace(before, pause=passage.pause)
+            else:
+                lead += passage.pause or 0.0
 
     def _audible(self, reads: Iterable[Read]) -> Iterator[Read]:
         for read in reads:

@@ -16,7 +16,8 @@ from common.errors import UserError, about
 from common.schema import check
 from synthesis.engine.engine import Engine
 from synthesis.engine.job import Chunk
-from synthesis.engine.script import Passage, Plain, Script
+from synthesis.engine.script import Script, plain
+from synthesis.passages import Passage
 from synthesis.server.admission import Admission
 from synthesis.server.encoders import CONTENT_TYPES, encoder
 from synthesis.server.errors import ApiError
@@ -54,6 +55,7 @@ class SpeechAnswer(Response):
     """
 
     def __init__(self, studio: Studio, request: SpeechRequest, client: str) -> None:
+        self.background = None  # as FastAPI expects of a Response
         self.studio, self.request, self.client = studio, request, client
         self.start = time.monotonic()
         self.status = 0  # that was sent
@@ -114,9 +116,9 @@ class SpeechAnswer(Response):
         if request.include and request.stream_format != "sse":
             raise ApiError(400, "include needs stream_format sse", "invalid_value", "include")
         if request.input_type == "text":
-            return [Plain(request.input)]
+            return [plain(request.input)]
         try:
-            passages = parse(request.input)
+            passages = parse(request.input, self.studio.engine.options.pauses.at(request.speed))
             for passage in passages:
                 with about("the speed of the request times that of <prosody>"):
                     check(request.speed * passage.speed, Speed, "rate")
