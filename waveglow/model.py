@@ -109,8 +109,11 @@ class WeightNormConv(nn.Module):
         conv = nn.Conv1d(in_dim, out_dim, kernel_size)
         assert conv.bias is not None
         self.bias = nn.Parameter(conv.bias.detach())
-        self.weight_g = nn.Parameter(conv.weight.detach().norm(dim=(1, 2), keepdim=True))  # (out, 1, 1)
-        self.weight_v = nn.Parameter(conv.weight.detach())  # (out, in, kernel)
+        weight = conv.weight.detach()  # (out, in, kernel)
+        # On the meta device PyTorch imports its compiler for a norm, which takes a second.
+        norm = weight.new_empty(out_dim, 1, 1) if weight.is_meta else weight.norm(dim=(1, 2), keepdim=True)
+        self.weight_g = nn.Parameter(norm)  # (out, 1, 1)
+        self.weight_v = nn.Parameter(weight)
 
     def weight(self) -> Tensor:
         """(out_dim, in_dim, kernel)"""
@@ -158,7 +161,7 @@ class WN(nn.Module):
         self.start = WeightNormConv(in_dim, channels)
         self.taps = nn.ParameterList()
         for _ in range(config.n_layers if config.separable else 0):
-            taps = torch.randn(config.kernel_size, channels) * TAPS_STD
+            taps = torch.empty(config.kernel_size, channels).normal_(std=TAPS_STD)
             taps[config.kernel_size // 2] += 1  # near the identity
             self.taps.append(taps)
         self.end = nn.Conv1d(channels, 2 * in_dim, 1)

@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from common.checkpoint import files, unpickle
 from common.checkpoint.checkpoint import Checkpoint, Progress
@@ -59,11 +60,25 @@ def load(path: str | Path, specs: Iterable[ModelSpec]) -> Checkpoint:
     return dataclasses.replace(checkpoint, state_dict=weights | missing)
 
 
+class Uninitialized(TorchFunctionMode):
+    """Leaves out the drawing of weights. On the meta device it has no effect, but PyTorch imports its compiler to find
+    that out, which takes a second."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        arguments = {**(kwargs or {})}
+        if getattr(func, "__module__", "") == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else arguments["tensor"]
+        func = torch.empty if func is torch.randn else func
+        return func(*args, **arguments)
+
+
 def build(checkpoint: Checkpoint, path: str | Path, specs: Iterable[ModelSpec], **overrides: Any) -> nn.Module:
     """The model of `checkpoint`, in eval mode; `overrides` replace fields of its config."""
     spec = next(spec for spec in specs if spec.name == checkpoint.model_name)
     config = from_dict(spec.config_class, checkpoint.model_config | overrides)
-    with torch.device("meta"):  # initializing weights would cost time and random numbers
+    with Uninitialized(), torch.device("meta"):  # initializing weights would cost time and random numbers
         model = spec.model_class(config)
     cure = "use a complete checkpoint of this model, and no overrides that change sizes"
     files.load_state(model, checkpoint.state_dict, path, cure, assign=True)
