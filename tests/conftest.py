@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Two test processes share two cores, so threads would only wait for each other. Libraries read this when imported.
@@ -21,6 +22,7 @@ if not torch.cuda.is_available():
 from tests.helpers.commands import run_here
 from tests.helpers.corpus import prepare, write_corpus
 from tests.helpers.runs import REFERENCE_WAVEGLOW, TINY_TACOTRON2, train_command
+from tests.helpers.server import Running, running
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +45,10 @@ def waveglow_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     run_dir = tmp_path_factory.mktemp("runs") / "waveglow"
     run_here(*train_command(corpus, run_dir, REFERENCE_WAVEGLOW, "trainer.max_steps=4"))
     return run_dir
+
+
+@pytest.fixture(scope="session")
+def speech_server() -> Iterator[Running]:
+    """A server with the bundled voice and without keys."""
+    with running() as server:
+        yield server

@@ -1,0 +1,76 @@
+"""A speech server in a thread of the test process."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+
+from synthesis.server.answer import Studio
+from synthesis.server.app import create_app
+from synthesis.server.options import ServerOptions
+from synthesis.server.process import protocol
+from tests.helpers import REPOSITORY
+
+VOICE = REPOSITORY / "demo/voice"
+
+
+@dataclass
+class Running:
+    """A server that answers at `url`."""
+
+    url: str
+    key: str | None
+    studio: Studio
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def client(self, **options: Any) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60, **options)
+
+    def speak(self, text: str, **fields: Any) -> httpx.Response:
+        with self.client() as client:
+            return client.post("/v1/audio/speech", json=request(text, **fields))
+
+    def until_idle(self) -> float:
+        """Wait until no job is left; return the seconds it took."""
+        start = time.monotonic()
+        while self.studio.engine.num_jobs or self.studio.admission.count:
+            assert time.monotonic() - start < 30, "a job is left"
+            time.sleep(0.01)
+        return time.monotonic() - start
+
+
+def request(text: str, **fields: Any) -> dict[str, Any]:
+    return {"model": "tts-1", "voice": "voice", "input": text, "response_format": "wav", **fields}
+
+
+@contextmanager
+def running(key: str | None = None, **options: Any) -> Iterator[Running]:
+    """Start a server with the bundled voice, and stop it at the end."""
+    settings = ServerOptions(**{"voices": str(VOICE), "client_seconds": 5.0, **options})
+    app = create_app(settings, lanes=2)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, http=protocol(settings.client_seconds), lifespan="on", log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.01)
+    try:
+        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", key, app.state.studio)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive(), "the server did not stop"
