@@ -23,7 +23,7 @@ TEXTS = (
     "Has never been surpassed, said the printer. It cost $5.20 on 3 May 1998! And then?",
     "The invention of movable metal letters in the middle of the fifteenth century.",
 )
-STEP = 2 / 2**15  # of 16 bits
+CLOSE = 2e-4  # of full scale: what other chunks of the vocoder change
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +72,12 @@ def read_at_once(engine: Engine, voice: Synthesizer, texts: Sequence[str]) -> li
 
 
 def test_each_text_gets_what_it_gets_alone(voice: Synthesizer, engine: Engine) -> None:
-    """The mels have the same bits; the vocoder's chunks may differ, by less than a step of 16 bits."""
+    """The mels have the same bits; the chunks of the vocoder may differ."""
     expected = {text: torch.cat(list(voice.stream(text))) for text in TEXTS}
     texts = [text for _ in range(3) for text in TEXTS]
     for text, audio in zip(texts, read_at_once(engine, voice, texts), strict=True):
         assert audio.shape == expected[text].shape
-        torch.testing.assert_close(audio, expected[text], atol=STEP, rtol=0)
+        torch.testing.assert_close(audio, expected[text], atol=CLOSE, rtol=0)
 
 
 def test_pieces_are_told_in_order_with_their_places(voice: Synthesizer, engine: Engine) -> None:
@@ -106,7 +106,7 @@ def test_text_that_arrives_in_parts(voice: Synthesizer, engine: Engine) -> None:
         engine.feed(reader.job, text[k : k + 7])
     engine.feed(reader.job, None)
     expected = torch.cat(list(voice.stream(text)))
-    torch.testing.assert_close(reader.all(), expected, atol=STEP, rtol=0)
+    torch.testing.assert_close(reader.all(), expected, atol=CLOSE, rtol=0)
 
 
 def test_speeds_pauses_and_places_of_passages(voice: Synthesizer, engine: Engine) -> None:
@@ -122,7 +122,7 @@ def test_speeds_pauses_and_places_of_passages(voice: Synthesizer, engine: Engine
     assert first.start == pytest.approx(0.5 * rate, abs=256)
     assert second.start - first.start - len(alone) == pytest.approx(0.25 * rate, abs=256)
     assert first.line.span(5, 12) == (15, 22)
-    torch.testing.assert_close(audio[first.start : first.start + len(alone)], alone, atol=STEP, rtol=0)
+    torch.testing.assert_close(audio[first.start : first.start + len(alone)], alone, atol=CLOSE, rtol=0)
 
 
 @pytest.mark.parametrize("text", ["", " \n", "...", "?! -", "* * *", "\U0001f600"])
@@ -155,7 +155,7 @@ def test_a_reader_that_takes_nothing_holds_back_only_itself(voice: Synthesizer, 
         time.sleep(0.01)
     before = slow.job.num_samples
     expected = torch.cat(list(voice.stream(TEXTS[0])))
-    torch.testing.assert_close(read_at_once(engine, voice, TEXTS[:1])[0], expected, atol=STEP, rtol=0)
+    torch.testing.assert_close(read_at_once(engine, voice, TEXTS[:1])[0], expected, atol=CLOSE, rtol=0)
     assert slow.job.num_samples == before < 3 * BUFFER_SECONDS * voice.audio.sample_rate
     slow.take()
     slow.take()
@@ -185,15 +185,15 @@ def test_a_text_that_fails_harms_no_other(voice: Synthesizer, engine: Engine) ->
     good = Reader(engine, voice, Script(voice.reader, [plain(TEXTS[0])]))
     with pytest.raises(OSError, match="the disk is gone"):
         bad.all()
-    torch.testing.assert_close(good.all(), torch.cat(list(voice.stream(TEXTS[0]))), atol=STEP, rtol=0)
+    torch.testing.assert_close(good.all(), torch.cat(list(voice.stream(TEXTS[0]))), atol=CLOSE, rtol=0)
 
 
 def test_two_voices_at_once(voice: Synthesizer, engine: Engine) -> None:
     other = Synthesizer.load(VOICE, device="cpu", griffin_lim=True)
     readers = [Reader(engine, own, Script(own.reader, [plain(TEXTS[0])])) for own in (voice, other, voice)]
     found = [reader.all() for reader in readers]
-    torch.testing.assert_close(found[0], found[2], atol=STEP, rtol=0)
-    torch.testing.assert_close(found[1], torch.cat(list(other.stream(TEXTS[0]))), atol=STEP, rtol=0)
+    torch.testing.assert_close(found[0], found[2], atol=CLOSE, rtol=0)
+    torch.testing.assert_close(found[1], torch.cat(list(other.stream(TEXTS[0]))), atol=CLOSE, rtol=0)
 
 
 def test_a_closed_engine(voice: Synthesizer) -> None:

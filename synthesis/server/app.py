@@ -31,7 +31,8 @@ from synthesis.synthesizer import Synthesizer
 from synthesis.voices import Voice
 
 MODEL = "tacotron2-waveglow"
-MODELS = (MODEL, "tts-1", "tts-1-hd", "gpt-4o-mini-tts")  # the names that OpenAI's clients use mean the same here
+# The names that OpenAI's clients use mean the same here.
+MODELS = (MODEL, "tts-1", "tts-1-hd", *(f"gpt-4o-mini-tts{date}" for date in ("", "-2025-03-20", "-2025-12-15")))
 PAGE = {
     "/": ("index.html", "text/html"),
     "/page.js": ("page.js", "text/javascript"),
@@ -94,8 +95,9 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def wrong_field(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        place = [str(part) for part in first["loc"] if part != "body"]
-        param = ".".join(place) if first["type"] != "json_invalid" else None
+        place = first["loc"][1:]
+        place = [*place[:1], *(part for part in place[1:] if isinstance(part, int))]  # not the names of types
+        param = ".".join(map(str, place)) if place and first["type"] != "json_invalid" else None
         message = f"{param}: {first['msg']}" if param else f"the body is not what it should be: {first['msg']}"
         return ApiError(400, message, first["type"], param).response()
 

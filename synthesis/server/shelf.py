@@ -28,7 +28,7 @@ class Shelf:
             raise UserError(
                 f"voices={folder}: no voice there; make one with scripts/pack_voice.py output={folder}/NAME"
             )
-        self.voices = {path.resolve().name: path for path in folders}
+        self.voices = {(path.name or path.resolve().name): path for path in folders}  # . has none
         for alias, name in aliases.items():
             if name not in self.voices:
                 raise UserError(f"aliases.{alias}={name}: no such voice{did_you_mean(str(name), self.voices)}")
