@@ -81,30 +81,34 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        started = False
+        headers = Headers(scope=scope)
 
         async def send_secured(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
-                headers = MutableHeaders(scope=message)
+                found = MutableHeaders(scope=message)
                 for name, value in SECURITY.items():
-                    headers.setdefault(name, value)
+                    found.setdefault(name, value)
             await send(message)
 
-        headers = Headers(scope=scope)
         try:
             self._check_host(headers.get("host", ""))
             client = "" if scope["path"] in OPEN else self.keys.check(headers.get("authorization", ""))
             scope.setdefault("state", {})["client"] = client or (scope.get("client") or ("",))[0]
-            length = headers.get("content-length", "0")
-            if length.isascii() and length.isdigit() and int(length) > self.max_body_bytes:
-                raise self._too_large(int(length))
-            await self.app(scope, self._limited(receive), send_secured)
+            body = await self._body(headers, receive)
         except ApiError as error:
-            if started:
-                raise
-            await error.response()(scope, receive, send_secured)
+            return await error.response()(scope, receive, send_secured)
+        except ConnectionError:
+            return None
+        is_given = False
+
+        async def receive_again() -> Message:
+            nonlocal is_given
+            if is_given:
+                return await receive()  # waits until the client leaves
+            is_given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, receive_again, send_secured)
 
     def _check_host(self, host: str) -> None:
         name = re.sub(r":\d*$", "", host).lower()
@@ -116,21 +120,22 @@ class Guard:
         message = f"the body has {length:,} bytes or more; the limit is {self.max_body_bytes:,}"
         return ApiError(413, message, "request_too_large")
 
-    def _limited(self, receive: Receive) -> Receive:
-        total, is_complete = 0, False
-
-        async def limited() -> Message:
-            nonlocal total, is_complete
-            if is_complete:
-                return await receive()  # waits until the client leaves
-            try:
-                message = await asyncio.wait_for(receive(), self.client_seconds)
-            except TimeoutError:
-                raise ApiError(408, f"the body did not arrive within {self.client_seconds:g} s", "timeout") from None
-            total += len(message.get("body", b""))
-            is_complete = not message.get("more_body", False)
-            if total > self.max_body_bytes:
-                raise self._too_large(total)
-            return message
-
-        return limited
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        """The whole body. Raises ApiError if it is too large or too slow, ConnectionError if the client has left."""
+        length = headers.get("content-length", "0")
+        if length.isascii() and length.isdigit() and int(length) > self.max_body_bytes:
+            raise self._too_large(int(length))
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.client_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ConnectionError
+                    body += message.get("body", b"")
+                    if len(body) > self.max_body_bytes:
+                        raise self._too_large(len(body))
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError:
+            raise ApiError(408, f"the body did not arrive within {self.client_seconds:g} s", "timeout") from None

@@ -122,10 +122,20 @@ def run(options: ServerOptions, listener: socket.socket) -> None:
     Server(config).run([listener])
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises OSError if the address cannot be used."""
+    family, kind, protocol_number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    # With its protocol: asyncio then sends small parts at once (TCP_NODELAY). Else each answer took 40 ms more.
+    listener = socket.socket(family, kind, protocol_number or socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(address)
+    listener.listen(BACKLOG)
+    return listener
+
+
 def serve(options: ServerOptions) -> None:
     """Serve until a signal. Raises OSError if the address cannot be used."""
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    listener = socket.create_server((options.host, options.port), family=family, backlog=BACKLOG)
+    listener = listen(options.host, options.port)
     log.info("listening at http://%s:%d", f"[{options.host}]" if ":" in options.host else options.host, options.port)
     if options.workers == 1:
         run(options, listener)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import socket
+import json
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import uvicorn
 from synthesis.server.answer import Studio
 from synthesis.server.app import create_app
 from synthesis.server.options import ServerOptions
-from synthesis.server.process import protocol
+from synthesis.server.process import listen, protocol
 from tests.helpers import REPOSITORY
 
 VOICE = REPOSITORY / "demo/voice"
@@ -45,7 +46,7 @@ class Running:
     def until_idle(self) -> float:
         """Wait until no job is left; return the seconds it took."""
         start = time.monotonic()
-        while self.studio.engine.num_jobs or self.studio.admission.count:
+        while self.studio.engine.num_jobs or self.studio.engine.num_rows or self.studio.admission.count:
             assert time.monotonic() - start < 30, "a job is left"
             time.sleep(0.01)
         return time.monotonic() - start
@@ -60,7 +61,7 @@ def running(key: str | None = None, **options: Any) -> Iterator[Running]:
     """Start a server with the bundled voice, and stop it at the end."""
     settings = ServerOptions(**{"voices": str(VOICE), "client_seconds": 5.0, **options})
     app = create_app(settings, lanes=2)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen("127.0.0.1", 0)
     config = uvicorn.Config(app, http=protocol(settings.client_seconds), lifespan="on", log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
@@ -74,3 +75,34 @@ def running(key: str | None = None, **options: Any) -> Iterator[Running]:
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive(), "the server did not stop"
+
+
+def garbage(rng: random.Random) -> bytes:
+    """A body that is no valid request: broken JSON, or a wrong field."""
+    wrong: list[Any] = [
+        None,
+        True,
+        -1,
+        1e308,
+        [],
+        {},
+        [[]],
+        {"id": 3},
+        "\x00",
+        "\U0001f600" * 50,
+        "../../etc/passwd",
+        "a\r\nB: c",
+    ]
+    fields = request("...")  # without a word, so that it is wrong whatever follows
+    for name in rng.sample([*sorted(fields), "speed", "stream_format", "include", "instructions", "x" * 50], 3):
+        fields[name] = rng.choice(wrong) if name != "input" else rng.choice([None, 3, "", "\u2603", "?!" * 2000, [1]])
+    body = json.dumps(fields).encode()
+    if rng.random() < 0.5:
+        return body
+    if rng.random() < 0.2:
+        return rng.randbytes(rng.randrange(200))
+    damaged = bytearray(body)
+    for _ in range(rng.randrange(1, 8)):
+        damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+    del damaged[rng.randrange(len(damaged)) :]  # never a whole object
+    return bytes(damaged)

@@ -1,0 +1,329 @@
+"""What the server does not do: wait for ever, work for nobody, answer anybody, grow, or fall over."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from common.errors import UserError
+from synthesis.server.guard import Keys
+from synthesis.server.options import ServerOptions
+from tests.helpers import REPOSITORY
+from tests.helpers.server import Running, garbage, request, running
+
+LONG = "Once more, with feeling. " * 150  # about 4 minutes of audio
+KEY, OTHER = "0123456789abcdef", "fedcba9876543210"
+
+
+def raw(server: Running, data: bytes) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    connection.sendall(data)
+    return connection
+
+
+def head(length: int, more: str = "") -> bytes:
+    return (
+        f"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{more}"
+        f"Content-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def posted(text: str, **fields: Any) -> bytes:
+    body = json.dumps(request(text, **fields)).encode()
+    return head(len(body)) + body
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What the server sends until it closes the connection."""
+    found = b""
+    while part := connection.recv(65536):
+        found += part
+    return found
+
+
+@contextmanager
+def busy(server: Running, count: int = 1, key: str | None = None) -> Iterator[list[socket.socket]]:
+    """Clients with a long answer that they do not read."""
+    more = f"Authorization: Bearer {key}\r\n" if key else ""
+    body = json.dumps(request(LONG)).encode()
+    connections = [raw(server, head(len(body), more) + body) for _ in range(count)]
+    while server.studio.admission.count < count:
+        time.sleep(0.01)
+    try:
+        yield connections
+    finally:
+        for connection in connections:
+            connection.close()
+        server.until_idle()
+
+
+# ---- clients that leave or dawdle ----
+
+
+@pytest.mark.parametrize("after_bytes", [0, 1, 200_000])
+def test_work_stops_when_its_client_leaves(after_bytes: int, speech_server: Running) -> None:
+    """Before the first audio, at it, and in the middle."""
+    connection = raw(speech_server, posted(LONG))
+    received = 0
+    while received < after_bytes:
+        received += len(connection.recv(65536))
+    connection.close()
+    assert speech_server.until_idle() < 30
+    assert not speech_server.studio.engine.num_rows
+
+
+def test_a_client_that_reads_nothing_holds_back_only_itself() -> None:
+    with running(client_seconds=0.5) as server:
+        connection = raw(server, posted(LONG))
+        assert server.speak("Yes.").status_code == 200
+        server.until_idle()  # after client_seconds the server gives it up
+        assert not everything(connection).endswith(b"0\r\n\r\n")  # no end: it cannot be taken for the whole
+
+
+def test_half_closed_and_half_sent_requests() -> None:
+    with running(client_seconds=0.3) as server:
+        for data in (b"", b"POST /v1/audio", b"GET / HTTP/1.1\r\nX: ", b"\x00\xff" * 50, b"GET / HTTP/9.9\r\n\r\n"):
+            connection = raw(server, data)
+            assert everything(connection)[:10] in (b"", b"HTTP/1.1 4")  # closed within client_seconds
+        slow = raw(server, head(100) + b'{"model"')
+        assert everything(slow).startswith(b"HTTP/1.1 408")
+        half = raw(server, posted("Yes."))
+        half.shutdown(socket.SHUT_WR)
+        everything(half)
+        server.until_idle()
+        assert server.speak("Yes.").status_code == 200
+
+
+def test_bodies_that_are_too_large(speech_server: Running) -> None:
+    connection = raw(speech_server, head(10_000_000))
+    assert everything(connection).startswith(b"HTTP/1.1 413")
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(100):
+            yield b" " * 100_000
+
+    with speech_server.client() as client:
+        # The server may have answered and closed the connection while the body was sent.
+        with contextlib.suppress(httpx.WriteError):
+            assert client.post("/v1/audio/speech", content=chunks()).status_code == 413
+        assert client.get("/healthz").status_code == 200
+
+
+# ---- limits ----
+
+
+def test_a_full_queue() -> None:
+    with running(max_requests=2, client_seconds=20.0) as server, server.client() as client:
+        assert server.speak("Yes.").status_code == 200
+        with busy(server, 2):
+            full = server.speak("Yes.")
+            assert full.status_code == 429
+            assert full.json()["error"]["code"] == "queue_full"
+            assert int(full.headers["retry-after"]) >= 1
+            assert client.get("/readyz").status_code == 503
+            assert client.get("/healthz").status_code == 200
+        assert server.speak("Yes.").status_code == 200
+
+
+def test_keys(tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    file.write_text(f"# two keys\n{KEY}\n\n{OTHER}\n")
+    with running(KEY, keys=str(file), max_requests_per_key=1, client_seconds=20.0) as server:
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": f"Basic {KEY}"},
+            {"Authorization": "\u00e9"},
+        ):
+            with httpx.Client(base_url=server.url) as stranger:
+                encoded = {name: value.encode("latin-1") for name, value in headers.items()}
+                for path in ("/v1/audio/voices", "/metrics", "/openapi.json", "/x"):
+                    response = stranger.get(path, headers=encoded)
+                    assert response.status_code == 401
+                    assert response.headers["www-authenticate"] == "Bearer"
+                assert stranger.get("/readyz").status_code == 200
+        assert server.speak("Yes.").status_code == 200
+        with busy(server, 1, KEY):
+            mine = server.speak("Yes.")
+            assert (mine.status_code, mine.json()["error"]["code"]) == (429, "too_many_requests")
+            with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {OTHER}"}, timeout=60) as other:
+                assert other.post("/v1/audio/speech", json=request("Yes.")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("", "no key"), ("# x\n", "no key"), ("short", "key 1 has fewer than")]
+)
+def test_key_files_that_are_refused(content: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    file.write_text(content)
+    with pytest.raises(UserError, match=message):
+        Keys.load(str(file))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cors": ["*"]}, "name each origin"), ({"cors": ["https://a.b/c"]}, "without a path"),
+        ({"wyoming_port": 8000}, "port of HTTP too"), ({"workers": 2, "wyoming_port": 10200}, "workers=1"),
+        ({"port": 0}, "at least 1"), ({"queue_seconds": 0.0}, "more than 0"),
+    ],
+)  # fmt: skip
+def test_options_that_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ServerOptions(voices="demo/voice", **options)
+
+
+def test_time_limits() -> None:
+    with running(queue_seconds=0.001) as server:
+        late = server.speak(LONG)
+        assert (late.status_code, late.json()["error"]["code"]) == (503, "queue_timeout")
+    with running(request_seconds=1.0, client_seconds=20.0) as server:
+        connection = raw(server, posted(LONG * 1))
+        time.sleep(1.5)
+        assert not everything(connection).endswith(b"0\r\n\r\n")
+        server.until_idle()
+
+
+# ---- pages of other sites ----
+
+
+def test_other_sites_are_refused_unless_configured(speech_server: Running) -> None:
+    origin = "https://example.org"
+    with speech_server.client() as client:
+        ours = client.get("/", headers={"Origin": origin})
+        assert "access-control-allow-origin" not in ours.headers
+        policy = ours.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert ours.headers["x-content-type-options"] == "nosniff"
+        rebound = client.get("/v1/audio/voices", headers={"Host": "evil.example"})
+        assert (rebound.status_code, rebound.json()["error"]["code"]) == (403, "wrong_host")
+    with running(cors=[origin]) as server, server.client() as client:
+        asked = {
+            "Origin": origin,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization",
+        }
+        allowed = client.options("/v1/audio/speech", headers=asked)
+        assert allowed.headers["access-control-allow-origin"] == origin
+        other = client.options("/v1/audio/speech", headers={**asked, "Origin": "https://other.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+# ---- garbage ----
+
+
+def test_garbage(speech_server: Running) -> None:
+    """1,000 requests with wrong fields and broken JSON; `make test-all` sends 10,000."""
+    send_garbage(speech_server, 1000)
+
+
+@pytest.mark.slow
+def test_more_garbage(speech_server: Running) -> None:
+    send_garbage(speech_server, 10_000)
+
+
+def send_garbage(server: Running, count: int) -> None:
+    rng = random.Random(0)
+    with server.client() as client:
+        for _ in range(count):
+            response = client.post(
+                "/v1/audio/speech", content=garbage(rng), headers={"Content-Type": "application/json"}
+            )
+            assert 400 <= response.status_code < 500, response.text
+            assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert server.speak("Yes.").status_code == 200
+    server.until_idle()
+
+
+# ---- the process ----
+
+
+@contextmanager
+def process(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """scripts/serve.py, ready to answer, and its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, str(REPOSITORY / "scripts/serve.py"), f"port={port}", *options]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 60
+    try:
+        while True:
+            try:
+                if httpx.get(f"{url}/readyz").status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            assert server.poll() is None, server.stderr and server.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield server, url
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_sigterm_lets_requests_end_and_refuses_others() -> None:
+    """Over 5 s: the command starts, which takes most of it."""
+    with process("log_text=false") as (server, url):
+        with httpx.stream("POST", f"{url}/v1/audio/speech", json=request(LONG[:600]), timeout=60) as answer:
+            parts = answer.iter_raw()
+            next(parts)
+            server.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            with pytest.raises(httpx.TransportError):
+                httpx.get(f"{url}/healthz")
+            size = sum(map(len, parts))
+        assert size > 500_000  # the whole answer
+        server.wait(20)
+        assert server.stderr is not None
+        log = server.stderr.read()
+    assert "status=200 characters=600" in log
+    assert "feeling" not in log
+    assert "Traceback" not in log
+
+
+def test_a_second_sigterm_ends_it() -> None:
+    """Over 5 s: the command starts, which takes most of it."""
+    with process("client_seconds=60") as (server, url):
+        connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+        connection.sendall(posted(LONG))
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        server.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        assert server.poll() is None
+        server.send_signal(signal.SIGTERM)
+        server.wait(10)
+        connection.close()
+
+
+def test_several_processes_on_one_port() -> None:
+    """Over 5 s: it starts three processes. One that is killed is replaced, and SIGTERM ends all."""
+    with process("workers=2") as (server, url):
+        answers: list[int] = []
+
+        def ask() -> None:
+            answers.append(httpx.post(f"{url}/v1/audio/speech", json=request("Yes."), timeout=60).status_code)
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert answers == [200] * 8
+        server.send_signal(signal.SIGTERM)
+        server.wait(20)
