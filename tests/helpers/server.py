@@ -62,7 +62,7 @@ def running(key: str | None = None, **options: Any) -> Iterator[Running]:
     settings = ServerOptions(**{"voices": str(VOICE), "client_seconds": 5.0, **options})
     app = create_app(settings, lanes=2)
     listener = listen("127.0.0.1", 0)
-    config = uvicorn.Config(app, http=protocol(settings.client_seconds), lifespan="on", log_config=None)
+    config = uvicorn.Config(app, http=protocol(settings.client_seconds), log_config=None, timeout_keep_alive=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
