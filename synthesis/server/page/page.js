@@ -87,10 +87,14 @@ function bytesOf(base64) {
 class Player {
   static AHEAD = 5; // seconds of audio given to the browser; the rest waits as 16-bit samples, half as large
 
+  // At another rate each buffer would be resampled alone, which is heard at the seams.
+  static context() {
+    return new AudioContext({ sampleRate: SAMPLE_RATE, latencyHint: "playback" });
+  }
+
   /** Must be called in the handler of a click or key: browsers allow sound only then. */
-  constructor() {
-    // At another rate each buffer would be resampled alone, which is heard at the seams.
-    this.context = new AudioContext({ sampleRate: SAMPLE_RATE, latencyHint: "playback" });
+  constructor(context = Player.context()) {
+    this.context = context;
     this.context.resume().catch(() => {}); // rejected when closed before the sound device is ready
     this.gain = this.context.createGain();
     this.gain.connect(this.context.destination);
@@ -612,7 +616,7 @@ class Page {
     if (/Mac|iPhone|iPad/.test(navigator.platform)) element("keys").querySelector("kbd").textContent = "⌘";
     setInterval(() => this.tick(), 100); // not by frames: audio goes on when the page is not seen
     const frame = () => {
-      if (this.run) this.follow();
+      if (this.run?.player.received) this.follow();
       requestAnimationFrame(frame);
     };
     frame();
@@ -703,6 +707,7 @@ class Page {
   }
 
   show({ input, voice, speed, input_type }) {
+    this.time.textContent = "";
     this.reading.show(input);
     this.reading.box.scrollIntoView({ block: "nearest" }); // on a phone it is below the form
     this.mel.clear();
@@ -715,7 +720,8 @@ class Page {
     const { start, frames } = event;
     switch (event.type) {
       case "speech.audio.delta":
-        return run.player.push(bytesOf(event.audio));
+        run.player.push(bytesOf(event.audio));
+        return this.tick();
       case "speech.audio.words":
         return this.reading.add(event.words);
       case "speech.audio.mel":
@@ -748,12 +754,12 @@ class Page {
   follow() {
     const { player } = this.run;
     const position = player.position();
-    this.reading.follow(position);
+    if (player.anchors.length) this.reading.follow(position);
     for (const picture of [this.mel, this.alignment]) {
       picture.extend(player.seconds); // one time axis for both
       picture.follow(position);
     }
-    const time = player.received ? `${clock(position)} / ${clock(player.seconds)}` : "";
+    const time = `${clock(position)} / ${clock(player.seconds)}`;
     if (this.time.textContent !== time) this.time.textContent = time;
   }
 
@@ -842,3 +848,5 @@ function save(blob, name) {
 }
 
 new Page();
+
+export { Picture, Player }; // for tests
