@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +32,9 @@ class ScriptedSpeech:
     key: str | None = None
     events: list[dict[str, Any]] = field(default_factory=list)
     refusal: tuple[int, dict[str, str], bytes] | None = None  # status, headers, body
+    endless: bool = False  # after the events the answer goes on, with nothing to hear
     requests: list[dict[str, Any]] = field(default_factory=list)
+    aborted: int = 0  # endless answers that the browser gave up
 
 
 def delta(pcm: bytes) -> dict[str, Any]:
@@ -70,6 +73,16 @@ def scripted_speech() -> Iterator[ScriptedSpeech]:
             else:
                 body = "".join(f"data: {json.dumps(event)}\n\n" for event in script.events)
                 self.answer(200, {"Content-Type": "text/event-stream"}, body.encode())
+                if script.endless:
+                    self.go_on()
+
+        def go_on(self) -> None:
+            try:
+                while True:
+                    self.wfile.write(b": comment\n\n")
+                    time.sleep(0.02)
+            except (BrokenPipeError, ConnectionResetError):
+                script.aborted += 1
 
         def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
             self.send_response(status)
@@ -83,7 +96,7 @@ def scripted_speech() -> Iterator[ScriptedSpeech]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     script.url = f"http://127.0.0.1:{server.server_port}/"
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
         yield script
