@@ -207,8 +207,9 @@ function palette(stops) {
 class Picture {
   static COLUMNS = 2048;
 
-  constructor(canvas, name, rows) {
-    Object.assign(this, { canvas, name, rows, playhead: canvas.nextElementSibling, pending: false });
+  /** `mean`: a column is the mean of its frames, else their maximum, which keeps a thin line. */
+  constructor(canvas, name, rows, mean) {
+    Object.assign(this, { canvas, name, rows, mean, playhead: canvas.nextElementSibling, pending: false });
     this.image = document.createElement("canvas");
     this.image.height = rows;
     this.scheme = matchMedia("(prefers-color-scheme: dark)");
@@ -221,7 +222,8 @@ class Picture {
   }
 
   clear() {
-    this.columns = new Uint8Array(Picture.COLUMNS * this.rows); // column after column, low row first
+    this.columns = new Float32Array(Picture.COLUMNS * this.rows); // sums or maxima; column after column, low row first
+    this.weights = new Float32Array(Picture.COLUMNS); // frames in each column
     this.used = this.columnSeconds = this.seconds = 0;
     this.stale = true; // the image has not the values yet
     this.draw();
@@ -238,15 +240,17 @@ class Picture {
     });
     const column = (frame) => Math.floor((start + frame * secondsPerFrame) / this.columnSeconds + 1e-6);
     for (let frame = 0; frame < frames; frame++) {
-      const last = Math.min(Math.max(column(frame + 1), column(frame) + 1), Picture.COLUMNS);
+      const first = column(frame);
+      const last = Math.min(Math.max(column(frame + 1), first + 1), Picture.COLUMNS);
       for (let row = 0; row < this.rows; row++) {
         let value = 0;
         for (let i = rows[row][0]; i < rows[row][1]; i++) value = Math.max(value, values[frame * height + i]);
-        for (let c = column(frame); c < last; c++) {
+        for (let c = first; c < last; c++) {
           const at = c * this.rows + row;
-          this.columns[at] = Math.max(this.columns[at], value);
+          this.columns[at] = this.join(this.columns[at], value);
         }
       }
+      for (let c = first; c < last; c++) this.weights[c] += 1;
       this.used = Math.max(this.used, last);
     }
     this.stale = true;
@@ -261,15 +265,26 @@ class Picture {
     this.draw();
   }
 
+  join(a, b) {
+    return this.mean ? a + b : Math.max(a, b);
+  }
+
+  /** Return a value from 0 to 255. */
+  value(column, row) {
+    return this.columns[column * this.rows + row] / (this.mean ? Math.max(this.weights[column], 1) : 1);
+  }
+
   halve() {
     const half = Picture.COLUMNS / 2;
     for (let c = 0; c < half; c++) {
       for (let row = 0; row < this.rows; row++) {
         const at = 2 * c * this.rows + row;
-        this.columns[c * this.rows + row] = Math.max(this.columns[at], this.columns[at + this.rows]);
+        this.columns[c * this.rows + row] = this.join(this.columns[at], this.columns[at + this.rows]);
       }
+      this.weights[c] = this.weights[2 * c] + this.weights[2 * c + 1];
     }
     this.columns.fill(0, half * this.rows);
+    this.weights.fill(0, half);
     this.used = Math.ceil(this.used / 2);
     this.columnSeconds *= 2;
   }
@@ -306,7 +321,7 @@ class Picture {
     const colours = palette(COLOURS[this.scheme.matches ? "dark" : "light"]);
     const pixels = new Uint32Array(used * rows);
     for (let c = 0; c < used; c++) {
-      for (let row = 0; row < rows; row++) pixels[(rows - 1 - row) * used + c] = colours[this.columns[c * rows + row]];
+      for (let row = 0; row < rows; row++) pixels[(rows - 1 - row) * used + c] = colours[Math.round(this.value(c, row))];
     }
     this.image.width = used;
     const data = new ImageData(new Uint8ClampedArray(pixels.buffer), used, rows);
@@ -590,10 +605,10 @@ class Page {
   constructor() {
     for (const name of ["status", "time", "error"]) this[name] = element(name);
     this.form = new Form();
-    this.key = new Key(element("key-form"), element("key"), (message) => (this.error.textContent = message));
+    this.key = new Key(element("key-form"), element("key"), (message) => this.showError(message));
     this.reading = new Reading(element("reading"));
-    this.mel = new Picture(element("mel"), "Mel spectrogram", 80);
-    this.alignment = new Picture(element("alignment"), "Alignment", 96);
+    this.mel = new Picture(element("mel"), "Mel spectrogram", 80, true);
+    this.alignment = new Picture(element("alignment"), "Alignment", 96, false);
     this.past = new PastTexts(element("history"), element("entries"), (entry) => this.restore(entry));
     this.run = null; // the speech that is made or heard: {player, abort, complete, secondsPerFrame}
     this.saving = null; // AbortController of a download
@@ -638,13 +653,18 @@ class Page {
     const known = error instanceof ServerError;
     if (!known) console.error(error);
     if (error.status === 401) {
-      if (this.key.value) this.error.textContent = error.message; // a first visit is no mistake
+      if (this.key.value) this.showError(error.message); // a first visit is no mistake
       return this.key.ask(retry);
     }
     const wait = error.retryAfter === null ? "Try again soon." : `Try again in ${error.retryAfter} s.`;
     const message = known ? error.message : `The server's answer is not understood: ${error.message}`;
-    this.error.textContent = error.status === 429 ? `${message} ${wait}` : message;
+    this.showError(error.status === 429 ? `${message} ${wait}` : message);
     this.form.markInvalid(error.param);
+  }
+
+  showError(message) {
+    this.error.textContent = message;
+    this.error.scrollIntoView({ block: "nearest" });
   }
 
   clearError() {
