@@ -4,7 +4,7 @@
     PYTHONPATH=scripts python -m benchmarks.server_load TEXT --clients 8 --long 100000
     PYTHONPATH=scripts python -m benchmarks.server_load --requests 10000
 
-Each client sends one request after the other: a paragraph of TEXT, of at most 300 characters. It starts a server with
+Each client sends one request after the other: sentences of TEXT, together at most --characters. It starts a server with
 the bundled voice, or uses one that runs, with --url. Every answer is compared with the first one for its text: another
 length, or a sample that differs by more than 2e-4 of full scale, counts as mixed. With one client, the server has one
 request at a time: that row is what the others are compared with.
@@ -22,6 +22,7 @@ import asyncio
 import contextlib
 import itertools
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -39,10 +40,10 @@ from common.entry import run_command
 from benchmarks.streaming import read_text
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_CHARACTERS = 300
 HEADER, RATE = 44, 22050  # bytes and Hz of the bundled voice's wav
 CLOSE = 7  # 16-bit steps: 2e-4 of full scale
 CLIENTS_OF_SOAK = 8
+MOST = 200  # different texts
 DEFAULT_TEXT = (
     "The quick brown fox jumps over the lazy dog. It costs $5.20 on 3 May 1998! Once more, with feeling. Yes."
 )
@@ -139,6 +140,18 @@ async def soak(url: str, texts: list[str], count: int, process: int) -> None:
         await asyncio.gather(*(run(client) for _ in range(CLIENTS_OF_SOAK)))
 
 
+def requests_of(text: str, characters: int) -> Iterator[str]:
+    """Sentences, put together as long as they have at most `characters`."""
+    found = ""
+    for sentence in re.split(r"(?<=[.!?])\s+|\n+", text):
+        if found and len(found) + len(sentence) >= characters:
+            yield found
+            found = ""
+        found = f"{found} {sentence}".strip()
+    if found:
+        yield found
+
+
 def memory(process: int) -> float:
     """Resident memory in MB."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
@@ -176,6 +189,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", type=Path, nargs="?", help="text file; default: a few sentences")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--characters", type=int, default=1, help="of a request, if it has several sentences")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--long", type=int, default=0, help="characters of a text beside the others")
     parser.add_argument("--requests", type=int, default=0, help="number of mixed requests, for the memory")
@@ -186,7 +200,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     options = parser().parse_args()
     text = read_text(options.text) if options.text else DEFAULT_TEXT
-    texts = [line[:MAX_CHARACTERS] for line in text.splitlines() if len(line) > 10][:200]
+    texts = list(requests_of(text, options.characters))[:MOST]
     long = (text * (1 + options.long // len(text)))[: options.long]
     with server(options.options) as (url, process):
         if options.requests:
