@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import shutil
 import subprocess
 import wave
 from collections.abc import Iterator
@@ -297,3 +298,30 @@ def test_many_voices_and_aliases(tmp_path: Path, voice: Synthesizer) -> None:
         assert broken.status_code == 500
         assert broken.json()["error"]["code"] == "voice_damaged"
         assert server.speak("Yes.", voice="anna").status_code == 200
+
+
+NODE = """
+import OpenAI from "openai";
+const client = new OpenAI({ baseURL: process.argv[2] + "/v1", apiKey: "none", maxRetries: 0 });
+const fields = { model: "tts-1", voice: "voice", input: process.argv[3], response_format: "wav" };
+const whole = Buffer.from(await (await client.audio.speech.create(fields)).arrayBuffer());
+const stream = await client.audio.speech.create({ ...fields, stream_format: "sse" });
+const events = (await stream.text()).trim().split("\\n\\n").map((line) => JSON.parse(line.slice(6)));
+const deltas = events.filter((event) => event.type === "speech.audio.delta");
+const joined = Buffer.concat(deltas.map((event) => Buffer.from(event.audio, "base64")));
+let code = "";
+try { await client.audio.speech.create({ ...fields, voice: "alloy" }); } catch (error) { code = error.code; }
+process.stdout.write(JSON.stringify({ whole: whole.toString("base64"), joined: joined.toString("base64"), code }));
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm, which installs the client")
+def test_openai_client_of_node(speech_server: Running, voice: Synthesizer, tmp_path: Path) -> None:
+    subprocess.run(["npm", "install", "--silent", "openai@7.55.0"], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "speak.mjs").write_text(NODE)
+    command = ["node", "speak.mjs", speech_server.url, TEXT]
+    found = json.loads(subprocess.run(command, cwd=tmp_path, check=True, capture_output=True).stdout)
+    for name in ("whole", "joined"):
+        assert_close(samples(base64.b64decode(found[name])), expected(voice, TEXT))
+    assert found["code"] == "voice_not_found"

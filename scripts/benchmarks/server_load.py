@@ -114,7 +114,7 @@ async def soak(url: str, texts: list[str], count: int, process: int) -> None:
     formats = ("mp3", "opus", "aac", "flac", "wav", "pcm")
 
     async def one(client: httpx.AsyncClient, k: int) -> None:
-        text = rng.choice(texts)[: rng.choice((20, 60, 60, 120))]
+        text = rng.choice(texts)[: rng.choice((8, 15, 30, 60))]
         fields: dict[str, Any] = {"response_format": formats[k % 6], "speed": rng.choice((0.8, 1.0, 1.0, 1.5))}
         if k % 5 == 0:
             fields |= {"stream_format": "sse", "include": ["words", "mel", "alignment"]}
