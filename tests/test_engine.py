@@ -188,6 +188,27 @@ def test_a_text_that_fails_harms_no_other(voice: Synthesizer, engine: Engine) ->
     torch.testing.assert_close(good.all(), torch.cat(list(voice.stream(TEXTS[0]))), atol=CLOSE, rtol=0)
 
 
+def test_a_decoder_that_fails_tells_all_its_jobs(engine: Engine) -> None:
+    """One whose weights were replaced by some of another size."""
+    broken = Synthesizer.load(VOICE, device="cpu")
+    broken.tacotron2.decoder.attention_layer.memory_layer.linear_layer.weight = torch.nn.Parameter(torch.zeros(3, 3))
+    readers = [Reader(engine, broken, Script(broken.reader, [plain(text)])) for text in TEXTS]
+    for reader in readers:
+        with pytest.raises(RuntimeError):
+            reader.all()
+    assert engine.num_jobs == 0
+
+
+def test_a_voice_that_gives_nan_fails_and_harms_no_other(voice: Synthesizer, engine: Engine) -> None:
+    ruined = Synthesizer.load(VOICE, device="cpu")
+    with torch.no_grad():
+        ruined.tacotron2.decoder.linear_projection.linear_layer.weight[0, 0] = torch.nan
+    bad, good = (Reader(engine, own, Script(own.reader, [plain(TEXTS[0])])) for own in (ruined, voice))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        bad.all()
+    torch.testing.assert_close(good.all(), torch.cat(list(voice.stream(TEXTS[0]))), atol=CLOSE, rtol=0)
+
+
 def test_two_voices_at_once(voice: Synthesizer, engine: Engine) -> None:
     other = Synthesizer.load(VOICE, device="cpu", griffin_lim=True)
     readers = [Reader(engine, own, Script(own.reader, [plain(TEXTS[0])])) for own in (voice, other, voice)]

@@ -52,8 +52,8 @@ class _VoiceBatch:
         """Let pieces join, and run the next steps."""
         self._leave()
         if new := self._new_rows():
+            self.rows.update((id(row.text), row) for row in new)  # first: if it fails, their jobs are told
             self.voice.text_to_mel.join(self.running, [row.text for row in new])
-            self.rows.update((id(row.text), row) for row in new)
         for text, part in self.voice.text_to_mel.advance(self.running):
             row = self.rows.pop(id(text)) if part.ended else self.rows[id(text)]
             try:

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from common.errors import UserError
-from synthesis.engine.script import Line, Script
+from synthesis.engine.script import Line, NothingToSayError, Script
 from synthesis.options import SpeechOptions
 from synthesis.playing import Playable, play
 from synthesis.reader import Read
@@ -134,7 +133,7 @@ class Job:
         if line is None:
             self.is_read, self.is_starved = is_closed, not is_closed
             if self.is_read and self.is_first:
-                raise UserError("input has no word that can be spoken; send a text with words")
+                raise NothingToSayError("input has no word that can be spoken; send a text with words")
             return None
         attempts = trials(line.read, self.voice.reader.cut, self.options.attempts)
         piece = Piece(self, line, None if self.is_first else attempts)

@@ -6,11 +6,16 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from common.errors import UserError
 from synthesis.clauses import mark_at_end
 from synthesis.passages import Passage, span
 from synthesis.reader import OpenText, Read, Reader, chunks
 from synthesis.sentences import Pauses
 from tacotron2.text import word_spans
+
+
+class NothingToSayError(UserError):
+    """A text has no word."""
 
 
 def plain(text: str) -> Passage:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -72,9 +71,12 @@ class SpeechAnswer(Response):
         finally:
             gone.cancel()
             work.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            try:
                 await work
-            self._note()
+            except (asyncio.CancelledError, Abandoned):
+                self.is_abandoned = True
+            finally:
+                self._note()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         sse: Sse | None = None
@@ -93,8 +95,6 @@ class SpeechAnswer(Response):
             await self._fail(
                 ApiError(503, f"the request took more than {limit:g} s", "timeout"), sse, scope, receive, send
             )
-        except Abandoned:
-            self.is_abandoned = True
 
     async def _voice(self) -> Synthesizer:
         shelf, name = self.studio.shelf, self.request.voice_name
@@ -188,6 +188,7 @@ class SpeechAnswer(Response):
         status, seconds = 499 if self.is_abandoned else self.status, time.monotonic() - self.start
         metrics.requests.labels(str(status)).inc()
         metrics.duration.observe(seconds)
+        metrics.cancelled.inc(self.is_abandoned)
         metrics.audio.inc(self.audio_seconds)
         metrics.characters.inc(characters)
         first = "none"

@@ -15,10 +15,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from common.errors import UserError
 from synthesis.engine.engine import ClosedError, Engine
 from synthesis.engine.job import Chunk, Job, PieceRead
-from synthesis.engine.script import Script
+from synthesis.engine.script import NothingToSayError, Script
 from synthesis.server.encoders import SpeechFormat
 from synthesis.server.errors import ApiError
 from synthesis.speed import Resampler, resampled_rows
@@ -94,10 +93,11 @@ class Stream:
 
 
 def _as_api_error(error: Exception) -> ApiError:
-    if isinstance(error, UserError):
+    if isinstance(error, NothingToSayError):
         return ApiError(400, str(error), "invalid_input", "input")
     if isinstance(error, ClosedError):
         return ApiError(503, "the server is shutting down", "shutting_down", retry=10)
+    log.error("the models failed on an input: %s", type(error).__name__)  # its message may hold a part of the input
     return ApiError(500, "the models failed on this input; the log of the server says more", "synthesis_failed")
 
 
