@@ -19,7 +19,7 @@ LAYERS = [
     ["common.training"],
     ["tacotron2.text"],
     ["tacotron2", "waveglow"],
-    ["synthesis", "synthesis.engine", "synthesis.onnx", "synthesis.server"],
+    ["synthesis", "synthesis.onnx", "synthesis.engine", "synthesis.server"],
     ["evaluation"],
     ["train", "inference"],
     ["scripts", "scripts.benchmarks"],
