@@ -1,14 +1,19 @@
-# make demo, make test: each sets up what it needs in .venv first. The Docker image sets VENV to its own environment.
+# make demo, make serve, make test: each sets up what it needs in .venv first. The Docker image sets VENV to its own environment.
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+SERVER := $(VENV)/.installed-server
 DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test test-all faults lint install clean
+.PHONY: demo serve test test-all faults lint install clean
 
 demo: $(INSTALLED)
 	@PATH="$$(cd $(BIN) && pwd):$$PATH" PYTHON=python bash scripts/demo.sh
+
+# The speech server with the bundled voice; others: make serve OPTIONS="voices=voices port=8080"
+serve: $(SERVER)
+	@exec $(BIN)/python scripts/serve.py $(OPTIONS)
 
 test: $(DEV)
 	$(BIN)/python -m pytest -n auto
@@ -35,7 +40,11 @@ $(INSTALLED): requirements.txt requirements-arpabet.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -r requirements-arpabet.txt
 	@touch $@
 
-$(DEV): $(INSTALLED) requirements-dev.txt requirements-onnx.txt requirements-arpabet.txt requirements-loudness.txt requirements-eval.txt
+$(SERVER): $(INSTALLED) requirements-server.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-server.txt
+	@touch $@
+
+$(DEV): $(INSTALLED) requirements-dev.txt requirements-onnx.txt requirements-arpabet.txt requirements-loudness.txt requirements-server.txt requirements-eval.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements-eval.txt
 	@touch $@

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+import urllib.request
 import venv
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from synthesis.onnx.files import REQUIREMENTS_FILE
 from tacotron2.text.cleaners import CLEANERS
 from tacotron2.text.cleaners import PACKAGES as CLEANER_PACKAGES
 from tests.helpers import REPOSITORY
+from tests.helpers.servers import free_port, served
 
 PROGRAM = f"""
 import common
@@ -28,6 +30,14 @@ voice = Synthesizer.load(
     "{REPOSITORY}/demo/voice/tacotron2.safetensors", "{REPOSITORY}/demo/voice/waveglow.safetensors", device="cpu"
 )
 print(common.MINE, len(voice.speak("Hello.", max_decoder_steps=40).audio) > 1000, LogMel.__module__)
+"""
+
+SERVER = """
+import sys
+from tacotron2_waveglow.synthesis.server.options import ServerOptions
+from tacotron2_waveglow.synthesis.server.process import serve
+
+serve(ServerOptions(voices=sys.argv[1], port=int(sys.argv[2])))
 """
 
 
@@ -57,6 +67,15 @@ def test_a_program_with_its_own_common_speaks(python: Path, tmp_path: Path) -> N
     (tmp_path / "program.py").write_text(PROGRAM)
     result = subprocess.run([python, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.stdout.split() == ["mine", "True", "tacotron2_waveglow.common.audio"], result.stderr
+
+
+def test_a_program_serves_the_bundled_voice_and_the_page(python: Path, tmp_path: Path) -> None:
+    """The page's files are installed too. This takes 5 seconds, for the start of a server."""
+    port = free_port()
+    with served([python, "-c", SERVER, REPOSITORY / "demo/voice", port], port, tmp_path) as url:
+        for name, text in {"": "<html", "page.js": "fetch(", "page.css": "{"}.items():
+            with urllib.request.urlopen(f"{url}/{name}") as answer:
+                assert text in answer.read().decode()
 
 
 def test_every_package_is_listed(python: Path) -> None:

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import importlib
+import json
 import re
 import shlex
 import shutil
@@ -25,12 +26,16 @@ from common.schema import from_dict
 from evaluation.corpus import CheckConfig
 from evaluation.systems import EvaluateConfig
 from synthesis.job_options import NOT_READ_RIGHT, InferenceConfig
+from synthesis.server.guard import Keys
+from synthesis.server.options import ServerOptions
+from synthesis.server.speech import SpeechRequest
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import composed, load_script, run_here
 from tests.helpers.corpus import write_corpus
 from tests.helpers.golden import golden_path
 from tests.helpers.pages import DOCS, PAGES, README, Page
 from tests.helpers.runs import read_log
+from tests.helpers.servers import free_port, served
 from train import build_task
 
 COMMANDS = sorted({command for page in PAGES for command in page.commands()})
@@ -41,7 +46,9 @@ CONFIGS: dict[str, tuple[str, type[Any]]] = {
     "scripts/export_onnx.py": ("export_onnx", ExportConfig),
     "scripts/pack_voice.py": ("pack_voice", PackConfig),
     "scripts/predict_mels.py": ("predict_mels", PredictConfig),
+    "scripts/serve.py": ("serve", ServerOptions),
 }
+SERVER = Page("docs/server.md")
 # Files of the user, of a run, and of the reference.
 ELSEWHERE = ("report.md", "phrases.txt", "evaluation.md", "preprocess_audio2mel.py")
 CHECKOUT = "/path/to/tacotron2-waveglow"  # where the user has this repository
@@ -142,8 +149,10 @@ def test_every_command_is_valid(command: str) -> None:
         match = re.fullmatch(rf"pip install (?:-e )?(?:\.|{CHECKOUT})(?:\[(\w+)\])?", " ".join(words))
         assert match, command
         assert match[1] in (None, *extras)
-    else:
-        assert words[0] in ("source", "tensorboard", "kubectl"), f"{command}: no check for this command"
+    elif words[0] in ("docker", "kubectl", "sudo"):
+        assert all((REPOSITORY / word).is_file() for word in words if word.startswith("scripts/")), command
+    else:  # curl and openssl run in test_the_page_about_the_server_as_written
+        assert words[0] in ("source", "tensorboard", "curl", "openssl"), f"{command}: no check for this command"
 
 
 def in_interactive_bash(lines: list[str]) -> str:
@@ -225,7 +234,7 @@ def test_the_changelog_ends_with_the_present_version() -> None:
 
 @pytest.mark.parametrize(
     ("page", "code"),
-    [(page.name, code) for page in PAGES for code in page.blocks("python")],
+    [(page.name, code) for page in PAGES if page != SERVER for code in page.blocks("python")],
     ids=lambda value: value[:9],
 )
 def test_python_code_as_written(page: str, code: str, tmp_path: Path) -> None:
@@ -236,6 +245,41 @@ def test_python_code_as_written(page: str, code: str, tmp_path: Path) -> None:
     wav = re.search(r'write\("(.*?)"', code)
     assert wav is not None
     assert 0.5 < soundfile.info(tmp_path / wav[1]).duration < 5
+
+
+def test_the_page_about_the_server_as_written(tmp_path: Path) -> None:
+    """Start the server with the page's command, and run its requests and its program. This takes 5 seconds."""
+    start = shlex.split(next(command for command in SERVER.commands() if command == "python scripts/serve.py"))
+    requests = [command for command in SERVER.commands() if command.startswith(("curl", "openssl"))]
+    port = free_port()
+    with served([sys.executable, *start[1:], f"port={port}"], port) as url:
+        for request in requests:
+            command = request.replace("http://127.0.0.1:8000", url).replace("curl ", "curl --fail --silent ")
+            output = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
+            if "sse" in request:
+                events = [json.loads(line.removeprefix("data: ")) for line in output.stdout.splitlines() if line]
+                assert {"speech.audio.delta", "speech.audio.words"} < {event["type"] for event in events}
+                assert events[-1]["type"] == "speech.audio.done"
+        (program,) = SERVER.blocks("python")
+        with contextlib.chdir(tmp_path):
+            exec(compile(program.replace("http://127.0.0.1:8000", url), SERVER.name, "exec"), {})
+    assert Keys.load(str(tmp_path / "keys.txt")).keys
+    assert 1 < soundfile.info(tmp_path / "wait.mp3").duration < 4
+    assert (tmp_path / "hello.pcm").stat().st_size > 24_000
+    assert len(soundfile.read(tmp_path / "openai.wav", frames=60_000)[0]) > 22_050
+
+
+def test_the_page_about_the_server_lists_all_errors_fields_and_metrics() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (REPOSITORY / "synthesis/server").glob("*.py")]
+    found = {pair for source in sources for pair in re.findall(r'ApiError\(\s*(\d+), .*?, "(\w+)"', source)}
+    rows = re.findall(r"^\| (\d+) \| (`.*?`) \|", SERVER.text, re.MULTILINE)
+    listed = {(status, code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    assert len(found) > 10
+    assert found == listed
+    for field in SpeechRequest.model_fields:
+        assert f"| `{field}` |" in SERVER.text
+    for metric in re.findall(r'"(tts_\w+)"', "".join(sources)):
+        assert re.search(rf"`{metric}(_total)?`", SERVER.text), metric
 
 
 def run_recipe(recipe: list[str], directory: Path, **options: list[str]) -> None:

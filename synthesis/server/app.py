@@ -51,7 +51,7 @@ def create_studio(options: ServerOptions, lanes: int) -> Studio:
         synthesizer.warm_up()
         return synthesizer
 
-    shelf = Shelf(options.voices, options.aliases, load)
+    shelf = Shelf(options.voices, options.aliases or {}, load)
     admission, metrics = Admission(options.max_requests, options.max_requests_per_key), Metrics()
     engine = Engine(options.speech, lanes, options.max_rows)
     metrics.watch("tts_requests_in_progress", "Requests that wait or run", lambda: admission.count)

@@ -20,7 +20,6 @@ class Metrics:
         self.requests = Counter(
             "tts_requests", "Requests for speech that have ended, by status", ["status"], registry=self.registry
         )
-        self.cancelled = Counter("tts_cancelled", "Requests whose client has left", registry=self.registry)
         self.audio = Counter("tts_audio_seconds", "Seconds of audio that were made", registry=self.registry)
         self.characters = Counter("tts_characters", "Characters of the inputs", registry=self.registry)
         self.faults = Counter("tts_faults", "Pieces that were not read right", ["kind"], registry=self.registry)

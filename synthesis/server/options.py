@@ -20,7 +20,7 @@ class ServerOptions(Options):
     """The keys of conf/serve.yaml, which explains them."""
 
     voices: str
-    aliases: dict[str, Any] = field(default_factory=dict)
+    aliases: dict[str, Any] | None = None
     host: str = "127.0.0.1"
     port: Port = 8000
     wyoming_port: Port | None = None
