@@ -188,7 +188,6 @@ class SpeechAnswer(Response):
         status, seconds = 499 if self.is_abandoned else self.status, time.monotonic() - self.start
         metrics.requests.labels(str(status)).inc()
         metrics.duration.observe(seconds)
-        metrics.cancelled.inc(self.is_abandoned)
         metrics.audio.inc(self.audio_seconds)
         metrics.characters.inc(characters)
         first = "none"
