@@ -4,6 +4,7 @@
     python scripts/serve.py                                the bundled voice, at http://127.0.0.1:8000
     python scripts/serve.py voices=voices port=8080        all voices of a folder
     python scripts/serve.py host=0.0.0.0 keys=keys.txt     for other machines, with keys
+    python scripts/serve.py host=0.0.0.0 wyoming_port=10200        also the Wyoming protocol, for Home Assistant
 
     curl http://127.0.0.1:8000/v1/audio/speech -H "Content-Type: application/json" \\
         -d '{"model": "tts-1", "voice": "voice", "input": "Hello."}' -o hello.mp3
@@ -43,6 +44,12 @@ def main(values: dict[str, Any]) -> None:
     if not options.is_local and not options.keys:
         print(
             f"warning: host={options.host} lets other machines use this server without a key; set keys=FILE",
+            file=sys.stderr,
+        )
+    if not options.is_local and options.keys and options.wyoming_port:
+        print(
+            f"warning: Wyoming knows no keys: other machines use wyoming_port={options.wyoming_port} without one; "
+            "let a firewall admit only Home Assistant",
             file=sys.stderr,
         )
     serve(options)

@@ -1,9 +1,10 @@
-"""The HTTP application: OpenAI's speech API, health, metrics, and the page."""
+"""The application: OpenAI's speech API, health, metrics, and the page over HTTP; and Wyoming beside it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from common.device import resolve_device
 from common.errors import did_you_mean
 from synthesis.engine.engine import Engine
 from synthesis.server.admission import Admission
-from synthesis.server.answer import SpeechAnswer, Studio
+from synthesis.server.answer import SpeechAnswer
 from synthesis.server.encoders import CONTENT_TYPES
 from synthesis.server.errors import ApiError, ErrorEnvelope
 from synthesis.server.guard import Guard, Keys
@@ -27,6 +28,8 @@ from synthesis.server.metrics import Metrics
 from synthesis.server.options import ServerOptions
 from synthesis.server.shelf import Shelf
 from synthesis.server.speech import SpeechRequest
+from synthesis.server.studio import Studio
+from synthesis.server.wyoming import Wyoming
 from synthesis.synthesizer import Synthesizer
 from synthesis.voices import Voice
 
@@ -60,17 +63,22 @@ def create_studio(options: ServerOptions, lanes: int) -> Studio:
     return Studio(options, shelf, engine, admission, metrics)
 
 
-def create_app(options: ServerOptions, lanes: int = 1) -> FastAPI:
-    """The application; `lanes` are the threads of its engine."""
+def create_app(options: ServerOptions, lanes: int = 1, wyoming_listener: socket.socket | None = None) -> FastAPI:
+    """The application, which also serves Wyoming on `wyoming_listener`; `lanes` are the threads of its engine."""
     keys, studio = Keys.load(options.keys), create_studio(options, lanes)
+    wyoming = Wyoming(studio, wyoming_listener) if wyoming_listener else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         first = next(iter(studio.shelf.voices))
         await asyncio.to_thread(studio.shelf.get, first)
+        if wyoming:
+            await wyoming.start()
         app.state.is_ready = True
         yield
         studio.admission.is_closing = True
+        if wyoming:
+            await wyoming.close()
         await asyncio.to_thread(studio.engine.close)
 
     app = FastAPI(title="Tacotron 2 + WaveGlow", lifespan=lifespan, docs_url=None, redoc_url=None)

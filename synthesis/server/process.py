@@ -50,12 +50,13 @@ class AppFactory:
     """Makes the application in the process that runs it."""
 
     options: ServerOptions
+    wyoming_listener: socket.socket | None = None
 
     def __call__(self) -> FastAPI:
         lanes, threads = lanes_and_threads(self.options)
         torch.set_num_threads(threads)
         set_tf32(self.options.tf32)
-        return create_app(self.options, lanes)
+        return create_app(self.options, lanes, self.wyoming_listener)
 
 
 class Server(uvicorn.Server):
@@ -66,6 +67,16 @@ class Server(uvicorn.Server):
         if self.should_exit:
             self.force_exit = True
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuse new requests at once. uvicorn's own does not look for the second signal while Wyoming's end."""
+        app = self.config.loaded_app
+        app.state.studio.admission.is_closing = True
+        ending = asyncio.create_task(super().shutdown(sockets))
+        while not ending.done() and not self.force_exit:
+            await asyncio.wait((ending,), timeout=0.1)
+        if ending.done():
+            await ending
 
 
 def protocol(header_seconds: float) -> type[H11Protocol]:
@@ -106,10 +117,10 @@ def protocol(header_seconds: float) -> type[H11Protocol]:
     return Protocol
 
 
-def run(options: ServerOptions, listener: socket.socket) -> None:
+def run(options: ServerOptions, listener: socket.socket, wyoming_listener: socket.socket | None = None) -> None:
     """Run one process until a signal."""
     config = uvicorn.Config(
-        AppFactory(options),
+        AppFactory(options, wyoming_listener),
         factory=True,
         http=protocol(options.client_seconds),
         lifespan="on",
@@ -136,9 +147,14 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(options: ServerOptions) -> None:
     """Serve until a signal. Raises OSError if the address cannot be used."""
     listener = listen(options.host, options.port)
-    log.info("listening at http://%s:%d", f"[{options.host}]" if ":" in options.host else options.host, options.port)
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    log.info("listening at http://%s:%d", host, options.port)
+    wyoming_listener = None
+    if options.wyoming_port is not None:
+        wyoming_listener = listen(options.host, options.wyoming_port)
+        log.info("listening for Wyoming at tcp://%s:%d", host, options.wyoming_port)
     if options.workers == 1:
-        run(options, listener)
+        run(options, listener, wyoming_listener)
     else:
         Supervisor(options, listener).run()
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from common.errors import UserError, did_you_mean
 from synthesis.synthesizer import Synthesizer
-from synthesis.voices import CARD, Voice, is_voice
+from synthesis.voices import CARD, TACOTRON2, Voice, is_voice
+from tacotron2.text.cleaners import ENGLISH_CLEANERS
+
+UNKNOWN_LANGUAGE = "und"  # as BCP 47 calls it
 
 
 class UnknownVoiceError(UserError):
@@ -41,6 +47,10 @@ class Shelf:
         titles = {name: _title(path) or name for name, path in self.voices.items()}
         return titles | {alias: titles[name] for alias, name in self.aliases.items()}
 
+    def language(self, name: str) -> str:
+        """The code of a voice's language, such as "en", without loading the voice."""
+        return _language(self.voices[self.find(name)])
+
     def find(self, name: str) -> str:
         """The name of the voice that a request means. Raises UnknownVoiceError, with the names there are."""
         found = self.aliases.get(name, name)
@@ -68,3 +78,13 @@ def _title(folder: Path) -> str:
     except (OSError, UnicodeDecodeError):
         return ""
     return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def _language(folder: Path) -> str:
+    """Of the cleaners that its Tacotron 2 names."""
+    try:
+        with safe_open(folder / TACOTRON2, "pt") as file:
+            text = json.loads((file.metadata() or {})["text"])
+        return "en" if text["cleaners"] in ENGLISH_CLEANERS else UNKNOWN_LANGUAGE
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return UNKNOWN_LANGUAGE

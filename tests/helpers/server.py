@@ -6,7 +6,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 import uvicorn
 
-from synthesis.server.answer import Studio
 from synthesis.server.app import create_app
 from synthesis.server.options import ServerOptions
-from synthesis.server.process import listen, protocol
+from synthesis.server.process import Server, listen, protocol
+from synthesis.server.studio import Studio
 from tests.helpers import REPOSITORY
 
 VOICE = REPOSITORY / "demo/voice"
@@ -30,6 +30,8 @@ class Running:
     url: str
     key: str | None
     studio: Studio
+    wyoming_port: int
+    stop: Callable[[], None]  # it may be called twice
 
     @property
     def port(self) -> int:
@@ -60,21 +62,27 @@ def request(text: str, **fields: Any) -> dict[str, Any]:
 def running(key: str | None = None, **options: Any) -> Iterator[Running]:
     """Start a server with the bundled voice, and stop it at the end."""
     settings = ServerOptions(**{"voices": str(VOICE), "client_seconds": 5.0, **options})
-    app = create_app(settings, lanes=2)
-    listener = listen("127.0.0.1", 0)
-    config = uvicorn.Config(app, http=protocol(settings.client_seconds), log_config=None, timeout_keep_alive=1)
-    server = uvicorn.Server(config)
+    listener, wyoming_listener = listen("127.0.0.1", 0), listen("127.0.0.1", 0)
+    app = create_app(settings, 2, wyoming_listener)
+    http = protocol(settings.client_seconds)
+    config = uvicorn.Config(app, http=http, log_config=None, timeout_keep_alive=1, proxy_headers=False)
+    server = Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
+
+    def stop() -> None:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive(), "the server did not stop"
+
     while not server.started:
         assert thread.is_alive(), "the server did not start"
         time.sleep(0.01)
     try:
-        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", key, app.state.studio)
+        url, wyoming_port = f"http://127.0.0.1:{listener.getsockname()[1]}", wyoming_listener.getsockname()[1]
+        yield Running(url, key, app.state.studio, wyoming_port, stop)
     finally:
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive(), "the server did not stop"
+        stop()
 
 
 def garbage(rng: random.Random) -> bytes:
