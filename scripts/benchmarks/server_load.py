@@ -43,6 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEADER, RATE = 44, 22050  # bytes and Hz of the bundled voice's wav
 CLOSE = 7  # 16-bit steps: 2e-4 of full scale
 CLIENTS_OF_SOAK = 8
+STOPS, PAUSE = (100, 500), 12.0  # requests and seconds: the server gives free memory back every 10 s
 MOST = 200  # different texts
 DEFAULT_TEXT = (
     "The quick brown fox jumps over the lazy dog. It costs $5.20 on 3 May 1998! Once more, with feeling. Yes."
@@ -108,7 +109,7 @@ async def clients_of(url: str, texts: list[str], count: int, seconds: float, lon
 
 
 async def soak(url: str, texts: list[str], count: int, process: int) -> None:
-    """Send `count` mixed requests and print the memory."""
+    """Send `count` mixed requests, and print the memory of the idle server at times."""
     rng, sent = random.Random(0), 0
     statuses: dict[int, int] = {}
     formats = ("mp3", "opus", "aac", "flac", "wav", "pcm")
@@ -126,18 +127,18 @@ async def soak(url: str, texts: list[str], count: int, process: int) -> None:
                 if k % 11 == 0:
                     return  # leave early
 
-    async def run(client: httpx.AsyncClient) -> None:
+    async def run(client: httpx.AsyncClient, until: int) -> None:
         nonlocal sent
-        while sent < count:
+        while sent < until:
             sent += 1
-            k = sent
             with contextlib.suppress(httpx.TransportError):
-                await one(client, k)
-            if k in (100, 500) or k % 1000 == 0:
-                print(f"{k:6} requests  {memory(process):6.0f} MB  {statuses}", flush=True)
+                await one(client, sent)
 
     async with httpx.AsyncClient(base_url=url, timeout=600) as client:
-        await asyncio.gather(*(run(client) for _ in range(CLIENTS_OF_SOAK)))
+        for until in sorted({*STOPS, *range(1000, count, 1000), count}):
+            await asyncio.gather(*(run(client, until) for _ in range(CLIENTS_OF_SOAK)))
+            await asyncio.sleep(PAUSE)
+            print(f"{until:6} requests  {memory(process):6.0f} MB  {statuses}", flush=True)
 
 
 def requests_of(text: str, characters: int) -> Iterator[str]:
