@@ -137,12 +137,12 @@ class Engine:
         self._notify()
         return chunks
 
-    def feed(self, job: Job, text: str | None) -> None:
-        """More text for a job whose script has no passages; None: its end."""
+    def feed(self, job: Job, text: str | None, is_complete: bool = False) -> None:
+        """More text for a job whose script has no passages; None: its end. See Script.feed."""
         if text is None:
             job.script.close()
         else:
-            job.script.feed(text)
+            job.script.feed(text, is_complete)
         job.is_starved = False
         self._notify()
 

@@ -6,11 +6,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from common.errors import UserError
+from common.errors import UserError, about
+from common.schema import check
 from synthesis.clauses import mark_at_end
 from synthesis.passages import Passage, span
-from synthesis.reader import OpenText, Read, Reader, chunks
+from synthesis.reader import Read, Reader, chunks
 from synthesis.sentences import Pauses
+from synthesis.speed import Speed
+from synthesis.ssml import parse
 from tacotron2.text import word_spans
 
 
@@ -21,6 +24,15 @@ class NothingToSayError(UserError):
 def plain(text: str) -> Passage:
     """A text as it is."""
     return Passage(text, range(len(text) + 1))
+
+
+def marked_up(document: str, pauses: Pauses, speed: float = 1.0) -> list[Passage]:
+    """An SSML document. `pauses` are those of speed 1. Raises UserError."""
+    passages = parse(document, pauses.at(speed))
+    for passage in passages:
+        with about("the speed of the request times that of <prosody>"):
+            check(speed * passage.speed, Speed, "rate")
+    return passages
 
 
 @dataclass(frozen=True)
@@ -63,22 +75,26 @@ class Script:
         self._lines = self._passages(passages or ())
         self.is_closed = passages is not None
 
-    def feed(self, text: str) -> None:
+    def feed(self, text: str, is_complete: bool = False) -> None:
+        """More text. `is_complete`: it is read to its end now, and what follows begins anew."""
         assert self._open, "only a script without passages is fed"
         self.num_characters += len(text)
-        self.ready.extend(self._fed(self._open, self._open.feed(text)))
+        self.ready.extend(self._fed(self._open.feed(text)))
+        if is_complete:
+            self.ready.extend(self._fed(self._open.close()))
+            self._open = self.reader.open()
 
     def close(self) -> None:
         """No more text will come."""
         assert self._open, "only a script without passages is closed"
-        self.ready.extend(self._fed(self._open, self._open.close()))
+        self.ready.extend(self._fed(self._open.close()))
         self.is_closed = True
 
     def next(self) -> Line | None:
         """The next line; None: there is no more, or not yet, see `is_closed`."""
         return self.ready.popleft() if self.ready else next(self._lines, None)
 
-    def _fed(self, opened: OpenText, reads: Iterable[Read]) -> Iterator[Line]:
+    def _fed(self, reads: Iterable[Read]) -> Iterator[Line]:
         return (Line(read, self.speed) for read in self._audible(reads))
 
     def _passages(self, passages: Iterable[Passage]) -> Iterator[Line]:

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from common.errors import UserError, about
-from common.schema import check
+from common.errors import UserError
 from synthesis.engine.engine import Engine
-from synthesis.engine.script import plain
+from synthesis.engine.script import marked_up, plain
 from synthesis.passages import Passage
 from synthesis.reading import Fault
 from synthesis.server.admission import Admission
@@ -20,8 +19,6 @@ from synthesis.server.errors import ApiError
 from synthesis.server.metrics import Metrics
 from synthesis.server.options import ServerOptions
 from synthesis.server.shelf import Shelf, UnknownVoiceError
-from synthesis.speed import Speed
-from synthesis.ssml import parse
 from synthesis.synthesizer import Synthesizer
 
 log = logging.getLogger("tts")
@@ -56,13 +53,9 @@ class Studio:
         if kind == "text":
             return [plain(text)]
         try:
-            passages = parse(text, self.engine.options.pauses.at(speed))
-            for passage in passages:
-                with about("the speed of the request times that of <prosody>"):
-                    check(speed * passage.speed, Speed, "rate")
+            return marked_up(text, self.engine.options.pauses, speed)
         except UserError as error:
             raise ApiError(400, str(error), "invalid_ssml", "input") from None
-        return passages
 
     def check_length(self, num_characters: int) -> None:
         """Raise ApiError if a text is too long."""
