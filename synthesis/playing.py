@@ -14,7 +14,7 @@ from synthesis.reader import Read
 from synthesis.speed import Resampler
 from synthesis.text_to_mel import for_vocoder
 from synthesis.utterance import silence_frames
-from synthesis.vocoder import EARLY, WHOLE, Vocoder
+from synthesis.vocoder import EARLY, Vocoder, whole_sizes
 
 
 @dataclass(eq=False)
@@ -62,7 +62,8 @@ def _silence(seconds: float, vocoder: Vocoder) -> Iterator[Tensor]:
 
 def _vocode(piece: Playable, vocoder: Vocoder, options: SpeechOptions, greedy: bool) -> Iterator[Tensor | None]:
     generator = for_vocoder(options.seed, piece.read.ids, vocoder.device)
-    sizes = WHOLE if isinstance(piece.mels, Tensor) else EARLY
+    # Of a whole mel, at other speeds, up to a frame is added.
+    sizes = whole_sizes(int(piece.mels.shape[1] / piece.speed) + 1) if isinstance(piece.mels, Tensor) else EARLY
     stream = vocoder.stream(generator, options.sigma, options.denoiser_strength, sizes, greedy)
     resampler = Resampler(piece.speed)
     with about(piece.read.name):

@@ -31,6 +31,11 @@ WHOLE = (1024, 1024)  # otherwise: most sentences at once
 NOISE_FRAMES = 16  # frames for which noise is drawn at once: a multiple of what any generator produces together
 
 
+def whole_sizes(num_frames: int) -> tuple[int, int] | None:
+    """The `sizes` of Vocoder.stream for a mel that is given at once."""
+    return None if num_frames <= WHOLE[0] else WHOLE
+
+
 def total_latency(stats: dict[str, float]) -> float:
     """Total seconds of the parts that were measured."""
     return sum(value for key, value in stats.items() if key.endswith("_latency"))
@@ -117,7 +122,7 @@ class Vocoder:
         self, mel: Tensor, generator: Generator, sigma: float | None = None, denoiser_strength: float = 0.01
     ) -> tuple[Tensor, dict[str, float]]:
         """mel (n_mels, T) -> audio (T * hop_length) on the CPU, and its latencies and items/s. See `stream`."""
-        stream = self.stream(generator, sigma, denoiser_strength, WHOLE)
+        stream = self.stream(generator, sigma, denoiser_strength, whole_sizes(mel.shape[1]))
         audio = torch.cat(list(stream.close(mel)))
         stats, name = stream.stats, "griffin_lim" if self.waveglow is None else "waveglow"
         return audio, {f"{name}_items_per_sec": len(audio) / stats[f"{name}_latency"], **stats}
@@ -127,13 +132,14 @@ class Vocoder:
         generator: Generator,
         sigma: float | None = None,
         denoiser_strength: float = 0.01,
-        sizes: tuple[int, int] = EARLY,
+        sizes: tuple[int, int] | None = EARLY,
         greedy: bool = False,
     ) -> VocoderStream:
         """The vocoder for one utterance, whose mel may arrive in parts: unless `greedy`, the result does not depend on
         them.
 
-        `sizes` and `greedy` are those of Chunked; they change the audio by less than 1e-4 of full scale.
+        `sizes` and `greedy` are those of Chunked; they change the audio by about 1e-4 of full scale at most. None: the
+        whole mel is given to `close`.
 
         WaveGlow's noise is drawn from `generator`, which is on its device. Griffin-Lim starts from the generator's
         initial seed, and needs the whole mel before it gives audio. Raises UserError if WaveGlow gives NaN or infinity.
@@ -141,8 +147,9 @@ class Vocoder:
         if self.waveglow is None:
             return _GriffinLimStream(self, generator.initial_seed())
 
-        def chunked(function: Callable[..., Tensor], rates: Sequence[int], reach: int) -> Chunked:
-            return Chunked(function, rates, reach, sizes, greedy)
+        def chunked(function: Callable[..., Tensor], rates: Sequence[int]) -> Chunked:
+            overlap = self.overlap if sizes else 0  # to measure it takes seconds
+            return Chunked(function, rates, overlap, sizes, greedy)
 
         return _WaveGlowStream(self, self.waveglow, generator, (sigma, denoiser_strength), chunked)
 
@@ -179,7 +186,7 @@ class _WaveGlowStream:
         self.sigma, self.strength = options
         self.noise = torch.empty(config.n_group, 0, device=vocoder.device)
         self.stats = {"waveglow_latency": 0.0, "denoiser_latency": 0.0}
-        self.flow = chunked(self._timed("waveglow", self._flow), (1, self.groups, hop), vocoder.overlap)
+        self.flow = chunked(self._timed("waveglow", self._flow), (1, self.groups, hop))
         reach = -(-config.win_length // hop)  # a frame's spectrum depends on half a window, and changes half a window
         self.denoise = Chunked(self._timed("denoiser", self._denoise), (hop, hop), reach) if self.strength else None
         self.match: Chunked | None = None

@@ -27,6 +27,7 @@ from common.config import TrainConfig
 from evaluation.corpus import CheckConfig
 from evaluation.systems import EvaluateConfig
 from synthesis.job_options import InferenceConfig
+from synthesis.server.options import ServerOptions
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import composed, fails_with, load_script, run_here, run_process
 
@@ -41,6 +42,7 @@ CONFIGS: dict[str, type[Any]] = {
     "pack_voice": PackConfig,
     "predict_mels": PredictConfig,
     "prepare_mels": PrepareConfig,
+    "serve": ServerOptions,
 }
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 
