@@ -52,6 +52,7 @@ def seconds(text: str) -> int:
     return int(text.rstrip("min")) * 60
 
 
+@pytest.mark.slow
 def test_the_image_holds_what_the_server_needs(tmp_path: Path) -> None:
     """It starts from the files that the Dockerfile copies, without the packages that it leaves out, writes nothing
     beside them, and its own check of health agrees. This takes 5 seconds."""

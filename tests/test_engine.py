@@ -74,7 +74,7 @@ def read_at_once(engine: Engine, voice: Synthesizer, texts: Sequence[str]) -> li
 def test_each_text_gets_what_it_gets_alone(voice: Synthesizer, engine: Engine) -> None:
     """The mels have the same bits; the chunks of the vocoder may differ."""
     expected = {text: torch.cat(list(voice.stream(text))) for text in TEXTS}
-    texts = [text for _ in range(3) for text in TEXTS]
+    texts = [*TEXTS, *TEXTS]
     for text, audio in zip(texts, read_at_once(engine, voice, texts), strict=True):
         assert audio.shape == expected[text].shape
         torch.testing.assert_close(audio, expected[text], atol=CLOSE, rtol=0)

@@ -155,24 +155,25 @@ def test_every_command_is_valid(command: str) -> None:
         assert words[0] in ("source", "tensorboard", "curl", "openssl"), f"{command}: no check for this command"
 
 
-def in_interactive_bash(lines: list[str]) -> str:
-    """What bash complains about if `lines` are typed at a prompt as the arguments of a command that does nothing."""
+def in_interactive_bash(lines: list[str], directory: Path) -> str:
+    """What bash complains about if `lines` are typed at a prompt as the arguments of a command that does nothing. It
+    still makes the files that they redirect to, in `directory`."""
     typed = "".join(f": {line}\n" for line in lines)
     shell = ["bash", "--norc", "--noprofile", "--noediting", "-i", "-o", "history", "-o", "histexpand"]
     environment = {"PATH": "/usr/bin:/bin", "PS1": "", "PS2": "", "HISTFILE": "/dev/null", "LANG": "C.UTF-8"}
     result = subprocess.run(
-        shell, input=typed.encode(), env=environment, capture_output=True, start_new_session=True, check=False
+        shell, input=typed.encode(), env=environment, cwd=directory, capture_output=True, start_new_session=True
     )
     errors = result.stderr.decode(errors="replace").splitlines()
     noise = ("no job control", "cannot set terminal process group", "exit")  # there is no terminal
     return "\n".join(line for line in errors if line and not any(n in line for n in noise))
 
 
-def test_commands_survive_pasting_into_a_shell() -> None:
+def test_commands_survive_pasting_into_a_shell(tmp_path: Path) -> None:
     """An interactive bash replaces `!` outside of single quotes, and an interactive zsh takes comments as arguments."""
-    assert "event not found" in in_interactive_bash(['"-!\'(),"'])  # the check sees what it must
-    assert "unexpected" in in_interactive_bash(["'a' (b)"])
-    assert in_interactive_bash(COMMANDS) == ""
+    assert "event not found" in in_interactive_bash(['"-!\'(),"'], tmp_path)  # the check sees what it must
+    assert "unexpected" in in_interactive_bash(["'a' (b)"], tmp_path)
+    assert in_interactive_bash(COMMANDS, tmp_path) == ""
     for command in COMMANDS:
         assert not set("!#") & set(re.sub(r"'[^']*'", "", command)), command
 

@@ -159,6 +159,7 @@ def test_warnings(tmp_path: Path) -> None:
         speak("Yes 😀.", "-o", tmp_path / "a.wav")
 
 
+@pytest.mark.slow
 def test_wav_for_another_program(voice: Synthesizer, tmp_path: Path) -> None:
     command = [sys.executable, SPEAK, TEXT, "--device", "cpu", "-o", "-"]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=60)
@@ -177,6 +178,7 @@ def test_formats_for_another_program(voice: Synthesizer) -> None:
         assert duration(io.BytesIO(sent.getvalue())) == pytest.approx(len(wanted) / 22050, abs=0.15)
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_no_file(tmp_path: Path) -> None:
     command = [sys.executable, SPEAK, "--device", "cpu", "-o", str(tmp_path / "a.wav")]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
