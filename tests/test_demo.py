@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import soundfile
 
 from common.data.filelist import read_filelist
@@ -45,6 +46,7 @@ def test_the_unseen_sentences() -> None:
     assert {(info.samplerate, info.channels, info.format) for info in infos} == {(22050, 1, "OGG")}
 
 
+@pytest.mark.slow
 def test_from_the_corpus_to_speech(tmp_path: Path) -> None:
     """Prepare the dataset and the mels, train both small models for a few steps (debug=fdr), and synthesize."""
     root = tmp_path / "corpus"

@@ -267,6 +267,7 @@ def test_a_phone_scrolls_in_one_direction(page: Page) -> None:
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.slow
 def test_speech_is_heard_to_its_end(scripted: Page, script: ScriptedSpeech) -> None:
     pcm = tone(0.7)
     script.events = [
@@ -284,6 +285,7 @@ def test_speech_is_heard_to_its_end(scripted: Page, script: ScriptedSpeech) -> N
     assert asked.items() <= script.requests[0].items()
 
 
+@pytest.mark.slow
 def test_what_is_played_is_what_was_sent(scripted: Page) -> None:
     """Events of any number of bytes, also odd ones, leave no gap and change no sample."""
     pcm = np.random.default_rng(0).integers(-20000, 20000, 12000).astype("<i2")
@@ -310,6 +312,7 @@ def test_what_is_played_is_what_was_sent(scripted: Page) -> None:
 
 
 @pytest.mark.parametrize(("mean", "loud"), [(True, 150), (False, 200)])
+@pytest.mark.slow
 def test_an_hour_is_drawn_in_fixed_memory(scripted: Page, mean: bool, loud: int) -> None:
     used, size, seconds, first, last = scripted.driver.execute_async_script(
         """
@@ -332,6 +335,7 @@ def test_an_hour_is_drawn_in_fixed_memory(scripted: Page, mean: bool, loud: int)
     assert last == pytest.approx(loud, abs=3)
 
 
+@pytest.mark.slow
 def test_words_are_found_by_their_characters(scripted: Page, script: ScriptedSpeech) -> None:
     """The server counts characters, the browser UTF-16 units; "$5" is read as two words; markup is text."""
     text = "😀 <img src=x onerror=document.title='bad'> 🎵 $5"
@@ -391,6 +395,7 @@ def test_a_connection_that_ends_early_is_no_success(scripted: Page, script: Scri
 
 
 @pytest.mark.parametrize("way", ["Escape", "another text", "another page"])
+@pytest.mark.slow
 def test_the_server_need_not_finish_what_nobody_hears(scripted: Page, script: ScriptedSpeech, way: str) -> None:
     script.events, script.endless = [delta(tone(9))], True
     scripted.speak("Hello.")
@@ -418,6 +423,7 @@ def test_without_text_nothing_is_asked(scripted: Page, script: ScriptedSpeech) -
     assert script.requests == []
 
 
+@pytest.mark.slow
 def test_without_storage_it_still_speaks(scripted: Page, script: ScriptedSpeech) -> None:
     """Full storage keeps the newest texts; none at all keeps them as long as the page is open."""
     script.events = [delta(tone(0.1)), {"type": "speech.audio.done"}]

@@ -330,6 +330,7 @@ def test_the_warm_start_keeps_the_attention(tmp_path: Path) -> None:
     assert values["val_diagonality"] > 0.8
 
 
+@pytest.mark.slow
 def test_conversions_as_written(waveglow_run: Path, tmp_path: Path) -> None:
     shutil.copy(golden_path("nvidia_waveglow_pickled.pt"), tmp_path / "waveglow_256channels.pt")
     shutil.copytree(waveglow_run, tmp_path / "runs/waveglow")

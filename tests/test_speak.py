@@ -90,6 +90,7 @@ def piped(send: Callable[[Callable[[bytes], object]], object]) -> Iterator[io.Te
 # ---- on this machine ----
 
 
+@pytest.mark.slow
 def test_a_text_to_each_format(voice: Synthesizer, tmp_path: Path) -> None:
     wanted = expected(voice, TEXT)
     for kind in FORMATS:
@@ -169,6 +170,7 @@ def test_wav_for_another_program(voice: Synthesizer, tmp_path: Path) -> None:
         assert_close(np.frombuffer(file.readframes(file.getnframes()), "<i2"), expected(voice, TEXT))
 
 
+@pytest.mark.slow
 def test_formats_for_another_program(voice: Synthesizer) -> None:
     wanted = expected(voice, TEXT)
     for kind in STREAMED:

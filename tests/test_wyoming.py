@@ -311,6 +311,7 @@ def test_the_queue_is_full(server: Running, voice: Synthesizer) -> None:
     server.until_idle()
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_nothing_is_dropped() -> None:
     """Its place is free after client_seconds, although it stays connected. The system's buffers take the start."""
     text = LONG * 4
