@@ -41,7 +41,7 @@ PAGE = {
     "/page.js": ("page.js", "text/javascript"),
     "/page.css": ("page.css", "text/css"),
 }
-LOCAL = {"localhost", "127.0.0.1", "[::1]", "testserver"}
+LOCAL = {"localhost", "127.0.0.1", "[::1]"}
 log = logging.getLogger("tts")
 
 
@@ -88,7 +88,7 @@ def create_app(options: ServerOptions, lanes: int = 1, wyoming_listener: socket.
     _add_state(app, studio)
     _add_page(app)
     _openapi(app)
-    hosts = LOCAL if options.is_local else None
+    hosts = {*LOCAL, options.host} if options.is_local else None
     app.add_middleware(
         Guard, keys=keys, max_body_bytes=options.max_body_bytes, client_seconds=options.client_seconds, hosts=hosts
     )

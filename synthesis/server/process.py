@@ -217,7 +217,7 @@ class Supervisor:
 
 
 def _work(options: ServerOptions, listener: socket.socket) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes, and the first one passes it on
+    os.setpgrp()  # Ctrl-C in a terminal reaches only the first process, which passes it on: twice would end it at once
     threading.Thread(target=end_with_parent, daemon=True).start()
     start_log()
     run(options, listener)
