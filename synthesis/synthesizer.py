@@ -209,10 +209,11 @@ class Synthesizer:
                     pause = pauses.after(piece.piece.pause)
                     yield Playable(piece, decoded.mel, options.speed, pause)
 
-    def warm_up(self) -> None:
-        """Speak a number, so that the first text does not wait for what is compiled and imported at its first use."""
+    def warm_up(self, text: str = "One, 2.") -> None:
+        """Speak `text`, so that the first request does not wait for what is compiled and imported at its first use:
+        digits alone take two seconds."""
         options = SpeechOptions(max_decoder_steps=100)
-        list(play(self._playables("One, 2.", options, {}, []), self.vocoder, options))
+        list(play(self._playables(text, options, {}, []), self.vocoder, options))
 
     def ids(self, text: str) -> list[int]:
         """The symbol ids of `text`; empty if there is nothing to say."""

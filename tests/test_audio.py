@@ -1,13 +1,15 @@
 """Mels equal the reference's, Griffin-Lim reproduces them, and errors name the bad file."""
 
+from itertools import product
 from pathlib import Path
 
+import librosa
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from common.audio import GriffinLim, LogMel, load_audio, save_audio
+from common.audio import GriffinLim, LogMel, load_audio, mel_filterbank, save_audio
 from common.config import AudioConfig
 from common.errors import UserError
 from tests.helpers.corpus import tone
@@ -21,6 +23,17 @@ def test_golden_log_mel() -> None:
     theirs = golden("mel_LJ001-0002.pt")["mel"].reshape(80, -1)
     mel = LogMel(CONFIG)(torch.from_numpy(audio).unsqueeze(0))[0]
     torch.testing.assert_close(mel, theirs, atol=2e-3, rtol=0)
+
+
+def test_filterbank_is_librosas() -> None:
+    for rate, n_fft, n_mels, fmin, fmax in product((8000, 22050, 48000), (1024, 2048), (20, 40), (0, 50), (3000, 4000)):
+        config = AudioConfig(sample_rate=rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax)
+        theirs = librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax)
+        ours = mel_filterbank(config)
+        assert ours.dtype == theirs.dtype
+        assert np.array_equal(ours, theirs)
+    with pytest.warns(UserWarning, match=r"\d+ of audio.n_mels=128 channels are empty.*audio.n_fft=512"):
+        mel_filterbank(AudioConfig(n_fft=512, win_length=512, n_mels=128))
 
 
 @pytest.mark.parametrize("num_samples", [1, 255, 256, 512, 513, 10_000])

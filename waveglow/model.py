@@ -240,6 +240,8 @@ class InvertibleConv(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.conv = nn.Conv1d(dim, dim, 1, bias=False)
+        if self.conv.weight.is_meta:
+            return
         rotation = torch.linalg.qr(torch.randn(dim, dim))[0]
         rotation[:, 0] *= torch.linalg.slogdet(rotation)[0]  # no reflection: the determinant is 1
         self.conv.weight = nn.Parameter(rotation.contiguous().unsqueeze(2))  # QR gives columns

@@ -67,10 +67,9 @@ class Uninitialized(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        arguments = {**(kwargs or {})}
+        arguments = kwargs or {}
         if getattr(func, "__module__", "") == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
             return args[0] if args else arguments["tensor"]
-        func = torch.empty if func is torch.randn else func
         return func(*args, **arguments)
 
 

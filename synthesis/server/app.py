@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ from synthesis.server.studio import Studio
 from synthesis.server.wyoming import Wyoming
 from synthesis.synthesizer import Synthesizer
 from synthesis.voices import Voice
+from tacotron2.text.spelling import cardinal
 
 MODEL = "tacotron2-waveglow"
 # The names that OpenAI's clients use mean the same here.
@@ -51,7 +53,7 @@ def create_studio(options: ServerOptions, lanes: int) -> Studio:
 
     def load(voice: Voice) -> Synthesizer:
         synthesizer = Synthesizer.load(voice, device=device, precision=options.precision)
-        synthesizer.warm_up()
+        synthesizer.warm_up("One, two.")  # digits in `lifespan`
         return synthesizer
 
     shelf = Shelf(options.voices, options.aliases or {}, load)
@@ -72,6 +74,8 @@ def create_app(options: ServerOptions, lanes: int = 1, wyoming_listener: socket.
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         first = next(iter(studio.shelf.voices))
         await asyncio.to_thread(studio.shelf.get, first)
+        # What reads digits takes two seconds to import. A request that comes before it is there waits for it.
+        threading.Thread(target=cardinal, args=("2",), daemon=True, name="digits").start()
         if wyoming:
             await wyoming.start()
         app.state.is_ready = True
