@@ -3,11 +3,13 @@
     PYTHONPATH=scripts python -m benchmarks.server_load TEXT --clients 1 8 64 --seconds 60
     PYTHONPATH=scripts python -m benchmarks.server_load TEXT --clients 8 --long 100000
     PYTHONPATH=scripts python -m benchmarks.server_load --requests 10000
+    PYTHONPATH=scripts python -m benchmarks.server_load TEXT --piper http://127.0.0.1:5000
 
-Each client sends one request after the other: sentences of TEXT, together at most --characters. It starts a server with
-the bundled voice, or uses one that runs, with --url. Every answer is compared with the first one for its text: another
-length, or a sample that differs by more than 2e-4 of full scale, counts as mixed. With one client, the server has one
-request at a time: that row is what the others are compared with.
+Each client sends one request after the other: sentences of TEXT, together at most --characters, to a server with the
+bundled voice, which it starts. Every answer is compared with the first one for its text: another length, or a sample
+that differs by more than 2e-4 of full scale, counts as mixed. With one client, the server has one request at a time:
+that row is what the others are compared with. --piper measures a running `python -m piper.http_server` instead, whose
+answers are drawn anew each time and therefore not compared.
 
 --long N adds a client with one text of N characters. --requests N sends N mixed requests instead, of which some are
 wrong and some clients leave early, and prints the memory as it goes.
@@ -40,7 +42,7 @@ from common.entry import run_command
 from benchmarks.streaming import read_text
 
 ROOT = Path(__file__).resolve().parents[2]
-HEADER, RATE = 44, 22050  # bytes and Hz of the bundled voice's wav
+HEADER, RATE = 44, slice(24, 28)  # bytes of a wav, and where it has its sample rate
 CLOSE = 7  # 16-bit steps: 2e-4 of full scale
 CLIENTS_OF_SOAK = 8
 STOPS, PAUSE = (100, 500), 12.0  # requests and seconds: the server gives free memory back every 10 s
@@ -52,8 +54,9 @@ DEFAULT_TEXT = (
 
 @dataclass
 class Found:
-    """What the clients saw."""
+    """What the clients saw, of answers that are equal for equal texts if `repeats`."""
 
+    repeats: bool = True
     first: list[float] = field(default_factory=list)  # seconds
     total: list[float] = field(default_factory=list)
     audio: float = 0.0  # seconds
@@ -63,22 +66,23 @@ class Found:
 
     def note(self, text: str, wav: bytes, first: float, total: float) -> None:
         samples = np.frombuffer(wav[HEADER:], "<i2")
-        known = self.answers.setdefault(text, samples)
+        known = self.answers.setdefault(text, samples) if self.repeats else samples
         if known.shape != samples.shape or np.abs(known.astype(int) - samples).max(initial=0) > CLOSE:
             self.mixed += 1
         self.first.append(first)
         self.total.append(total)
-        self.audio += len(samples) / RATE
+        self.audio += len(samples) / int.from_bytes(wav[RATE], "little")
 
 
 def body(text: str, **fields: Any) -> dict[str, Any]:
     return {"model": "tts-1", "voice": "voice", "input": text, "response_format": "wav", **fields}
 
 
-async def ask(client: httpx.AsyncClient, text: str, found: Found) -> None:
+async def ask(client: httpx.AsyncClient, text: str, found: Found, is_piper: bool = False) -> None:
     start, first, parts = time.monotonic(), 0.0, []
+    path, content = ("/", {"text": text}) if is_piper else ("/v1/audio/speech", body(text))
     try:
-        async with client.stream("POST", "/v1/audio/speech", json=body(text)) as response:
+        async with client.stream("POST", path, json=content) as response:
             async for part in response.aiter_raw():
                 parts.append(part)
                 first = first or time.monotonic() - start
@@ -89,15 +93,17 @@ async def ask(client: httpx.AsyncClient, text: str, found: Found) -> None:
     found.failed += 1
 
 
-async def clients_of(url: str, texts: list[str], count: int, seconds: float, long: str) -> tuple[Found, float]:
+async def clients_of(
+    url: str, texts: list[str], count: int, seconds: float, long: str = "", is_piper: bool = False
+) -> tuple[Found, float]:
     """Run `count` clients for `seconds`; return what they saw and the seconds it took."""
-    found, start, order = Found(), time.monotonic(), itertools.count()
+    found, start, order = Found(repeats=not is_piper), time.monotonic(), itertools.count()
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
 
         async def run() -> None:
             while time.monotonic() - start < seconds:
-                await ask(client, texts[next(order) % len(texts)], found)
+                await ask(client, texts[next(order) % len(texts)], found, is_piper)
 
         beside = asyncio.create_task(ask(client, long, Found())) if long else None
         await asyncio.gather(*(run() for _ in range(count)))
@@ -194,8 +200,22 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--long", type=int, default=0, help="characters of a text beside the others")
     parser.add_argument("--requests", type=int, default=0, help="number of mixed requests, for the memory")
+    parser.add_argument("--piper", metavar="URL", help="of a running Piper server, to measure instead")
     parser.add_argument("--options", nargs="*", default=[], help="options of scripts/serve.py")
     return parser
+
+
+def measure(options: argparse.Namespace, url: str, process: int, texts: list[str], long: str) -> None:
+    print("clients  requests/s  audio s/s  first p50    p90    p99  total p99  failed  mixed  memory MB")
+    for count in options.clients:
+        found, taken = asyncio.run(clients_of(url, texts, count, options.seconds, long, bool(options.piper)))
+        first = "  ".join(f"{percentile(found.first, p):5.2f}" for p in (50, 90, 99))
+        print(
+            f"{count:7}  {len(found.total) / taken:10.2f}  {found.audio / taken:9.1f}      {first}  "
+            f"{percentile(found.total, 99):9.2f}  {found.failed:6}  {found.mixed:5}  "
+            f"{memory(process) if process else float('nan'):9.0f}",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -203,18 +223,12 @@ def main() -> None:
     text = read_text(options.text) if options.text else DEFAULT_TEXT
     texts = list(requests_of(text, options.characters))[:MOST]
     long = (text * (1 + options.long // len(text)))[: options.long]
+    if options.piper:
+        return measure(options, options.piper, 0, texts, "")
     with server(options.options) as (url, process):
         if options.requests:
             return asyncio.run(soak(url, texts, options.requests, process))
-        print("clients  requests/s  audio s/s  first p50    p90    p99  total p99  failed  mixed  memory MB")
-        for count in options.clients:
-            found, taken = asyncio.run(clients_of(url, texts, count, options.seconds, long))
-            first = "  ".join(f"{percentile(found.first, p):5.2f}" for p in (50, 90, 99))
-            print(
-                f"{count:7}  {len(found.total) / taken:10.2f}  {found.audio / taken:9.1f}      {first}  "
-                f"{percentile(found.total, 99):9.2f}  {found.failed:6}  {found.mixed:5}  {memory(process):9.0f}",
-                flush=True,
-            )
+        measure(options, url, process, texts, long)
 
 
 if __name__ == "__main__":
