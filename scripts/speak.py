@@ -96,9 +96,9 @@ def check(options: argparse.Namespace) -> None:
 def from_here(options: argparse.Namespace) -> LocalSpeech:
     """Speech of this machine."""
     from common.schema import check as check_value
-    from synthesis.engine.script import marked_up, plain
     from synthesis.local_speech import LocalSpeech
     from synthesis.options import SpeechOptions
+    from synthesis.scheduler.script import marked_up, plain
     from synthesis.speed import Speed
     from synthesis.synthesizer import Synthesizer
     from synthesis.voices import Voice

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from common.errors import UserError
-from synthesis.engine.engine import Engine
-from synthesis.engine.script import Script
 from synthesis.options import SpeechOptions
 from synthesis.passages import Passage
 from synthesis.reading import described
+from synthesis.scheduler.scheduler import Scheduler
+from synthesis.scheduler.script import Script
 from synthesis.synthesizer import Synthesizer
 from tacotron2.text import left_out
 
@@ -39,10 +39,10 @@ class LocalSpeech:
         options: SpeechOptions | None = None,
     ) -> None:
         self.sample_rate = voice.audio.sample_rate
-        self.engine, self.ready = Engine(options), threading.Event()
+        self.scheduler, self.ready = Scheduler(options), threading.Event()
         self.error: UserError | None = None  # of the text
         self.script = Script(voice.reader, None if isinstance(source, int) else source, speed)
-        self.job = self.engine.submit(voice, self.script, self.ready.set)
+        self.job = self.scheduler.submit(voice, self.script, self.ready.set)
         if isinstance(source, int):
             arrived: queue.Queue[bytes] = queue.Queue()
             # Daemons, because a terminal may be read for ever.
@@ -54,7 +54,7 @@ class LocalSpeech:
             self.ready.wait()
             self.ready.clear()
             ended = self.job.ended
-            for chunk in self.engine.take(self.job):
+            for chunk in self.scheduler.take(self.job):
                 if chunk.audio is not None:
                     yield chunk.audio
             if self.error:
@@ -63,7 +63,7 @@ class LocalSpeech:
                 break
         if isinstance(self.job.error, UserError):
             raise UserError(str(self.job.error))
-        if self.job.error:  # the engine has shown where
+        if self.job.error:  # the scheduler has shown where
             raise UserError("the models failed on this text; try another text or device") from self.job.error
         if self.script.dropped:
             warnings.warn(left_out(list(self.script.dropped)), stacklevel=2)
@@ -71,8 +71,8 @@ class LocalSpeech:
             warnings.warn(f"not read right: {described(self.job.faults)}", stacklevel=2)
 
     def close(self) -> None:
-        self.engine.cancel(self.job)
-        self.engine.close()
+        self.scheduler.cancel(self.job)
+        self.scheduler.close()
 
     def _feed(self, arrived: queue.Queue[bytes]) -> None:
         """Pass text on until its end."""
@@ -82,13 +82,13 @@ class LocalSpeech:
                 try:
                     data = arrived.get(timeout=IDLE_SECONDS if is_line else None)
                 except queue.Empty:
-                    self.engine.feed(self.job, "", is_complete=True)
+                    self.scheduler.feed(self.job, "", is_complete=True)
                     is_line = False
                     continue
                 if text := decoder.decode(data, final=not data):
-                    self.engine.feed(self.job, text)
+                    self.scheduler.feed(self.job, text)
                 if not data:
-                    return self.engine.feed(self.job, None)
+                    return self.scheduler.feed(self.job, None)
                 is_line = data.endswith(b"\n")
         except UnicodeDecodeError:
             self.error = UserError("the text that arrives is not UTF-8; convert it: iconv -t UTF-8")

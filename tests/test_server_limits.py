@@ -87,7 +87,7 @@ def test_work_stops_when_its_client_leaves(after_bytes: int, speech_server: Runn
         received += len(connection.recv(65536))
     connection.close()
     assert speech_server.until_idle() < 30
-    assert not speech_server.studio.engine.num_rows
+    assert not speech_server.studio.scheduler.num_rows
 
 
 def test_a_client_that_reads_nothing_holds_back_only_itself() -> None:

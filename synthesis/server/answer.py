@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Sequence
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from synthesis.engine.job import Chunk
-from synthesis.engine.script import Script
 from synthesis.passages import Passage
 from synthesis.reading import Fault
+from synthesis.scheduler.job import Chunk
+from synthesis.scheduler.script import Script
 from synthesis.server.encoders import CONTENT_TYPES, encoder
 from synthesis.server.errors import ApiError
 from synthesis.server.speech import SpeechRequest, Sse, Stream
@@ -59,7 +59,7 @@ class SpeechAnswer(Response):
                 script = Script(voice.reader, self._passages(), self.request.speed)
                 sse = Sse(self.request, voice) if self.request.stream_format == "sse" else None
                 async with asyncio.timeout(self.studio.options.request_seconds):
-                    async with Stream(self.studio.engine, voice, script) as stream:
+                    async with Stream(self.studio.scheduler, voice, script) as stream:
                         await self._send_all(stream, voice, sse, send)
         except ApiError as error:
             await self._fail(error, sse, scope, receive, send)

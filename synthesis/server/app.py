@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 
 from common.device import resolve_device
 from common.errors import did_you_mean
-from synthesis.engine.engine import Engine
+from synthesis.scheduler.scheduler import Scheduler
 from synthesis.server.admission import Admission
 from synthesis.server.answer import SpeechAnswer
 from synthesis.server.encoders import CONTENT_TYPES
@@ -58,15 +58,15 @@ def create_studio(options: ServerOptions, lanes: int) -> Studio:
 
     shelf = Shelf(options.voices, options.aliases or {}, load)
     admission, metrics = Admission(options.max_requests, options.max_requests_per_key), Metrics()
-    engine = Engine(options.speech, lanes, options.max_rows)
+    scheduler = Scheduler(options.speech, lanes, options.max_rows)
     metrics.watch("tts_requests_in_progress", "Requests that wait or run", lambda: admission.count)
     metrics.watch("tts_requests_limit", "Requests that may wait or run", lambda: admission.total)
-    metrics.watch("tts_decoder_rows", "Pieces in the decoder's batches", lambda: engine.num_rows)
-    return Studio(options, shelf, engine, admission, metrics)
+    metrics.watch("tts_decoder_rows", "Pieces in the decoder's batches", lambda: scheduler.num_rows)
+    return Studio(options, shelf, scheduler, admission, metrics)
 
 
 def create_app(options: ServerOptions, lanes: int = 1, wyoming_listener: socket.socket | None = None) -> FastAPI:
-    """The application, which also serves Wyoming on `wyoming_listener`; `lanes` are the threads of its engine."""
+    """The application, which also serves Wyoming on `wyoming_listener`; `lanes` are the threads of its scheduler."""
     keys, studio = Keys.load(options.keys), create_studio(options, lanes)
     wyoming = Wyoming(studio, wyoming_listener) if wyoming_listener else None
 
@@ -83,7 +83,7 @@ def create_app(options: ServerOptions, lanes: int = 1, wyoming_listener: socket.
         studio.admission.is_closing = True
         if wyoming:
             await wyoming.close()
-        await asyncio.to_thread(studio.engine.close)
+        await asyncio.to_thread(studio.scheduler.close)
 
     app = FastAPI(title="Tacotron 2 + WaveGlow", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.studio, app.state.is_ready = studio, False

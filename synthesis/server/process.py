@@ -38,7 +38,7 @@ log = logging.getLogger("tts")
 
 
 def lanes_and_threads(options: ServerOptions) -> tuple[int, int]:
-    """The lanes of the engine, and the threads of each."""
+    """The lanes of the scheduler, and the threads of each."""
     cores = max(1, allowed_cores() // options.workers)
     files = [path.stat().st_size for path in Path(options.voices).rglob("*.safetensors")]
     threads = options.threads or (1 if max(files, default=0) < SMALL else cores)

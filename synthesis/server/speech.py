@@ -1,4 +1,4 @@
-"""A request for speech: its fields, its way through the engine, and the two forms of its answer."""
+"""A request for speech: its fields, its way through the scheduler, and the two forms of its answer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from synthesis.engine.engine import ClosedError, Engine
-from synthesis.engine.job import Chunk, Job, PieceRead
-from synthesis.engine.script import NothingToSayError, Script
+from synthesis.scheduler.job import Chunk, Job, PieceRead
+from synthesis.scheduler.scheduler import ClosedError, Scheduler
+from synthesis.scheduler.script import NothingToSayError, Script
 from synthesis.server.encoders import SpeechFormat
 from synthesis.server.errors import ApiError
 from synthesis.speed import Resampler, resampled_rows
@@ -57,8 +57,8 @@ class SpeechRequest(BaseModel):
 class Stream:
     """The chunks of a job, for a coroutine. Leaving the block stops the work."""
 
-    def __init__(self, engine: Engine, voice: Synthesizer, script: Script) -> None:
-        self.engine, loop = engine, asyncio.get_running_loop()
+    def __init__(self, scheduler: Scheduler, voice: Synthesizer, script: Script) -> None:
+        self.scheduler, loop = scheduler, asyncio.get_running_loop()
         self.ready = asyncio.Event()
 
         def on_ready() -> None:
@@ -66,7 +66,7 @@ class Stream:
                 loop.call_soon_threadsafe(self.ready.set)
 
         try:
-            self.job: Job = engine.submit(voice, script, on_ready)
+            self.job: Job = scheduler.submit(voice, script, on_ready)
         except ClosedError:
             raise ApiError(503, "the server is shutting down", "shutting_down", retry=10) from None
 
@@ -74,7 +74,7 @@ class Stream:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.engine.cancel(self.job)
+        self.scheduler.cancel(self.job)
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         return self._chunks()
@@ -84,7 +84,7 @@ class Stream:
             await self.ready.wait()
             self.ready.clear()
             ended = self.job.ended
-            for chunk in self.engine.take(self.job):
+            for chunk in self.scheduler.take(self.job):
                 yield chunk
             if ended:
                 if self.job.error:

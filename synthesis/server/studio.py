@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.errors import UserError
-from synthesis.engine.engine import Engine
-from synthesis.engine.script import marked_up, plain
 from synthesis.passages import Passage
 from synthesis.reading import Fault
+from synthesis.scheduler.scheduler import Scheduler
+from synthesis.scheduler.script import marked_up, plain
 from synthesis.server.admission import Admission
 from synthesis.server.errors import ApiError
 from synthesis.server.metrics import Metrics
@@ -32,7 +32,7 @@ class Abandoned(Exception):  # noqa: N818 (no error of ours)
 class Studio:
     options: ServerOptions
     shelf: Shelf
-    engine: Engine
+    scheduler: Scheduler
     admission: Admission
     metrics: Metrics
 
@@ -53,7 +53,7 @@ class Studio:
         if kind == "text":
             return [plain(text)]
         try:
-            return marked_up(text, self.engine.options.pauses, speed)
+            return marked_up(text, self.scheduler.options.pauses, speed)
         except UserError as error:
             raise ApiError(400, str(error), "invalid_ssml", "input") from None
 

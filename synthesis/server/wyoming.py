@@ -28,8 +28,8 @@ from wyoming.ping import Ping, Pong
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeStopped
 
 from synthesis.audio_file import in_16_bits
-from synthesis.engine.script import Script
 from synthesis.reading import Fault
+from synthesis.scheduler.script import Script
 from synthesis.server.errors import ApiError
 from synthesis.server.shelf import Shelf
 from synthesis.server.speech import Stream
@@ -263,7 +263,7 @@ class Speech:
         name = self._voice_name()
         passages = None if self.in_parts else self.studio.passages(text, kind)
         voice = await self.studio.voice(name)
-        async with Stream(self.studio.engine, voice, Script(voice.reader, passages)) as stream:
+        async with Stream(self.studio.scheduler, voice, Script(voice.reader, passages)) as stream:
             sending = asyncio.create_task(self._send(stream, voice))
             watching = asyncio.create_task(self._feed(stream) if self.in_parts else self._watch())
             try:
@@ -317,12 +317,12 @@ class Speech:
             if SynthesizeChunk.is_type(event.type):
                 self.record.text += _field(event.data, "text", str, is_needed=True)
                 self.studio.check_length(len(self.record.text))
-                await asyncio.to_thread(self.studio.engine.feed, stream.job, event.data["text"])
+                await asyncio.to_thread(self.studio.scheduler.feed, stream.job, event.data["text"])
             elif SynthesizeStart.is_type(event.type):
                 raise ApiError(400, "a text in parts has not ended yet; send synthesize-stop first", "invalid_event")
             elif not Synthesize.is_type(event.type):
                 await self.connection.answer(event)
-        await asyncio.to_thread(self.studio.engine.feed, stream.job, None)
+        await asyncio.to_thread(self.studio.scheduler.feed, stream.job, None)
         await self._watch()
 
     async def _watch(self) -> None:

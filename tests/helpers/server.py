@@ -48,7 +48,7 @@ class Running:
     def until_idle(self) -> float:
         """Wait until no job is left; return the seconds it took."""
         start = time.monotonic()
-        while self.studio.engine.num_jobs or self.studio.engine.num_rows or self.studio.admission.count:
+        while self.studio.scheduler.num_jobs or self.studio.scheduler.num_rows or self.studio.admission.count:
             assert time.monotonic() - start < 30, "a job is left"
             time.sleep(0.01)
         return time.monotonic() - start

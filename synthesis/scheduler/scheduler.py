@@ -1,6 +1,6 @@
 """Synthesizes many texts at once. Their pieces share the batches of the decoder; each gets what it would get alone.
 
-The engine has lanes: threads that do one unit of work after the other. A unit is a block of steps of a voice's decoder,
+The scheduler has lanes: threads that do one unit of work after the other. A unit is a block of steps of a voice's decoder,
 or the next chunk of a job's audio. First comes the first audio of a job, then the decoder, as far ahead as its jobs
 allow, then the job whose listener would be the first to wait.
 """
@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Callable
 
 from common.errors import UserError
-from synthesis.engine.job import Chunk, Job, Piece, Row
-from synthesis.engine.script import Script
 from synthesis.options import SpeechOptions
 from synthesis.reading import Request
+from synthesis.scheduler.job import Chunk, Job, Piece, Row
+from synthesis.scheduler.script import Script
 from synthesis.synthesizer import Synthesizer
 from tacotron2.continuous import Continuous
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class ClosedError(RuntimeError):
-    """The engine was closed before the job had ended."""
+    """The scheduler was closed before the job had ended."""
 
 
 class _VoiceBatch:
@@ -101,7 +101,7 @@ def _is_over(job: Job) -> bool:
     return job.cancelled or job.ended
 
 
-class Engine:
+class Scheduler:
     """Runs jobs on several voices. `options` are those of all jobs but their speeds.
 
     lanes: number of threads. max_rows: of a batch of the decoder.
@@ -122,7 +122,7 @@ class Engine:
         job = Job(voice, script, self.options, on_ready)
         with self._changed:
             if self._is_closing:
-                raise ClosedError("the engine is closed")
+                raise ClosedError("the scheduler is closed")
             batch = self._batches.get(id(voice))
             if batch is None:
                 batch = self._batches[id(voice)] = _VoiceBatch(voice, self.options, self.max_rows)
@@ -169,7 +169,7 @@ class Engine:
         for lane in self._lanes:
             lane.join()
         for job in self._jobs:
-            job.end(ClosedError("the engine was closed"))
+            job.end(ClosedError("the scheduler was closed"))
         self._jobs = []
 
     def _notify(self) -> None:
@@ -183,7 +183,7 @@ class Engine:
             unit()
 
     def _next_unit(self) -> Callable[[], None] | None:
-        """Wait for a unit of work; None: the engine is closing."""
+        """Wait for a unit of work; None: the scheduler is closing."""
         with self._changed:
             while not self._is_closing:
                 if unit := self._find():

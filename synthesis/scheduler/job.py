@@ -1,4 +1,4 @@
-"""A text on its way through the engine: what is decoded, what is vocoded, and what its reader has not yet taken."""
+"""A text on its way through the scheduler: what is decoded, what is vocoded, and what its reader has not yet taken."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synthesis.engine.script import Line, NothingToSayError, Script
 from synthesis.options import SpeechOptions
 from synthesis.playing import Playable, play
 from synthesis.reader import Read
 from synthesis.reading import Decoded, Fault, Request, Trials, trials
+from synthesis.scheduler.script import Line, NothingToSayError, Script
 from synthesis.synthesizer import Synthesizer
 from tacotron2.continuous import SpeechPart, Text
 
@@ -81,9 +81,9 @@ class Piece:
 
 
 class Job:
-    """One request. Only the engine calls its methods, and passes on what a request's own thread wants.
+    """One request. Only the scheduler calls its methods, and passes on what a request's own thread wants.
 
-    on_ready: called from a thread of the engine when there is something to take.
+    on_ready: called from a thread of the scheduler when there is something to take.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class Job:
         self.on_ready()
 
     def take(self) -> list[Chunk]:
-        """What is ready, see Engine.take."""
+        """What is ready, see Scheduler.take."""
         with self._lock:
             chunks, self._buffered = list(self._out), 0
             self._out.clear()
