@@ -28,7 +28,8 @@ from synthesis import records
 from synthesis.job_options import NOT_READ_RIGHT, InferenceConfig, Shard
 from synthesis.line import SUFFIXES, Line
 from synthesis.phrases import Phrase, PhraseFile
-from synthesis.synthesizer import SORTED_BATCHES, Part
+from synthesis.synthesizer import SORTED_BATCHES
+from synthesis.utterance import Part
 
 LARGEST_FLAT = 1000  # lines; of a longer file, the output is in folders of 100 lines
 PATIENCE = 10.0  # seconds: after a restart, the earlier process may still be ending

@@ -21,9 +21,8 @@ from synthesis.reader import Read
 from synthesis.reading import Fault, described
 from synthesis.sentences import Pauses
 from synthesis.subtitles import TIMING_FORMATS, WRITERS, TimingFormat
-from synthesis.synthesizer import Part
 from synthesis.timings import Word, moved
-from synthesis.utterance import Utterance, overview, pause_frames, silence_frames, summed
+from synthesis.utterance import Part, Utterance, overview, pause_frames, silence_frames, summed
 from tacotron2.text import left_out
 
 SUFFIXES = (*AUDIO_SUFFIXES, ".png", *(f".{name}" for name in TIMING_FORMATS))  # of the files of a line

@@ -6,7 +6,7 @@ import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from synthesis.reader import Read, Reader
 from synthesis.reading import Decoded, Fault, described
 from synthesis.speed import Resampler, resampled_rows
 from synthesis.text_to_mel import TextToMel, for_vocoder
-from synthesis.utterance import Utterance, with_speed
+from synthesis.utterance import Part, Utterance, with_speed
 from synthesis.vocoder import SpeechPrecision, Vocoder, total_latency
 from synthesis.voices import VOICES, Voice, is_voice
 from tacotron2.model import Tacotron2
@@ -33,20 +33,13 @@ SORTED_BATCHES = 8  # batches of pieces that are sorted by length together
 BATCH_SYMBOLS = 16_000  # bounds the memory of a batch: 80 texts of the longest length
 
 
-class Part(NamedTuple):
-    """The result for a piece of one of several texts; None if it has nothing to say."""
-
-    number: int  # of the text
-    read: Read | None  # None: the text is empty
-    utterance: Utterance | None
-    is_last: bool  # of its text
-
-
 class Synthesizer:
     """Text to audio: `speak` takes one text, `batches` takes many, `stream` gives audio before a text is finished.
 
     Several threads may use it at once. Messages call Tacotron 2's checkpoint `source`.
     """
+
+    name: ClassVar[str] = "tacotron2"  # among the engines, see engines/protocol.py
 
     def __init__(
         self,

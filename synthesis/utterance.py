@@ -32,8 +32,8 @@ class Utterance:
     """The result for one text."""
 
     audio: Tensor  # (N) on the CPU
-    mel: Tensor  # (n_mels, T)
-    alignments: list[Tensor]  # of each piece: (T, L); see `alignment`
+    mel: Tensor  # (n_mels, T); (0, 0) of an engine without one
+    alignments: list[Tensor]  # of each piece: (T, L); see `alignment`; none of an engine without one
     truncated: bool  # the decoder did not stop by itself, in one of the pieces
     stats: dict[str, float]  # latencies (s) and items/s under the reference's log keys, audio_seconds, rtf and inverse
     dropped: list[str] = field(default_factory=list)  # parts of the text that the model has no symbol for, each once
@@ -104,6 +104,15 @@ class Utterance:
             reader=reader,
             audio_config=audio,
         )
+
+
+class Part(NamedTuple):
+    """The result for a piece of one of several texts; None if it has nothing to say."""
+
+    number: int  # of the text
+    read: Read | None  # None: the text is empty
+    utterance: Utterance | None
+    is_last: bool  # of its text
 
 
 def pause_frames(piece: Piece, pauses: Pauses, audio: AudioConfig) -> int:

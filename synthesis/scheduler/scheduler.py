@@ -1,8 +1,8 @@
 """Synthesizes many texts at once. Their pieces share the batches of the decoder; each gets what it would get alone.
 
-The scheduler has lanes: threads that do one unit of work after the other. A unit is a block of steps of a voice's decoder,
-or the next chunk of a job's audio. First comes the first audio of a job, then the decoder, as far ahead as its jobs
-allow, then the job whose listener would be the first to wait.
+The scheduler has lanes: threads that do one unit of work after the other. A unit is a block of steps of a voice's
+decoder, or the next chunk of a job's audio. First comes the first audio of a job, then the decoder, as far ahead as its
+jobs allow, then the job whose listener would be the first to wait.
 """
 
 from __future__ import annotations
