@@ -3,6 +3,7 @@
     python inference.py voice=DIR input=phrases.txt output=DIR
     python inference.py tacotron2=CKPT waveglow=CKPT input=phrases.txt output=DIR
     python inference.py tacotron2=CKPT vocoder=griffin_lim input=phrases.txt output=DIR
+    python inference.py engine=bark engine.model=suno/bark-small input=phrases.txt output=DIR
     torchrun --nproc-per-node 2 inference.py tacotron2=CKPT waveglow=CKPT input=phrases.txt output=DIR resume=true
 
 Each non-blank line makes one wav, in the file's order: 0000.wav, 0001.wav, ..., each with a picture of its alignment;
@@ -27,6 +28,8 @@ from common.device import resolve_device
 from common.entry import hydra_entry
 from common.ops.precision import set_tf32
 from common.schema import from_dict
+from synthesis.engines.loading import load_engine
+from synthesis.engines.protocol import SpeechEngine
 from synthesis.job_options import InferenceConfig, Shard
 from synthesis.jobs import Job
 from synthesis.models import load_model
@@ -36,6 +39,22 @@ from synthesis.synthesizer import Synthesizer
 from synthesis.utterance import Utterance
 
 __all__ = ["SpeechOptions", "Synthesizer", "Utterance", "load_model"]
+
+
+def load(config: InferenceConfig) -> SpeechEngine:
+    device = resolve_device(config.device, int(os.environ.get("LOCAL_RANK", "0")))
+    if config.other_engine:
+        return load_engine(config.other_engine, device, config.precision)
+    return Synthesizer.load(
+        config.models,
+        config.waveglow,
+        device,
+        config.precision,
+        config.match_mel,
+        config.postfilter_strength,
+        config.lexicon,
+        griffin_lim=config.vocoder == "griffin_lim",
+    )
 
 
 @hydra_entry("inference")
@@ -48,29 +67,10 @@ def main(values: dict[str, Any]) -> None:
 
         stop_with_the_agent()
     set_tf32(config.tf32)
-    voice = Synthesizer.load(
-        config.models,
-        config.waveglow,
-        resolve_device(config.device, int(os.environ.get("LOCAL_RANK", "0"))),
-        config.precision,
-        config.match_mel,
-        config.postfilter_strength,
-        config.lexicon,
-        griffin_lim=config.vocoder == "griffin_lim",
-    )
-    options = SpeechOptions(
-        config.seed,
-        config.sigma,
-        config.denoiser_strength,
-        config.max_decoder_steps,
-        config.attempts,
-        config.attention_window,
-        config.pauses,
-        config.speed,
-    )
-    with job.opened(voice.audio):
+    engine = load(config)
+    with job.opened(engine.audio):
         for phrases in job.batches():
-            for part in voice.parts([phrase.text for phrase in phrases], config.batch_size, options):
+            for part in engine.parts([phrase.text for phrase in phrases], config.batch_size, config.speech):
                 job.write(phrases[part.number], part)
     sys.exit(job.status)
 

@@ -5,6 +5,7 @@
     python scripts/benchmark.py --json benchmark.json --runs 10  more runs, and all figures as JSON
     python scripts/benchmark.py training --batch 16 --frames 800 other sizes than the defaults
     python scripts/benchmark.py sweep --voice demo/voice         synthesis with a voice, not with untrained models
+    python scripts/benchmark.py sweep engine=bark engine.model=suno/bark-small engine=audioldm2 engine.model=DIR
 
 Sections: training (a step of each model), free_running (Tacotron 2 alone, per frame), waveglow (the inverse),
 synthesis (latency from text to audio), sweep (the effect of each optimization on synthesis: latency, first audio,
@@ -32,9 +33,11 @@ import torch
 from common.entry import run_command
 from common.errors import UserError
 from common.ops.precision import set_tf32
+from synthesis.engines.loading import OWN
 from synthesis.vocoder import INT8
 
 from benchmarks.cases import MEASURES, RATE, accelerated
+from benchmarks.engines import chosen_engines, sweep
 from benchmarks.gpu_parts import PARTS
 from benchmarks.peers import installed
 from benchmarks.process import run_json
@@ -102,6 +105,23 @@ def sections(device: str, peers: list[str], given: dict[str, int]) -> dict[str, 
     }  # fmt: skip
 
 
+def sweep_of(
+    engines: list[dict[str, Any]], own: list[dict[str, Any]], device: str, given: dict[str, int]
+) -> list[dict[str, Any]]:
+    """The cases of several engines; `own` are those of Tacotron 2 + WaveGlow."""
+    characters, batches = given.get("characters", 32), (given["batch"],) if "batch" in given else (1, 8)
+    cases = []
+    for engine in engines:
+        if engine["name"] == OWN:
+            cases += own
+        cases += [
+            {**case, "group": f"{engine['name']}, {characters} characters, batch {batch}", "characters": characters,
+             "batch": batch}
+            for batch in batches for case in (sweep(engine, device) if engine["name"] != OWN else [])
+        ]  # fmt: skip
+    return cases
+
+
 # ---- running and printing ----
 
 
@@ -137,8 +157,8 @@ def figures(case: dict[str, Any], result: dict[str, Any], peaks: dict[str, Any])
         values["share_of_bandwidth"] = result["bytes"] / mean / 1e9 / peaks["gigabytes"]
     if "mels" in result:
         values |= {"mels": result["mels"], "audio_seconds": result["items"] / RATE}
-    if case["kind"] in ("synthesis", "waveglow", "mels"):
-        values["times_real_time"] = result["items"] / RATE / mean
+    if case["kind"] in ("synthesis", "waveglow", "mels", "engine"):
+        values["times_real_time"] = result["items"] / result.get("rate", RATE) / mean
     return values
 
 
@@ -204,7 +224,10 @@ def exponents(rows: list[dict[str, Any]]) -> str:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "section", nargs="*", help="training, free_running, waveglow, synthesis, sweep, growth, mels; default: all"
+        "section",
+        nargs="*",
+        help="training, free_running, waveglow, synthesis, sweep, growth, mels; default: all. With sweep, also "
+        "engine=NAME engine.KEY=VALUE ..., for one or several engines (conf/engine)",
     )
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each case, after one warm-up; default: 3")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16, for cases that do not set one")
@@ -232,6 +255,10 @@ def main() -> None:
         if value < 1:
             raise UserError(f"--{name} {value}: at least 1")
     known = sections(options.device, [], given)
+    engines = chosen_engines([name for name in options.section if "=" in name])
+    options.section = [name for name in options.section if "=" not in name]
+    if engines and options.section != ["sweep"]:
+        raise UserError(f"engine={engines[0]['name']}: engines have one section: sweep")
     for name in options.section:
         if name not in known:
             raise UserError(f"section {name!r} is unknown; choose from: {', '.join(known)}")
@@ -240,6 +267,8 @@ def main() -> None:
         raise UserError(f"--voice {options.voice}: {', '.join(others)} has none; name a section: synthesis or sweep")
     if {"training", "free_running"} & set(names):
         known = sections(options.device, installed(), given)
+    if engines:
+        known["sweep"] = sweep_of(engines, known["sweep"], options.device, given)
     defaults = {"device": options.device, "runs": options.runs, "precision": options.precision}
     peaks = run_case({"kind": "peaks", **defaults})
     gflops = ", ".join(f"{precision} {value:,.0f}" for precision, value in peaks["gflops"].items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,10 @@ from common.device import Device
 from common.errors import UserError
 from common.schema import Count, Index, NonNegative, Options, Seed
 from synthesis.audio_file import AudioFormat
+from synthesis.engines.loading import OWN, engine_options
+from synthesis.engines.options import EngineOptions
 from synthesis.loudness import Loudness, LoudnessMeter
+from synthesis.options import SpeechOptions
 from synthesis.sentences import Pauses
 from synthesis.speed import Speed
 from synthesis.subtitles import TimingFormat
@@ -25,6 +29,11 @@ NOT_COMPARED = {
     "voice", "tacotron2", "waveglow", "input", "output", "lexicon", "batch_size", "device", "pictures", "overwrite",
     "resume", "shard", "num_shards",
 }  # fmt: skip
+# Options of Tacotron 2 + WaveGlow, which the other engines do not have.
+OWN_ONLY = (
+    "voice", "tacotron2", "waveglow", "vocoder", "denoiser_strength", "sigma", "match_mel", "postfilter_strength",
+    "max_decoder_steps", "attempts", "attention_window", "lexicon", "speed", "timings",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -33,6 +42,7 @@ class InferenceConfig(Options):
 
     input: str
     output: str
+    engine: dict[str, Any] = field(default_factory=lambda: {"name": OWN})
     voice: str | None = None
     tacotron2: str | None = None
     waveglow: str | None = None
@@ -63,12 +73,10 @@ class InferenceConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.voice and (self.tacotron2 or self.waveglow):
-            raise UserError(f"voice={self.voice} has its own models; leave tacotron2 and waveglow out")
-        if not self.voice and not self.tacotron2:
-            raise UserError("no voice: set voice=NAME, or tacotron2=CKPT waveglow=CKPT")
-        if self.tacotron2 and self.vocoder == "waveglow" and self.waveglow is None:
-            raise UserError("no vocoder: set waveglow=CKPT, or vocoder=griffin_lim, which needs no training")
+        if self.other_engine:
+            self._refuse_own_options()
+        else:
+            self._check_models()
         if self.loudness is not None:
             LoudnessMeter(8000)  # if its package is missing, say so at once
         if self.overwrite and self.resume:
@@ -78,6 +86,40 @@ class InferenceConfig(Options):
         if self.shard is not None and self.num_shards is not None and self.shard >= self.num_shards:
             raise UserError(f"shard={self.shard} must be less than num_shards={self.num_shards}; shards count from 0")
 
+    @functools.cached_property
+    def other_engine(self) -> EngineOptions | None:
+        """The options of the engine; None: Tacotron 2 + WaveGlow."""
+        return engine_options(self.engine)
+
+    def _refuse_own_options(self) -> None:
+        for option in dataclasses.fields(self):
+            value, default = getattr(self, option.name), option.default
+            default = [] if option.name == "timings" else default
+            if option.name in OWN_ONLY and value != default:
+                raise UserError(f"{option.name}={value}: engine={self.engine['name']} has no such option; leave it out")
+
+    def _check_models(self) -> None:
+        if self.voice and (self.tacotron2 or self.waveglow):
+            raise UserError(f"voice={self.voice} has its own models; leave tacotron2 and waveglow out")
+        if not self.voice and not self.tacotron2:
+            raise UserError("no voice: set voice=NAME, or tacotron2=CKPT waveglow=CKPT")
+        if self.tacotron2 and self.vocoder == "waveglow" and self.waveglow is None:
+            raise UserError("no vocoder: set waveglow=CKPT, or vocoder=griffin_lim, which needs no training")
+
+    @property
+    def speech(self) -> SpeechOptions:
+        """How to synthesize each phrase. The loudness is brought about when a phrase is whole."""
+        return SpeechOptions(
+            self.seed,
+            self.sigma,
+            self.denoiser_strength,
+            self.max_decoder_steps,
+            self.attempts,
+            self.attention_window,
+            self.pauses,
+            self.speed,
+        )
+
     @property
     def models(self) -> Voice | str:
         """What Synthesizer.load takes."""
@@ -85,10 +127,13 @@ class InferenceConfig(Options):
 
     def compared(self) -> dict[str, Any]:
         """The options that a job must share with the one that it resumes."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key not in NOT_COMPARED}
+        ignored = NOT_COMPARED if self.other_engine else {*NOT_COMPARED, "engine"}
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in ignored}
 
     def sources(self) -> dict[str, str | Path]:
         """The files that decide the audio, by the names that messages call them."""
+        if self.other_engine:
+            return self.other_engine.sources()
         voice = self.models
         found: dict[str, str | Path | None]
         if isinstance(voice, Voice):

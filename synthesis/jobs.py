@@ -33,6 +33,7 @@ from synthesis.utterance import Part
 
 LARGEST_FLAT = 1000  # lines; of a longer file, the output is in folders of 100 lines
 PATIENCE = 10.0  # seconds: after a restart, the earlier process may still be ending
+BEGINNING = 2**20  # bytes
 WHOLE = Shard()
 
 
@@ -319,15 +320,26 @@ def _compare(log: records.Log, identity: dict[str, Any], config: InferenceConfig
 
 
 def _digest(key: str, path: str | Path) -> str:
-    """A checksum of the file, or of the newest checkpoint in a run directory."""
+    """A checksum of the file, of the newest checkpoint in a run directory, or of an engine's model."""
     try:
-        found = Path(path) if key.endswith("lexicon") else files.find(path)
+        if key == "engine.model":
+            return _digest_model(str(path))
+        found = Path(path) if key.endswith(("lexicon", "engine.voice")) else files.find(path)
         with open(found, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except UserError as error:
         raise UserError(f"{key}: {error}") from error
     except OSError as error:
         raise UserError(f"{key} {path}: {error.strerror or error}; check the path") from error
+
+
+def _digest_model(name: str) -> str:
+    """A checksum of the beginnings of a folder's files, which may have GBs; of a model on the hub, that of its name."""
+    digest = hashlib.sha256(b"" if Path(name).is_dir() else name.encode())
+    for file in sorted(path for path in Path(name).rglob("*") if path.is_file()):
+        with open(file, "rb") as content:
+            digest.update(f"{file.relative_to(name)} {file.stat().st_size}".encode() + content.read(BEGINNING))
+    return digest.hexdigest()[:16]
 
 
 def _remove_empty(folder: Path, top: Path) -> None:

@@ -97,7 +97,7 @@ class Line:
         self.truncated += utterance.truncated
         self.faults += utterance.faults
         self.num_loud += int((utterance.audio.abs() > 1).sum())
-        if sum(map(len, self.alignments)) + len(utterance.alignment) <= DRAWN or not self.alignments:
+        if sum(map(len, [*self.alignments, *utterance.alignments])) <= DRAWN or not self.alignments:
             self.alignments += utterance.alignments
         self.stats = [summed([*self.stats, utterance.stats], self.file.num_samples / self.audio.sample_rate)]
 
@@ -152,7 +152,7 @@ class Line:
         self.partial.unlink(missing_ok=True)  # of an earlier run
         for name in self.timings:
             write_text(self.path.with_suffix(f".{name}"), WRITERS[name](self.text, self.words, self.ends))
-        if picture:
+        if picture and self.alignments:
             from common.tracking.plots import alignment_figure  # matplotlib is slow to import
 
             with replacing(self.path.with_suffix(".png")) as temporary:

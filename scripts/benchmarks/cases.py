@@ -27,6 +27,7 @@ from tacotron2.text import SYMBOLS
 from waveglow.loss import waveglow_loss
 from waveglow.model import WaveGlow, WaveGlowConfig
 
+from benchmarks.engines import measure_engine
 from benchmarks.measuring import measured, seconds_of
 from benchmarks.peers import PEERS
 from benchmarks.speech import measure_synthesis
@@ -210,5 +211,6 @@ MEASURES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "free_running": measure_free_running,
     "waveglow": measure_waveglow,
     "synthesis": measure_synthesis,
+    "engine": measure_engine,
     "mels": measure_mels,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from common.errors import UserError
@@ -30,6 +31,11 @@ class BarkOptions(Options):
     attention: Attention = "sdpa"
     offload: bool = False
 
+    def sources(self) -> dict[str, str | Path]:
+        """The files that decide the audio, by the names that messages call them."""
+        own = {"engine.voice": self.voice} if self.voice and self.voice.endswith(".npz") else {}
+        return {"engine.model": self.model, **own}
+
 
 @dataclass(kw_only=True)
 class AudioLDM2Options(Options):
@@ -48,6 +54,10 @@ class AudioLDM2Options(Options):
     attention: Attention = "sdpa"
     compile: bool = False
     offload: bool = False
+
+    def sources(self) -> dict[str, str | Path]:
+        """The files that decide the audio, by the names that messages call them."""
+        return {"engine.model": self.model}
 
 
 EngineOptions = BarkOptions | AudioLDM2Options
