@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import librosa
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -23,6 +25,10 @@ from common.wording import counted
 from evaluation.judges import normalized, optional
 from evaluation.ladders import LadderName, aligned, steps
 from evaluation.table import RECORDINGS, System, Utterance
+from synthesis.engines.loading import OWN, engine_options, load_engine
+from synthesis.engines.options import EngineOptions
+from synthesis.engines.protocol import SpeechEngine, whole
+from synthesis.options import SpeechOptions
 from synthesis.synthesizer import Synthesizer
 from synthesis.vocoder import Vocoder, total_latency
 from tacotron2.measures import reading
@@ -38,6 +44,7 @@ class EvaluateConfig(Options):
 
     audio: AudioConfig
     output: str
+    engine: dict[str, Any] = field(default_factory=lambda: {"name": OWN})
     tacotron2: str | None = None
     waveglow: str | None = None
     vocoders: list[VocoderName] | None = None
@@ -63,12 +70,18 @@ class EvaluateConfig(Options):
             raise UserError(f"vocoders={self.vocoders} needs waveglow=CKPT")
         if self.ladders and not self.recordings:
             raise UserError(f"ladders={self.ladders} needs recordings=FILELIST, which it makes worse")
-        if self.tacotron2 and not (self.sentences or self.recordings):
-            raise UserError("tacotron2 needs texts: set sentences=FILE, or recordings=FILELIST for their transcripts")
-        if not (self.tacotron2 or self.recordings or self.wavs):
+        speaks = "tacotron2" if self.tacotron2 else "engine" if self.other_engine else None
+        if speaks and not (self.sentences or self.recordings):
+            raise UserError(f"{speaks} needs texts: set sentences=FILE, or recordings=FILELIST for their transcripts")
+        if not (speaks or self.recordings or self.wavs):
             raise UserError(
                 "nothing to judge: set tacotron2=CKPT with sentences=FILE, recordings=FILELIST, or wavs=DIR"
             )
+
+    @cached_property
+    def other_engine(self) -> EngineOptions | None:
+        """The options of an engine that is judged beside Tacotron 2 and the vocoders."""
+        return engine_options(self.engine)
 
 
 def systems(config: EvaluateConfig) -> Iterator[System]:
@@ -76,6 +89,7 @@ def systems(config: EvaluateConfig) -> Iterator[System]:
     for module in ("pyworld", "pesq", "pystoi", "jiwer", "speechmos"):
         optional(module)
     voice, vocoders = _load(config) if config.tacotron2 or config.recordings else (None, [])
+    engine = load_engine(config.other_engine, resolve_device(config.device)) if config.other_engine else None
     recordings = read_recordings(config) if config.recordings else None
     clips = recordings.utterances if recordings else []
     by_text = {clip.text: i for i, clip in enumerate(clips)}
@@ -95,6 +109,8 @@ def systems(config: EvaluateConfig) -> Iterator[System]:
             yield copies(recordings, vocoder, config)
     if voice:
         yield from synthesized(voice, vocoders, texts, config)
+    if engine:
+        yield by_engine(engine, texts, config)
 
 
 def read_recordings(config: EvaluateConfig) -> System:
@@ -201,6 +217,22 @@ def synthesized(
             found_here = {**found, "latency": total_latency(stats)}
             system.utterances.append(Utterance(name, audio.numpy(), text, clip, found_here))
     return systems
+
+
+def by_engine(engine: SpeechEngine, texts: Sequence[tuple[str, str, int | None]], config: EvaluateConfig) -> System:
+    """Synthesize texts, given as (name, text, index of the recording), with another engine, at config.audio's rate."""
+    engine.warm_up()
+    system = System(engine.name, [], made=True)
+    for name, text, clip in tqdm(texts, desc=f"synthesizing with {engine.name}", disable=None):
+        utterance = whole(engine, text, SpeechOptions(seed=config.seed))
+        if utterance is None:
+            raise UserError(f"{text[:60]!r}: there is nothing to say in it; remove it")
+        audio = librosa.resample(
+            utterance.audio.numpy(), orig_sr=engine.audio.sample_rate, target_sr=config.audio.sample_rate
+        )
+        found = {"truncated": utterance.truncated, "latency": utterance.stats["latency"]}
+        system.utterances.append(Utterance(name, audio, text, clip, found))
+    return system
 
 
 def _load(config: EvaluateConfig) -> tuple[Synthesizer | None, list[Vocoder]]:

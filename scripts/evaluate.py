@@ -2,6 +2,7 @@
 
     pip install -e '.[eval]'
     python scripts/evaluate.py tacotron2=CKPT waveglow=CKPT sentences=FILE recordings=FILELIST root=DIR output=DIR
+    python scripts/evaluate.py engine=bark engine.model=suno/bark-small sentences=FILE output=DIR
     python scripts/evaluate.py wavs=DIR sentences=FILE output=DIR
     python scripts/evaluate.py recordings=FILELIST root=DIR limit=4 "ladders=[noise,cut]" output=DIR
 

@@ -19,7 +19,7 @@ LAYERS = [
     ["common.training"],
     ["tacotron2.text"],
     ["tacotron2", "waveglow"],
-    ["synthesis", "synthesis.onnx", "synthesis.scheduler", "synthesis.server"],
+    ["synthesis", "synthesis.onnx", "synthesis.engines", "synthesis.scheduler", "synthesis.server"],
     ["evaluation"],
     ["train", "inference"],
     ["scripts", "scripts.benchmarks"],

@@ -65,8 +65,10 @@ def sweep(values: dict[str, Any], device: str) -> list[dict[str, Any]]:
 
 
 def measure_engine(case: dict[str, Any]) -> dict[str, Any]:
-    """Measure an engine with one text of `characters`, `batch` times at once, with a fixed seed. The first audio is that
-    of the first text of the batch."""
+    """Measure an engine with one text of `characters`, `batch` times at once, with a fixed seed.
+
+    The first audio is that of the first text of the batch.
+    """
     options, device = engine_options(case["engine"]), resolve_device(case["device"])
     assert options is not None
     engine = load_engine(options, device, case["precision"])

@@ -10,7 +10,7 @@ import torch
 from common.errors import UserError, did_you_mean
 from common.schema import from_dict
 from synthesis.engines.options import AudioLDM2Options, BarkOptions, EngineOptions
-from synthesis.engines.protocol import SpeechEngine
+from synthesis.engines.protocol import VoicedEngine
 from synthesis.vocoder import SpeechPrecision
 
 OWN = "tacotron2"  # Tacotron 2 + WaveGlow, whose options are not in `engine`
@@ -32,7 +32,7 @@ def engine_options(values: Mapping[str, Any]) -> EngineOptions | None:
     return from_dict(OPTIONS[name], values)
 
 
-def load_engine(options: EngineOptions, device: torch.device, precision: SpeechPrecision = "fp32") -> SpeechEngine:
+def load_engine(options: EngineOptions, device: torch.device, precision: SpeechPrecision = "fp32") -> VoicedEngine:
     """Load an engine beside Tacotron 2 + WaveGlow. Raises UserError if it cannot be loaded."""
     if precision == "int8":
         raise UserError(f"precision=int8: engine={options.name} has fp32, fp16 and bf16")

@@ -5,8 +5,8 @@ Tacotron 2 + WaveGlow (`synthesis.synthesizer.Synthesizer`), Bark and AudioLDM 2
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import fields
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 from typing import Protocol
 
 import torch
@@ -15,7 +15,11 @@ from torch import Tensor
 from common.config import AudioConfig
 from common.errors import UserError
 from synthesis.options import SpeechOptions
-from synthesis.utterance import Part, Utterance, with_speed
+from synthesis.utterance import Part, Utterance, pause_frames, summed, with_speed
+
+
+class UnknownVoiceError(UserError):
+    """There is no voice of this name."""
 
 
 class SpeechEngine(Protocol):
@@ -39,6 +43,17 @@ class SpeechEngine(Protocol):
         """Synthesize something short, so that the first text does not wait for what is compiled at its first use."""
 
 
+class VoicedEngine(SpeechEngine, Protocol):
+    """An engine of which a server offers several voices."""
+
+    @property
+    def voices(self) -> Sequence[str]:
+        """The names that `speaking_as` takes; the first is that of the engine as it was loaded."""
+
+    def speaking_as(self, voice: str) -> VoicedEngine:
+        """The same models with another voice. Raises UnknownVoiceError, with the names there are."""
+
+
 def utterance_of(name: str, audio: Tensor, sample_rate: int, seconds: float, truncated: bool = False) -> Utterance:
     """The result of an engine without mel and alignment: audio (N) on the CPU, which took `seconds` to compute."""
     stats = {
@@ -48,6 +63,21 @@ def utterance_of(name: str, audio: Tensor, sample_rate: int, seconds: float, tru
         "audio_seconds": len(audio) / sample_rate,
     }
     return Utterance(audio, torch.empty(0, 0), [], truncated, with_speed(stats))
+
+
+def whole(engine: SpeechEngine, text: str, options: SpeechOptions) -> Utterance | None:
+    """The result for one text, its pieces joined with pauses; None if there is nothing to say."""
+    config, spoken = engine.audio, list[Utterance]()
+    for part in engine.parts([text], 1, options):
+        if part.read and part.utterance:
+            pause = pause_frames(part.read.piece, options.pauses, config) * config.hop_length
+            audio = torch.nn.functional.pad(part.utterance.audio, (0, pause))
+            spoken.append(replace(part.utterance, audio=audio))
+    if not spoken:
+        return None
+    audio, faults = torch.cat([each.audio for each in spoken]), [fault for each in spoken for fault in each.faults]
+    stats = summed([each.stats for each in spoken], len(audio) / config.sample_rate)
+    return Utterance(audio, torch.empty(0, 0), [], any(each.truncated for each in spoken), stats, faults=faults)
 
 
 def refuse_options(options: SpeechOptions, known: Collection[str], name: str) -> None:

@@ -14,10 +14,10 @@ from synthesis.reading import Fault
 from synthesis.scheduler.job import Chunk
 from synthesis.scheduler.script import Script
 from synthesis.server.encoders import CONTENT_TYPES, encoder
+from synthesis.server.engines import EngineStream
 from synthesis.server.errors import ApiError
 from synthesis.server.speech import SpeechRequest, Sse, Stream
 from synthesis.server.studio import Abandoned, Record, Studio
-from synthesis.synthesizer import Synthesizer
 
 log = logging.getLogger("tts")
 
@@ -55,12 +55,10 @@ class SpeechAnswer(Response):
         sse: Sse | None = None
         try:
             with self.studio.admission.place(self.client):
-                voice = await self.studio.voice(self.request.voice_name)
-                script = Script(voice.reader, self._passages(), self.request.speed)
-                sse = Sse(self.request, voice) if self.request.stream_format == "sse" else None
+                made, sample_rate, sse = await self._begun()
                 async with asyncio.timeout(self.studio.options.request_seconds):
-                    async with Stream(self.studio.scheduler, voice, script) as stream:
-                        await self._send_all(stream, voice, sse, send)
+                    async with made as stream:
+                        await self._send_all(stream, sample_rate, sse, send)
         except ApiError as error:
             await self._fail(error, sse, scope, receive, send)
         except TimeoutError:
@@ -68,6 +66,21 @@ class SpeechAnswer(Response):
             await self._fail(
                 ApiError(503, f"the request took more than {limit:g} s", "timeout"), sse, scope, receive, send
             )
+
+    async def _begun(self) -> tuple[Stream | EngineStream, int, Sse | None]:
+        """What makes the audio, its sample rate, and the events. Raises ApiError."""
+        request, is_sse = self.request, self.request.stream_format == "sse"
+        if request.model in self.studio.engines:
+            engine = await self.studio.engine(request)
+            return (
+                EngineStream(engine, request.input, self.studio.engine_options),
+                engine.audio.sample_rate,
+                (Sse(request) if is_sse else None),
+            )
+        voice = await self.studio.voice(request.voice_name)
+        script = Script(voice.reader, self._passages(), request.speed)
+        sse = Sse(request, voice) if is_sse else None
+        return Stream(self.studio.scheduler, voice, script), voice.audio.sample_rate, sse
 
     def _passages(self) -> Sequence[Passage]:
         """The input as passages. Raises ApiError."""
@@ -77,12 +90,9 @@ class SpeechAnswer(Response):
             raise ApiError(400, "include needs stream_format sse", "invalid_value", "include")
         return passages
 
-    async def _send_all(self, stream: Stream, voice: Synthesizer, sse: Sse | None, send: Send) -> None:
+    async def _send_all(self, stream: Stream | EngineStream, sample_rate: int, sse: Sse | None, send: Send) -> None:
         chunks, parts = aiter(stream), list[Chunk]()
-        encode, seconds = (
-            encoder(self.request.response_format, voice.audio.sample_rate),
-            self.studio.options.queue_seconds,
-        )
+        encode, seconds = encoder(self.request.response_format, sample_rate), self.studio.options.queue_seconds
         try:
             async with asyncio.timeout(seconds):
                 while not parts or parts[-1].audio is None:
@@ -94,12 +104,12 @@ class SpeechAnswer(Response):
         await self._begin(sse, send)
         async for chunk in _chained(parts, chunks):
             if chunk.audio is not None:
-                self.record.audio_seconds += len(chunk.audio) / voice.audio.sample_rate
+                self.record.audio_seconds += len(chunk.audio) / sample_rate
                 encoded = await asyncio.to_thread(encode.feed, chunk.audio)
                 await self._send(sse.audio(encoded) if sse else encoded, send)
             elif chunk.piece and sse:
                 await self._send(await asyncio.to_thread(sse.piece, chunk.piece), send)
-        self.faults = stream.job.faults
+        self.faults = stream.faults
         rest = await asyncio.to_thread(encode.close)
         await self._send(sse.audio(rest) + sse.done() if sse else rest, send)
         await self._send(b"", send, is_last=True)

@@ -18,11 +18,15 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 
 from common.device import resolve_device
-from common.errors import did_you_mean
+from common.errors import UserError, did_you_mean
+from synthesis.engines.loading import load_engine
+from synthesis.engines.options import EngineOptions
+from synthesis.engines.protocol import VoicedEngine
 from synthesis.scheduler.scheduler import Scheduler
 from synthesis.server.admission import Admission
 from synthesis.server.answer import SpeechAnswer
 from synthesis.server.encoders import CONTENT_TYPES
+from synthesis.server.engines import engine_models
 from synthesis.server.errors import ApiError, ErrorEnvelope
 from synthesis.server.guard import Guard, Keys
 from synthesis.server.metrics import Metrics
@@ -57,12 +61,22 @@ def create_studio(options: ServerOptions, lanes: int) -> Studio:
         return synthesizer
 
     shelf = Shelf(options.voices, options.aliases or {}, load)
+
+    def load_model(engine: EngineOptions) -> VoicedEngine:
+        loaded = load_engine(engine, device, options.precision)
+        loaded.warm_up()
+        return loaded
+
+    engines = engine_models(options.engines, load_model)
+    for name in MODELS:
+        if name in engines:
+            raise UserError(f"engines.{name}: this is a name of Tacotron 2 + WaveGlow; choose another")
     admission, metrics = Admission(options.max_requests, options.max_requests_per_key), Metrics()
     scheduler = Scheduler(options.speech, lanes, options.max_rows)
     metrics.watch("tts_requests_in_progress", "Requests that wait or run", lambda: admission.count)
     metrics.watch("tts_requests_limit", "Requests that may wait or run", lambda: admission.total)
     metrics.watch("tts_decoder_rows", "Pieces in the decoder's batches", lambda: scheduler.num_rows)
-    return Studio(options, shelf, scheduler, admission, metrics)
+    return Studio(options, shelf, scheduler, admission, metrics, engines)
 
 
 def create_app(options: ServerOptions, lanes: int = 1, wyoming_listener: socket.socket | None = None) -> FastAPI:
@@ -150,23 +164,32 @@ def _add_speech(app: FastAPI, studio: Studio) -> None:
     )
     async def speech(body: SpeechRequest, request: Request) -> Response:
         """Speak a text."""
-        _known_model(body.model)
+        known_model(body.model)
         return SpeechAnswer(studio, body, request.state.client)
 
-    @app.get("/v1/audio/voices")
-    async def voices() -> dict[str, Any]:
-        """The names of voices."""
-        return {"voices": [{"id": name, "name": title} for name, title in studio.shelf.names().items()]}
+    def known_model(name: str) -> None:
+        if name not in (known := [*MODELS, *studio.engines]):
+            message = f"model {name[:60]!r} is unknown{did_you_mean(name[:60], known)}"
+            raise ApiError(404, message, "model_not_found", "model")
+
+    @app.get("/v1/audio/voices", responses={404: described[404]})
+    async def voices(model: str = MODEL) -> dict[str, Any]:
+        """The names of the voices of a model."""
+        known_model(model)
+        names = studio.shelf.names()
+        if model in studio.engines:
+            names = {name: name for name in await studio.engine_voices(model)}
+        return {"voices": [{"id": name, "name": title} for name, title in names.items()]}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """The names of models, which all mean the same."""
-        return {"object": "list", "data": [_model(name) for name in MODELS]}
+        """The names of models: those of Tacotron 2 + WaveGlow, which all mean the same, and of engines."""
+        return {"object": "list", "data": [_model(name) for name in (*MODELS, *studio.engines)]}
 
-    @app.get("/v1/models/{name}", responses={404: described[404]})
+    @app.get("/v1/models/{name:path}", responses={404: described[404]})
     async def model(name: str) -> dict[str, Any]:
         """A model."""
-        _known_model(name)
+        known_model(name)
         return _model(name)
 
 
@@ -178,12 +201,6 @@ def _openapi(app: FastAPI) -> None:
             operation["responses"].pop("422", None)
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
-
-
-def _known_model(name: str) -> None:
-    if name not in MODELS:
-        message = f"model {name[:60]!r} is unknown{did_you_mean(name[:60], MODELS)}"
-        raise ApiError(404, message, "model_not_found", "model")
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ class ServerOptions(Options):
 
     voices: str
     aliases: dict[str, Any] | None = None
+    engines: dict[str, Any] | None = None
     host: str = "127.0.0.1"
     port: Port = 8000
     wyoming_port: Port | None = None

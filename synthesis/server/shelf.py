@@ -10,15 +10,12 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from common.errors import UserError, did_you_mean
+from synthesis.engines.protocol import UnknownVoiceError
 from synthesis.synthesizer import Synthesizer
 from synthesis.voices import CARD, TACOTRON2, Voice, is_voice
 from tacotron2.text.cleaners import ENGLISH_CLEANERS
 
 UNKNOWN_LANGUAGE = "und"  # as BCP 47 calls it
-
-
-class UnknownVoiceError(UserError):
-    """There is no voice of this name."""
 
 
 class Shelf:

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from synthesis.reading import Fault
 from synthesis.scheduler.job import Chunk, Job, PieceRead
 from synthesis.scheduler.scheduler import ClosedError, Scheduler
 from synthesis.scheduler.script import NothingToSayError, Script
@@ -70,6 +71,11 @@ class Stream:
         except ClosedError:
             raise ApiError(503, "the server is shutting down", "shutting_down", retry=10) from None
 
+    @property
+    def faults(self) -> Sequence[Fault]:
+        """Of what was made so far."""
+        return self.job.faults
+
     async def __aenter__(self) -> Stream:
         return self
 
@@ -88,11 +94,11 @@ class Stream:
                 yield chunk
             if ended:
                 if self.job.error:
-                    raise _as_api_error(self.job.error)
+                    raise as_api_error(self.job.error)
                 return
 
 
-def _as_api_error(error: Exception) -> ApiError:
+def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, NothingToSayError):
         return ApiError(400, str(error), "invalid_input", "input")
     if isinstance(error, ClosedError):
@@ -102,9 +108,9 @@ def _as_api_error(error: Exception) -> ApiError:
 
 
 class Sse:
-    """Chunks -> server-sent events."""
+    """Chunks -> server-sent events. Without `voice`, which an engine has not, there are none of pieces."""
 
-    def __init__(self, request: SpeechRequest, voice: Synthesizer) -> None:
+    def __init__(self, request: SpeechRequest, voice: Synthesizer | None = None) -> None:
         self.include, self.voice = set(request.include), voice
         self.symbols = self.frames = 0
 
@@ -117,7 +123,7 @@ class Sse:
         """What was asked for of a piece. Times are those of the audio; spans are those of the input."""
         self.symbols += len(piece.read.ids)
         self.frames += piece.mel.shape[1]
-        if not self.include:
+        if not self.include or self.voice is None:
             return b""
         audio, speed = self.voice.audio, piece.line.speed
         mel, alignment = Resampler(speed).feed(piece.mel), resampled_rows(piece.alignment, speed)

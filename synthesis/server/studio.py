@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from common.errors import UserError
+from synthesis.engines.protocol import UnknownVoiceError, VoicedEngine
+from synthesis.options import SpeechOptions
 from synthesis.passages import Passage
 from synthesis.reading import Fault
 from synthesis.scheduler.scheduler import Scheduler
 from synthesis.scheduler.script import marked_up, plain
 from synthesis.server.admission import Admission
+from synthesis.server.engines import EngineModel
 from synthesis.server.errors import ApiError
 from synthesis.server.metrics import Metrics
 from synthesis.server.options import ServerOptions
-from synthesis.server.shelf import Shelf, UnknownVoiceError
+from synthesis.server.shelf import Shelf
+from synthesis.server.speech import SpeechRequest
 from synthesis.synthesizer import Synthesizer
 
 log = logging.getLogger("tts")
@@ -35,6 +39,7 @@ class Studio:
     scheduler: Scheduler
     admission: Admission
     metrics: Metrics
+    engines: Mapping[str, EngineModel] = field(default_factory=dict)  # further models, by their names
 
     async def voice(self, name: str) -> Synthesizer:
         """The voice that a request names. Raises ApiError."""
@@ -46,6 +51,35 @@ class Studio:
         except UserError as error:
             log.error("voice %s cannot be loaded: %s", name, error)
             raise ApiError(500, f"voice {name!r} is damaged; see the log of the server", "voice_damaged") from None
+
+    async def engine(self, request: SpeechRequest) -> VoicedEngine:
+        """The engine and the voice that a request names. Raises ApiError, also for what an engine does not have."""
+        self.check_length(len(request.input))
+        for name in ("speed", "input_type", "include"):
+            if getattr(request, name) != SpeechRequest.model_fields[name].default:
+                raise ApiError(400, f"{name}: the model {request.model} has none; leave it out", "invalid_value", name)
+        engine = await self._engine(request.model)
+        try:
+            return await asyncio.to_thread(engine.speaking_as, request.voice_name)
+        except UnknownVoiceError as error:
+            raise ApiError(404, str(error), "voice_not_found", "voice") from None
+
+    async def engine_voices(self, model: str) -> Sequence[str]:
+        """The voices of an engine, which is loaded for it. Raises ApiError."""
+        return (await self._engine(model)).voices
+
+    async def _engine(self, model: str) -> VoicedEngine:
+        try:
+            return await asyncio.to_thread(self.engines[model].get)
+        except UserError as error:
+            log.error("model %s cannot be loaded: %s", model, error)
+            message = f"model {model!r} cannot be loaded; see the log of the server"
+            raise ApiError(500, message, "model_damaged") from None
+
+    @property
+    def engine_options(self) -> SpeechOptions:
+        """How engines synthesize."""
+        return SpeechOptions(seed=self.options.seed)
 
     def passages(self, text: str, kind: Literal["text", "ssml"], speed: float = 1.0) -> Sequence[Passage]:
         """A text as passages. Raises ApiError."""

@@ -275,7 +275,7 @@ class Speech:
             if sending.cancelled():
                 await watching  # which raises
             await sending
-            self.faults = stream.job.faults
+            self.faults = stream.faults
         if self.in_parts:
             await self.connection.write(SynthesizeStopped())
 

@@ -1,0 +1,128 @@
+"""Further models of a server: the engines beside Tacotron 2 + WaveGlow, one request's text after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from synthesis.engines.loading import engine_options
+from synthesis.engines.options import EngineOptions
+from synthesis.engines.protocol import VoicedEngine
+from synthesis.options import SpeechOptions
+from synthesis.reading import Fault
+from synthesis.scheduler.job import BUFFER_SECONDS, Chunk
+from synthesis.scheduler.script import NothingToSayError
+from synthesis.server.speech import as_api_error
+from synthesis.utterance import pause_frames
+
+LoadEngine = Callable[[EngineOptions], VoicedEngine]
+
+
+class EngineModel:
+    """An engine that is loaded when it is first asked for. `load` makes it from its options."""
+
+    def __init__(self, options: EngineOptions, load: LoadEngine) -> None:
+        self.options, self._load = options, load
+        self._lock = threading.Lock()
+        self._engine: VoicedEngine | None = None
+
+    def get(self) -> VoicedEngine:
+        """The engine, which takes seconds to minutes for the first time. Raises UserError if it cannot be loaded."""
+        with self._lock:
+            if self._engine is None:
+                self._engine = self._load(self.options)
+            return self._engine
+
+
+def engine_models(engines: Mapping[str, Any] | None, load: LoadEngine) -> dict[str, EngineModel]:
+    """The models that `engines` describes by their names. Raises UserError if one of them cannot be."""
+    models = {}
+    for name, values in (engines or {}).items():
+        options = engine_options(values) if isinstance(values, Mapping) else None
+        if options is None:
+            raise UserError(f"engines.{name}={values}: give its engine and model, such as {{name:bark,model:DIR}}")
+        models[name] = EngineModel(options, load)
+    return models
+
+
+class EngineStream:
+    """The chunks of a text from an engine, for a coroutine. Leaving the block stops the work after the piece that is
+    being made."""
+
+    def __init__(self, engine: VoicedEngine, text: str, options: SpeechOptions) -> None:
+        self.engine, self.text, self.options = engine, text, options
+        self.faults: list[Fault] = []
+        self._loop, self._ready = asyncio.get_running_loop(), asyncio.Event()
+        self._changed = threading.Condition()
+        self._out: deque[Chunk] = deque()
+        self._is_left = self._ended = False
+        self._error: Exception | None = None
+        threading.Thread(target=self._work, name=f"engine {engine.name}", daemon=True).start()
+
+    async def __aenter__(self) -> EngineStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with self._changed:
+            self._is_left = True
+            self._changed.notify_all()
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        while True:
+            await self._ready.wait()
+            self._ready.clear()
+            ended = self._ended
+            with self._changed:
+                chunks = list(self._out)
+                self._out.clear()
+                self._changed.notify_all()
+            for chunk in chunks:
+                yield chunk
+            if ended:
+                if self._error:
+                    raise as_api_error(self._error)
+                return
+
+    # ---- the thread ----
+
+    def _work(self) -> None:
+        try:
+            self._speak()
+        except Exception as error:
+            self._error = error
+        self._ended = True
+        self._tell()
+
+    def _speak(self) -> None:
+        audio, is_silent = self.engine.audio, True
+        for part in self.engine.parts([self.text], 1, self.options):
+            if part.read and part.utterance:
+                is_silent = False
+                self.faults += part.utterance.faults
+                pause = pause_frames(part.read.piece, self.options.pauses, audio) * audio.hop_length
+                self._put(torch.nn.functional.pad(part.utterance.audio, (0, pause)))
+            if self._is_left:
+                return
+        if is_silent:
+            raise NothingToSayError("input has no word that can be spoken; send a text with words")
+
+    def _put(self, audio: Tensor) -> None:
+        """Give audio to the reader, when it has taken most of what it has got."""
+        most = BUFFER_SECONDS * self.engine.audio.sample_rate
+        with self._changed:
+            while not self._is_left and sum(len(chunk.audio) for chunk in self._out if chunk.audio is not None) > most:
+                self._changed.wait()
+            self._out.append(Chunk(audio=audio))
+        self._tell()
+
+    def _tell(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(self._ready.set)
