@@ -118,6 +118,11 @@ def first_clause(text: str, total: int, length: Callable[[str], int], limit: int
     return len(text[:end].rstrip()), "none"
 
 
+def last_gap(text: str) -> int:
+    """Where the last word begins that `text` may cut off, without the space before it; the end if there is none."""
+    return len(text[: text.rstrip().rfind(" ")].rstrip()) or len(text)
+
+
 def _inside_word(text: str, length: Callable[[str], int], target: float, limit: int, total: int) -> int:
     """Where to cut a text that has no better place."""
     end = max(1, int(len(text) * target / max(total, 1)))

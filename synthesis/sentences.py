@@ -13,7 +13,7 @@ import sentencex
 
 from common.errors import UserError
 from common.schema import NonNegative, Options
-from synthesis.clauses import CLOSERS, ENDS, HIDDEN, MAX_BRACES, TERMINATORS, Mark, first_clause, mark_at_end
+from synthesis.clauses import CLOSERS, ENDS, HIDDEN, MAX_BRACES, TERMINATORS, Mark, first_clause, last_gap, mark_at_end
 
 DEFAULT_LIMIT = 160  # symbols, for checkpoints that do not know theirs: 99 % of LJSpeech's texts have at most 163
 CUT_OFF = (  # a warning about a file, with the option that limits the steps
@@ -162,6 +162,8 @@ class Splitter:
                 return None
             self._scanned = max(self._scanned, full)
             num_symbols = self.length(text[at:full])
+            if num_symbols <= self.limit and self._window >= LAST_WINDOW * self.limit:  # hardly anything can be read
+                return at + last_gap(text[at:full]), "none"
             if num_symbols > ENOUGH * self.limit or self._window >= LAST_WINDOW * self.limit:
                 end, mark = first_clause(text[at:full], num_symbols, self.length, self.limit, self.language)
                 return at + end, mark

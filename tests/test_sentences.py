@@ -337,6 +337,21 @@ def test_time_and_memory_are_linear(unit: str) -> None:
     assert cost[1][1] <= 15 * 40_000
 
 
+@pytest.mark.parametrize("unit", ["{HH ", "\U0001f600 ", "| "])
+def test_what_has_no_symbols_is_looked_at_a_few_times(unit: str) -> None:
+    """A request of 4,096 such characters once held back all others for half a minute."""
+    reader, counted = Reader("english_cleaners", SYMBOLS), 0
+
+    def length(text: str) -> int:
+        nonlocal counted
+        counted += len(text)
+        return reader.length(text)
+
+    text = unit * (4096 // len(unit))
+    check_spans(text, fed([text], reader.limit, length))
+    assert counted < 4 * len(text)
+
+
 def test_ten_megabytes_without_a_space() -> None:
     """At once, and with nothing to read."""
     size = 10_000_000
