@@ -26,9 +26,9 @@ from synthesis.engines.bark_model import (
     History,
     Made,
     Sampling,
-    cures,
     generate,
     load_model,
+    load_processor,
     load_sampling,
     read_configs,
 )
@@ -87,10 +87,7 @@ class Bark:
             device = torch.device("cuda", torch.cuda.current_device())
         config, generation = read_configs(options.model)
         sampling = load_sampling(options, generation, config["semantic_config"].get("block_size", 1024))
-        with cures(options.model):
-            from transformers import BarkProcessor
-
-            processor = BarkProcessor.from_pretrained(options.model)
+        processor = load_processor(options.model)
         voice = options.voice and load_voice(options.voice, options.model, processor, sampling, device)
         model = load_model(options, device, precision)
         return cls(model, processor, sampling, voice or None, options, device)

@@ -110,6 +110,17 @@ def read_configs(model: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, generation
 
 
+def load_processor(model: str) -> Any:
+    """The BarkProcessor: tokens of texts, and presets."""
+    with cures(model):
+        from transformers import BarkProcessor
+
+        processor = BarkProcessor.from_pretrained(model)
+    if len(processor.tokenizer) <= len(processor.tokenizer.all_special_tokens):  # what it makes up without its file
+        raise UserError(f"engine.model={model}: the tokenizer has no words, its file is missing; download it again")
+    return processor
+
+
 def load_model(options: BarkOptions, device: torch.device, precision: Precision) -> Any:
     """The BarkModel on `device`, or in the memory of the CPU, from where its parts go to `device`."""
     with cures(options.model):

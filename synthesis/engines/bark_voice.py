@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,9 +54,10 @@ def _from_file(path: Path, sampling: Sampling, device: torch.device) -> History:
     if not path.is_file():
         raise UserError(f"{about}: there is no such file; set the path of a file.npz, or the name of a preset")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if not isinstance(arrays, Mapping):
-                raise UserError(f"{about}: it is one array, no .npz; {CURE}")
+        arrays = np.load(path, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise UserError(f"{about}: it is one array, no .npz; {CURE}")
+        with arrays:
             return _checked(arrays.__getitem__, sampling, device, about, CURE)
     except UserError:
         raise

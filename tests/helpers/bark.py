@@ -44,7 +44,7 @@ def write_bark(folder: Path) -> Path:
     ]
     end = SEMANTIC_VOCABULARY
     num_text_ids = TEXT_OFFSET + len(vocabulary)
-    sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "initializer_range": 0.3}
+    sizes = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "initializer_range": 0.3}
     codec = EncodecConfig(
         target_bandwidths=[6.0],
         codebook_size=CODEBOOK,
@@ -72,6 +72,7 @@ def write_bark(folder: Path) -> Path:
         model = BarkModel(config)
         for layer in model.codec_model.quantizer.layers:
             layer.codebook.embed.normal_()  # else zeros
+        model.semantic.lm_head.weight.data.mul_(0.3)  # so that all tokens are likely, also the end
     model.save_pretrained(folder)
     generation = BarkGenerationConfig.from_sub_model_configs(
         BarkSemanticGenerationConfig(
@@ -79,7 +80,7 @@ def write_bark(folder: Path) -> Path:
             temperature=0.7,
             eos_token_id=end,
             pad_token_id=end,
-            max_new_tokens=24,
+            max_new_tokens=12,
             text_encoding_offset=TEXT_OFFSET,
             text_pad_token=num_text_ids,
             semantic_infer_token=num_text_ids + 1,
