@@ -154,7 +154,7 @@ class Bark:
         """Characters, or more if a text of `max_characters` would have too many tokens for the model, which would
         leave out the rest."""
         with self._tokenizer_lock:  # it cannot be used by two threads at once
-            tokens = self.processor.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            tokens = self.processor.tokenizer(_valid(text), add_special_tokens=False, verbose=False)["input_ids"]
         return max(len(text), math.ceil(len(tokens) * self.options.max_characters / self.sampling.max_text_tokens))
 
     def _speak(self, reads: Sequence[Read], history: History | None, options: SpeechOptions) -> list[Spoken]:
@@ -197,7 +197,7 @@ class Bark:
     def _inputs(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """The tokens of texts and their mask (B, L), padded to the length that the model always reads."""
         with self._tokenizer_lock:
-            inputs = self.processor(list(texts), max_length=self.sampling.max_text_tokens, truncation=True)
+            inputs = self.processor(list(map(_valid, texts)), max_length=self.sampling.max_text_tokens, truncation=True)
         return {key: inputs[key].to(self.device) for key in ("input_ids", "attention_mask")}
 
     def warm_up(self) -> None:
@@ -206,6 +206,11 @@ class Bark:
             **{**self.sampling.semantic.to_dict(), "max_new_tokens": WARM_UP_TOKENS, "min_new_tokens": WARM_UP_TOKENS}
         )
         self._attempt(["One, two."], self.voice, 0, 0, replace(self.sampling, semantic=semantic))
+
+
+def _valid(text: str) -> str:
+    """`text` with question marks for halves of surrogate pairs, which the tokenizer refuses."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _derived(seed: int, texts: Sequence[str], attempt: int) -> int:

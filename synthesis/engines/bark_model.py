@@ -216,9 +216,7 @@ def generate(model: Any, text: dict[str, Tensor], history: History | None, sampl
         return [empty] * len(lengths)
     semantic = tokens[rows]
     configs |= {"coarse_generation_config": sampling.coarse, "codebook_size": sampling.codebook_size}
-    coarse, num_codes = model.coarse_acoustics.generate(  # changes its input
-        semantic.clone(), return_output_lengths=True, **configs
-    )
+    coarse, num_codes = model.coarse_acoustics.generate(semantic, return_output_lengths=True, **configs)  # changes pads
     fine = model.fine_acoustics.generate(coarse, fine_generation_config=sampling.fine, **configs)  # (B, 8, T)
     frames = (num_codes // sampling.coarse.n_coarse_codebooks).tolist()
     audio = _decode(model, fine, frames)

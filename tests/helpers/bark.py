@@ -52,7 +52,7 @@ def write_bark(folder: Path) -> Path:
         hidden_size=16,
         num_filters=2,
         num_lstm_layers=1,
-        upsampling_ratios=[8, 5, 4, 2],
+        upsampling_ratios=[20, 16],
     )
     coarse_ids = end + 2 * CODEBOOK
     config = BarkConfig(
@@ -94,7 +94,7 @@ def write_bark(folder: Path) -> Path:
             coarse_infer_token=coarse_ids + 1,
             max_coarse_input_length=32,
             max_coarse_history=40,
-            sliding_window_len=20,
+            sliding_window_len=24,
         ),
         BarkFineGenerationConfig(temperature=0.5, max_fine_history_length=16, max_fine_input_length=32),
         codebook_size=CODEBOOK,
