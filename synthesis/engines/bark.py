@@ -6,6 +6,7 @@ of the options, or else the one that the model made up for the first piece.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import logging
@@ -34,7 +35,7 @@ from synthesis.engines.bark_model import (
 )
 from synthesis.engines.bark_voice import language_of, load_voice
 from synthesis.engines.options import BarkOptions
-from synthesis.engines.protocol import refuse_options, utterance_of
+from synthesis.engines.protocol import DEFAULT_VOICE, refuse_options, unknown_voice, utterance_of
 from synthesis.options import SpeechOptions
 from synthesis.reader import Read, chunks
 from synthesis.reading import Fault
@@ -91,6 +92,21 @@ class Bark:
         voice = options.voice and load_voice(options.voice, options.model, processor, sampling, device)
         model = load_model(options, device, precision)
         return cls(model, processor, sampling, voice or None, options, device)
+
+    @property
+    def voices(self) -> list[str]:
+        """The presets of the model, after the voice of the options."""
+        return [DEFAULT_VOICE, *self.processor.available_voice_presets]
+
+    def speaking_as(self, voice: str) -> Bark:
+        """The same models with a preset. A name of a file is unknown: it may come from a request."""
+        if voice not in self.voices:
+            raise unknown_voice(self, voice)
+        other = copy.copy(self)
+        if voice != DEFAULT_VOICE:
+            other.voice = load_voice(voice, self.options.model, self.processor, self.sampling, self.device)
+            other.language = language_of(voice)
+        return other
 
     def parts(self, texts: Iterable[str], batch_size: int, options: SpeechOptions) -> Iterator[Part]:
         """Synthesize `texts` piece by piece, in their order, in memory that does not grow with their lengths.

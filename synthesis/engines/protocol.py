@@ -18,6 +18,9 @@ from synthesis.options import SpeechOptions
 from synthesis.utterance import Part, Utterance, pause_frames, summed, with_speed
 
 
+DEFAULT_VOICE = "default"  # that of the engine's options
+
+
 class UnknownVoiceError(UserError):
     """There is no voice of this name."""
 
@@ -48,10 +51,14 @@ class VoicedEngine(SpeechEngine, Protocol):
 
     @property
     def voices(self) -> Sequence[str]:
-        """The names that `speaking_as` takes; the first is that of the engine as it was loaded."""
+        """The names that `speaking_as` takes; the first is DEFAULT_VOICE."""
 
     def speaking_as(self, voice: str) -> VoicedEngine:
         """The same models with another voice. Raises UnknownVoiceError, with the names there are."""
+
+
+def unknown_voice(engine: VoicedEngine, voice: str) -> UnknownVoiceError:
+    return UnknownVoiceError(f"voice {voice[:60]!r} is unknown; the voices are: {', '.join(engine.voices)}")
 
 
 def utterance_of(name: str, audio: Tensor, sample_rate: int, seconds: float, truncated: bool = False) -> Utterance:

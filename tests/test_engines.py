@@ -1,0 +1,217 @@
+"""Engines beside Tacotron 2 + WaveGlow behind inference.py, the server, the judges and the benchmark."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+pytest.importorskip("transformers")
+
+from evaluation.systems import EvaluateConfig, systems
+from synthesis.engines.loading import engine_options
+from synthesis.engines.protocol import SpeechEngine
+from synthesis.synthesizer import Synthesizer
+from tests.helpers.bark import PRESETS, write_bark
+from tests.helpers.commands import composed, fails_with, run_here
+from tests.helpers.server import Running, running
+
+from benchmarks.engines import chosen_engines, measure_engine, sweep
+
+LINES = ("One two.", "One two. Three four. Five.")
+RATE = 24000
+
+
+@pytest.fixture(scope="module")
+def bark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bark(tmp_path_factory.mktemp("bark"))
+
+
+def infer(bark: Path, folder: Path, *options: str, expect: int | tuple[int, ...] = (0, 3)):  # type: ignore[no-untyped-def]
+    (folder / "phrases.txt").write_text("\n".join(LINES) + "\n")
+    command = ("inference.py", "engine=bark", f"engine.model={bark}", f"input={folder}/phrases.txt")
+    return run_here(*command, f"output={folder}/out", *options, expect=expect)
+
+
+def test_the_synthesizer_has_the_protocol() -> None:
+    engine: SpeechEngine = Synthesizer.load("demo/voice", device="cpu")
+    assert engine.name == "tacotron2"
+    assert engine.audio.sample_rate == 22050
+
+
+def test_a_phrase_file_in_a_voice_of_bark(bark: Path, tmp_path: Path) -> None:
+    infer(bark, tmp_path, f"engine.voice={PRESETS[0]}", "batch_size=2")
+    rows = [json.loads(line) for line in (tmp_path / "out/log.jsonl").read_text().splitlines()][1:]
+    assert [row["file"] for row in rows] == ["0000.wav", "0001.wav"]
+    assert [row["pieces"] for row in rows] == [1, 3]
+    for row in rows:
+        info = soundfile.info(tmp_path / "out" / row["file"])
+        assert info.samplerate == RATE
+        assert info.duration == pytest.approx(row["audio_seconds"])
+        assert row["bark_latency"] == row["latency"] > 0
+        assert row["rtf"] * row["times_real_time"] == pytest.approx(1)
+    assert not list((tmp_path / "out").glob("*.png"))  # there is no alignment
+
+
+def test_a_job_goes_on_with_the_same_model_only(bark: Path, tmp_path: Path) -> None:
+    infer(bark, tmp_path)
+    assert "2 of 2 lines are done already" in infer(bark, tmp_path, "resume=true").stdout
+    other = infer(bark, tmp_path, "resume=true", "engine.coarse_temperature=0.3", expect=1)
+    fails_with(other, "its lines were made by another job")
+    weights = bark / "model.safetensors"
+    content = weights.read_bytes()
+    try:
+        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        fails_with(infer(bark, tmp_path, "resume=true", expect=1), "another content of engine.model")
+    finally:
+        weights.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("sigma=0.5", "sigma=0.5: engine=bark has no such option"),
+        ("voice=demo/voice", "voice=demo/voice: engine=bark has no such option"),
+        ("timings=[srt]", "engine=bark has no such option"),
+        ("speed=2", "speed=2.0: engine=bark has no such option"),
+        ("precision=int8", "precision=int8: engine=bark has fp32, fp16 and bf16"),
+        ("engine.voice=v2/xx_speaker_0", "v2/en_speaker_1, v2/de_speaker_3"),
+        ("engine.seconds=3", "only these have it: engine=audioldm2"),
+    ],
+)
+def test_wrong_options_are_named(option: str, message: str, bark: Path, tmp_path: Path) -> None:
+    fails_with(infer(bark, tmp_path, option, expect=1), message)
+
+
+def test_options_of_an_engine_need_its_name() -> None:
+    assert engine_options({"name": "tacotron2"}) is None
+    with pytest.raises(ValueError, match="engine=brak is unknown; did you mean 'bark'"):
+        engine_options({"name": "brak"})
+    with pytest.raises(ValueError, match=r"engine.model=x: engine=tacotron2 has no such option"):
+        engine_options({"name": "tacotron2", "model": "x"})
+
+
+# ---- the server ----
+
+
+@pytest.fixture(scope="module")
+def server(bark: Path) -> Iterator[Running]:
+    with running(engines={"tiny": {"name": "bark", "model": str(bark), "max_characters": 12}}) as found:
+        yield found
+
+
+def speak(server: Running, text: str, **fields: object):  # type: ignore[no-untyped-def]
+    return server.speak(text, **{"model": "tiny", "voice": PRESETS[0], **fields})
+
+
+def test_the_server_offers_engines_as_models(server: Running) -> None:
+    with server.client() as client:
+        assert "tiny" in [model["id"] for model in client.get("/v1/models").json()["data"]]
+        assert client.get("/v1/models/tiny").json()["id"] == "tiny"
+        voices = client.get("/v1/audio/voices", params={"model": "tiny"}).json()["voices"]
+        assert [voice["id"] for voice in voices] == ["default", *PRESETS]
+        assert [voice["id"] for voice in client.get("/v1/audio/voices").json()["voices"]] == ["voice"]
+    first = speak(server, "One two. Three four.")
+    assert first.status_code == 200, first.text
+    assert int.from_bytes(first.content[24:28], "little") == RATE
+    assert first.content == speak(server, "One two. Three four.").content
+    assert first.content != speak(server, "One two. Three four.", voice=PRESETS[1]).content
+    assert server.speak("One two.").status_code == 200  # the bundled voice, as before
+    events = speak(server, "One two.", stream_format="sse").text
+    assert '"speech.audio.delta"' in events
+    assert '"speech.audio.done"' in events
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "message"),
+    [
+        ({"voice": "v9"}, 404, "the voices are: default, v2/en_speaker_1"),
+        ({"voice": "../bark"}, 404, "is unknown"),
+        ({"speed": 2.0}, 400, "speed: the model tiny has none"),
+        ({"input_type": "ssml"}, 400, "input_type: the model tiny has none"),
+        ({"include": ["words"], "stream_format": "sse"}, 400, "include: the model tiny has none"),
+        ({"input": "?! ..."}, 400, "no word"),
+    ],
+)
+def test_the_server_refuses_what_an_engine_has_not(
+    fields: dict[str, object], status: int, message: str, server: Running
+) -> None:
+    answer = speak(server, **{"text": "One two.", **{"text" if k == "input" else k: v for k, v in fields.items()}})
+    assert answer.status_code == status
+    assert message in answer.json()["error"]["message"]
+
+
+def test_a_client_that_leaves_stops_an_engine(server: Running) -> None:
+    with (
+        server.client() as client,
+        client.stream("POST", "/v1/audio/speech", json={
+            "model": "tiny", "voice": "default", "input": "One two. " * 400, "response_format": "pcm",
+        }) as answer,
+    ):  # fmt: skip
+        next(answer.iter_raw())
+    server.until_idle()
+
+
+def test_models_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    for engines, message in (
+        ({"tts-1": {"name": "bark", "model": "x"}}, "choose another"),
+        ({"a": {"name": "tacotron2"}}, "give its engine and model"),
+        ({"a": {"name": "bark", "model": "x", "voce": 1}}, "did you mean 'engine.voice'"),
+    ):
+        with pytest.raises(ValueError, match=message), running(engines=engines):
+            pass
+    with running(engines={"gone": {"name": "bark", "model": str(tmp_path)}}) as found:
+        answer = found.speak("Hello.", model="gone")
+        assert answer.status_code == 500
+        assert answer.json()["error"]["code"] == "model_damaged"
+        assert found.speak("Hello.").status_code == 200
+
+
+# ---- the judges and the benchmark ----
+
+
+def test_an_engine_is_a_system_to_judge(bark: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jiwer")
+    sentences = tmp_path / "sentences.txt"
+    sentences.write_text("\n".join(LINES) + "\n")
+    values = composed("evaluate", "engine=bark", f"engine.model={bark}", f"sentences={sentences}", "output=x")
+    from common.schema import from_dict
+
+    (system,) = systems(from_dict(EvaluateConfig, values))
+    assert system.name == "bark"
+    assert [utterance.text for utterance in system.utterances] == list(LINES)
+    assert all(len(utterance.audio) > 100 for utterance in system.utterances)
+
+
+def test_the_sweep_of_an_engine(bark: Path) -> None:
+    threads = torch.get_num_threads()
+    (values,) = chosen_engines(["engine=bark", f"engine.model={bark}", "engine.max_semantic_tokens=5"])
+    cases = sweep(values, "cpu")
+    assert [case["implementation"] for case in cases][:3] == ["plain", "sdpa", "offload"]
+    assert (cases[0]["engine"]["attention"], cases[0]["precision"]) == ("eager", "fp32")
+    result = measure_engine({**cases[-1], "device": "cpu", "runs": 2, "batch": 2, "characters": 10})
+    torch.set_num_threads(threads)
+    assert result["rate"] == RATE
+    assert result["items"] > 0
+    assert 0 < result["first_audio"] <= max(result["seconds"])
+    assert {case["implementation"] for case in sweep({"name": "audioldm2"}, "cuda")} >= {
+        "sdpa fp16 compiled", "20 steps",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["engine.model=x"], "name the engine first"),
+        (["engine=brak"], "choose from: tacotron2, bark, audioldm2"),
+        (["engine=bark"], "engine.model"),
+        (["engine=bark", "engine.model=x", "engine.voce=1"], "did you mean 'engine.voice'"),
+    ],
+)
+def test_a_sweep_of_a_wrong_engine_is_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        chosen_engines(arguments)
