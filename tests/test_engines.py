@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import soundfile
 import torch
 
 pytest.importorskip("transformers")
 
+from common.schema import from_dict
 from evaluation.systems import EvaluateConfig, systems
 from synthesis.engines.loading import engine_options
 from synthesis.engines.protocol import SpeechEngine
 from synthesis.synthesizer import Synthesizer
 from tests.helpers.bark import PRESETS, write_bark
-from tests.helpers.commands import composed, fails_with, run_here
+from tests.helpers.commands import Result, composed, fails_with, run_here
 from tests.helpers.server import Running, running
 
 from benchmarks.engines import chosen_engines, measure_engine, sweep
@@ -31,7 +34,7 @@ def bark(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bark(tmp_path_factory.mktemp("bark"))
 
 
-def infer(bark: Path, folder: Path, *options: str, expect: int | tuple[int, ...] = (0, 3)):  # type: ignore[no-untyped-def]
+def infer(bark: Path, folder: Path, *options: str, expect: int | tuple[int, ...] = (0, 3)) -> Result:
     (folder / "phrases.txt").write_text("\n".join(LINES) + "\n")
     command = ("inference.py", "engine=bark", f"engine.model={bark}", f"input={folder}/phrases.txt")
     return run_here(*command, f"output={folder}/out", *options, expect=expect)
@@ -104,7 +107,7 @@ def server(bark: Path) -> Iterator[Running]:
         yield found
 
 
-def speak(server: Running, text: str, **fields: object):  # type: ignore[no-untyped-def]
+def speak(server: Running, text: str, **fields: Any) -> httpx.Response:
     return server.speak(text, **{"model": "tiny", "voice": PRESETS[0], **fields})
 
 
@@ -138,7 +141,7 @@ def test_the_server_offers_engines_as_models(server: Running) -> None:
     ],
 )
 def test_the_server_refuses_what_an_engine_has_not(
-    fields: dict[str, object], status: int, message: str, server: Running
+    fields: dict[str, Any], status: int, message: str, server: Running
 ) -> None:
     answer = speak(server, **{"text": "One two.", **{"text" if k == "input" else k: v for k, v in fields.items()}})
     assert answer.status_code == status
@@ -179,8 +182,6 @@ def test_an_engine_is_a_system_to_judge(bark: Path, tmp_path: Path) -> None:
     sentences = tmp_path / "sentences.txt"
     sentences.write_text("\n".join(LINES) + "\n")
     values = composed("evaluate", "engine=bark", f"engine.model={bark}", f"sentences={sentences}", "output=x")
-    from common.schema import from_dict
-
     (system,) = systems(from_dict(EvaluateConfig, values))
     assert system.name == "bark"
     assert [utterance.text for utterance in system.utterances] == list(LINES)

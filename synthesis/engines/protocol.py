@@ -17,7 +17,6 @@ from common.errors import UserError
 from synthesis.options import SpeechOptions
 from synthesis.utterance import Part, Utterance, pause_frames, summed, with_speed
 
-
 DEFAULT_VOICE = "default"  # that of the engine's options
 
 
