@@ -80,7 +80,7 @@ def body(text: str, **fields: Any) -> dict[str, Any]:
 
 async def ask(client: httpx.AsyncClient, text: str, found: Found, is_piper: bool = False) -> None:
     start, first, parts = time.monotonic(), 0.0, []
-    path, content = ("/", {"text": text}) if is_piper else ("/v1/audio/speech", body(text))
+    path, content = ("/synthesize", {"text": text}) if is_piper else ("/v1/audio/speech", body(text))
     try:
         async with client.stream("POST", path, json=content) as response:
             async for part in response.aiter_raw():
