@@ -32,7 +32,7 @@ NOT_COMPARED = {
 # Options of Tacotron 2 + WaveGlow, which the other engines do not have.
 OWN_ONLY = (
     "voice", "tacotron2", "waveglow", "vocoder", "denoiser_strength", "sigma", "match_mel", "postfilter_strength",
-    "max_decoder_steps", "attempts", "attention_window", "lexicon", "speed", "timings",
+    "max_decoder_steps", "attention_window", "lexicon", "speed", "timings",
 )  # fmt: skip
 
 
