@@ -85,8 +85,6 @@ class AudioLDM2:
         while window := list(itertools.islice(numbered, batch_size)):
             pieces = {number: _piece(text) for number, text in window if text.strip()}
             prompts = [piece.text for piece in pieces.values()]
-            for prompt in prompts:
-                self._check_length(prompt, repr(prompt[:60]))
             made = self._utterances(prompts, options.seed) if prompts else []
             found = dict(zip(pieces, made, strict=True))
             for number, _ in window:
@@ -150,7 +148,9 @@ class AudioLDM2:
     # ---- audio ----
 
     def _utterances(self, prompts: Sequence[str], seed: int) -> list[Utterance]:
-        with self._lock, torch.no_grad():
+        with self._lock, torch.no_grad():  # tokenizers have state too: how they pad and cut
+            for prompt in prompts:
+                self._check_length(prompt, repr(prompt[:60]))
             start = now(self.device)
             candidates = self._candidates(prompts, seed, self.options.num_inference_steps)
             audios = [self._best(*pair) for pair in zip(prompts, candidates, strict=True)]
