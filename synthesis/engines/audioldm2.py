@@ -27,7 +27,7 @@ from common.device import now
 from common.errors import UserError
 from synthesis.engines.audioldm2_pipeline import Precision, load_pipeline
 from synthesis.engines.options import AudioLDM2Options
-from synthesis.engines.protocol import refuse_options, utterance_of
+from synthesis.engines.protocol import DEFAULT_VOICE, refuse_options, unknown_voice, utterance_of
 from synthesis.options import SpeechOptions
 from synthesis.reader import Read
 from synthesis.sentences import Piece
@@ -74,6 +74,15 @@ class AudioLDM2:
     def load(cls, options: AudioLDM2Options, device: torch.device, precision: Precision) -> AudioLDM2:
         """Raises UserError, see `load_pipeline`; also if `seconds` or the negative prompt do not suit the model."""
         return cls(load_pipeline(options, device, precision), options, device, precision)
+
+    @property
+    def voices(self) -> list[str]:
+        return [DEFAULT_VOICE]
+
+    def speaking_as(self, voice: str) -> AudioLDM2:
+        if voice != DEFAULT_VOICE:
+            raise unknown_voice(self, voice)
+        return self
 
     def parts(self, texts: Iterable[str], batch_size: int, options: SpeechOptions) -> Iterator[Part]:
         """Synthesize each text as one prompt, `batch_size` at a time, from the seed in `options`.
