@@ -52,10 +52,11 @@ def posted(text: str, **fields: Any) -> bytes:
 
 
 def everything(connection: socket.socket) -> bytes:
-    """What the server sends until it closes the connection."""
+    """What the server sends until it closes or resets the connection."""
     found = b""
-    while part := connection.recv(65536):
-        found += part
+    with contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(65536):
+            found += part
     return found
 
 
@@ -96,6 +97,14 @@ def test_a_client_that_reads_nothing_holds_back_only_itself() -> None:
         assert server.speak("Yes.").status_code == 200
         server.until_idle()  # after client_seconds the server gives it up
         assert not everything(connection).endswith(b"0\r\n\r\n")  # no end: it cannot be taken for the whole
+
+
+def test_a_client_that_reads_nothing_does_not_keep_the_server_from_ending() -> None:
+    with running(client_seconds=0.5) as server:
+        connection = raw(server, b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300)  # 9 MB of answers
+        time.sleep(0.2)
+        server.stop()
+        connection.close()
 
 
 def test_half_closed_and_half_sent_requests() -> None:

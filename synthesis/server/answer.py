@@ -17,7 +17,7 @@ from synthesis.server.encoders import CONTENT_TYPES, encoder
 from synthesis.server.engines import EngineStream
 from synthesis.server.errors import ApiError
 from synthesis.server.speech import SpeechRequest, Sse, Stream
-from synthesis.server.studio import Abandoned, Record, Studio
+from synthesis.server.studio import Record, Studio
 
 log = logging.getLogger("tts")
 
@@ -46,7 +46,7 @@ class SpeechAnswer(Response):
             work.cancel()
             try:
                 await work
-            except (asyncio.CancelledError, Abandoned):
+            except asyncio.CancelledError:
                 self.record.is_abandoned = True
             finally:
                 self.studio.note(self.record, self.faults)
@@ -124,13 +124,9 @@ class SpeechAnswer(Response):
         await send({"type": "http.response.start", "status": 200, "headers": raw})
 
     async def _send(self, body: bytes, send: Send, is_last: bool = False) -> None:
-        """Send a part. Raises Abandoned if the client does not take it in time."""
+        """Send a part. If the client does not take it in time, the connection ends: it has left."""
         if body or is_last:
-            try:
-                async with asyncio.timeout(self.studio.options.client_seconds):
-                    await send({"type": "http.response.body", "body": body, "more_body": not is_last})
-            except (TimeoutError, OSError):
-                raise Abandoned from None
+            await send({"type": "http.response.body", "body": body, "more_body": not is_last})
 
     async def _fail(self, error: ApiError, sse: Sse | None, scope: Scope, receive: Receive, send: Send) -> None:
         if not self.record.status:

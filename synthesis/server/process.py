@@ -9,6 +9,7 @@ import multiprocessing.connection
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -34,6 +35,7 @@ GPU_LANES = 2  # one prepares work for the GPU while the other waits for it
 BACKLOG = 1024  # connections that wait to be accepted
 SHORT_LIFE = 30  # seconds
 TRIM_SECONDS = 10
+NO_LINGER = struct.pack("ii", 1, 0)  # what waits to be sent is dropped, and the client is told by a reset
 log = logging.getLogger("tts")
 
 
@@ -81,40 +83,56 @@ class Server(uvicorn.Server):
             await ending
 
 
-def protocol(header_seconds: float) -> type[H11Protocol]:
-    """HTTP/1.1 whose clients must send the head of a request within `header_seconds`; uvicorn waits for ever."""
+def protocol(client_seconds: float) -> type[H11Protocol]:
+    """HTTP/1.1 whose clients must send the head of a request, and take what is sent, within `client_seconds`; uvicorn
+    waits for ever, also after it has closed a connection. Requests find `abort` in scope["state"]."""
 
     class Protocol(H11Protocol):
-        _timer: asyncio.TimerHandle | None = None
+        _head: asyncio.TimerHandle | None = None
+        _flush: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            transport.set_write_buffer_limits(0)  # writing is paused as long as anything waits for the client
+            self.app_state = {**self.app_state, "abort": self.abort}
             self._expect_head()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             self._expect_head()
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._flush = self.loop.call_later(client_seconds, self.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._flush:
+                self._flush.cancel()
+
         def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_timer()
+            for timer in filter(None, (self._head, self._flush)):
+                timer.cancel()
             super().connection_lost(exc)
+
+        def abort(self) -> None:
+            """Reset the connection: after an ordinary end, a client of HTTP/1.0 would take a part for the whole."""
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            self.transport.abort()
 
         def _expect_head(self) -> None:
             """Start the timer if a head has begun or must come, stop it if it is complete."""
             if self.cycle is not None and not self.cycle.response_complete:
-                self._stop_timer()
-            elif self._timer is None:
-                self._timer = self.loop.call_later(header_seconds, self._close_if_idle)
+                if self._head:
+                    self._head.cancel()
+                self._head = None
+            elif self._head is None:
+                self._head = self.loop.call_later(client_seconds, self._close_if_idle)
 
         def _close_if_idle(self) -> None:
-            self._timer = None
+            self._head = None
             if self.cycle is None or self.cycle.response_complete:
                 self.transport.close()
-
-        def _stop_timer(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
 
     return Protocol
 
