@@ -23,7 +23,7 @@ import torch
 from inference import Synthesizer
 from synthesis.audio_file import in_16_bits
 from synthesis.server.encoders import CONTENT_TYPES, SpeechFormat
-from tests.helpers.server import VOICE, Running, running
+from tests.helpers.server import VOICE, Running, request, running
 
 TEXT = "Hello there. It costs $5.20!"
 
@@ -242,6 +242,16 @@ def test_words_mel_and_alignment_as_events(speech_server: Running, voice: Synthe
             assert values.size == part["frames"] * part[columns]
             assert values.max() > 150
             assert values.min() < 50
+
+
+def test_half_of_a_surrogate_pair_in_events(speech_server: Running) -> None:
+    """JSON may hold one, UTF-8 not."""
+    body = json.dumps(request("Hello th\ud800ere.", stream_format="sse", include=["words"]))
+    with speech_server.client() as client:
+        headers = {"Content-Type": "application/json"}
+        found = events(client.post("/v1/audio/speech", content=body, headers=headers).text)
+    assert [event["words"][1]["word"] for event in found if "words" in event] == ["th\ud800ere."]
+    assert found[-1]["type"] == "speech.audio.done"
 
 
 def test_ssml(speech_server: Running, voice: Synthesizer) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ import pytest
 from common.errors import UserError
 from synthesis.server.guard import Keys
 from synthesis.server.options import ServerOptions
+from synthesis.server.speech import Sse
 from tests.helpers import REPOSITORY
 from tests.helpers.server import Running, garbage, request, running
 
@@ -53,11 +55,18 @@ def posted(text: str, **fields: Any) -> bytes:
 
 def everything(connection: socket.socket) -> bytes:
     """What the server sends until it closes or resets the connection."""
+    return until_end(connection)[0]
+
+
+def until_end(connection: socket.socket) -> tuple[bytes, bool]:
+    """What the server sends, and whether it then resets the connection."""
     found = b""
-    with contextlib.suppress(ConnectionResetError):
+    try:
         while part := connection.recv(65536):
             found += part
-    return found
+    except ConnectionResetError:
+        return found, True
+    return found, False
 
 
 @contextmanager
@@ -199,11 +208,42 @@ def test_time_limits() -> None:
     with running(queue_seconds=0.001) as server:
         late = server.speak(LONG)
         assert (late.status_code, late.json()["error"]["code"]) == (503, "queue_timeout")
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_an_answer_that_fails_in_the_middle_does_not_look_whole(version: bytes) -> None:
+    """HTTP/1.0 has no other end than that of the connection. The failure is counted as what it is."""
     with running(request_seconds=1.0, client_seconds=20.0) as server:
-        connection = raw(server, posted(LONG * 1))
-        time.sleep(1.5)
-        assert not everything(connection).endswith(b"0\r\n\r\n")
-        server.until_idle()
+        connection = raw(server, posted(LONG).replace(b"HTTP/1.1", b"HTTP/" + version))
+        found, is_reset = until_end(connection)
+        assert is_reset
+        assert found.startswith(b"HTTP/1.1 200")
+        assert len(found) > 10_000
+        assert not found.endswith(b"0\r\n\r\n")
+        assert statuses(server, 1) == {"503": 1}
+
+
+def test_a_fault_of_the_server_is_told_in_events_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the start of an answer and after it."""
+    with running() as server:
+        monkeypatch.setattr(Sse, "piece", lambda *_: {}["x"])
+        found = server.speak("Yes.", stream_format="sse")
+        *_, last = [json.loads(event.removeprefix("data: ")) for event in found.text.strip().split("\n\n")]
+        assert (found.status_code, last["type"], last["error"]["code"]) == (200, "error", "internal_error")
+        monkeypatch.setattr(Sse, "__init__", lambda *_: {}["x"])
+        found = server.speak("Yes.", stream_format="sse")
+        assert (found.status_code, found.json()["error"]["code"]) == (500, "internal_error")
+        assert statuses(server, 2) == {"500": 2}
+
+
+def statuses(server: Running, total: int) -> dict[str, int]:
+    """How many requests had which status, when `total` have been counted: that is after their answers."""
+    found: dict[str, int] = {}
+    while sum(found.values()) < total:
+        lines = re.findall(r'^tts_requests_total\{status="(\d+)"\} (\d+)', server.studio.metrics.text().decode(), re.M)
+        found = {status: int(count) for status, count in lines}
+        time.sleep(0.01)
+    return found
 
 
 # ---- pages of other sites ----
