@@ -297,12 +297,12 @@ def test_many_voices_and_aliases(tmp_path: Path, voice: Synthesizer) -> None:
         (tmp_path / name).symlink_to(VOICE)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/tacotron2.safetensors").write_bytes(b"nothing")
-    with running(voices=str(tmp_path), aliases={"alloy": "bert"}) as server:
+    with running(voices=str(tmp_path), aliases={"alloy": "bert", 1: "anna"}) as server:
         with server.client() as client:
             names = [found["id"] for found in client.get("/v1/audio/voices").json()["voices"]]
-        assert names == ["anna", "bert", "broken", "alloy"]
+        assert names == ["anna", "bert", "broken", "alloy", "1"]
         assert not server.studio.shelf.is_loaded("bert")
-        for name in ("anna", "alloy"):
+        for name in ("anna", "alloy", "1"):
             assert_close(samples(server.speak("Yes.", voice=name).content), expected(voice, "Yes."))
         broken = server.speak("Yes.", voice="broken")
         assert broken.status_code == 500

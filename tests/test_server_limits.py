@@ -24,9 +24,13 @@ import pytest
 from common.errors import UserError
 from synthesis.server.guard import Keys
 from synthesis.server.options import ServerOptions
+from synthesis.server.shelf import Shelf
 from synthesis.server.speech import Sse
+from synthesis.synthesizer import Synthesizer
 from tests.helpers import REPOSITORY
-from tests.helpers.server import Running, garbage, request, running
+from tests.helpers.commands import fails_with, run_here
+from tests.helpers.server import VOICE, Running, garbage, request, running
+from tests.helpers.servers import free_port
 
 LONG = "Once more, with feeling. " * 150  # about 4 minutes of audio
 KEY, OTHER = "0123456789abcdef", "fedcba9876543210"
@@ -182,13 +186,35 @@ def test_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("", "no key"), ("# x\n", "no key"), ("short", "key 1 has fewer than")]
-)
-def test_key_files_that_are_refused(content: str, message: str, tmp_path: Path) -> None:
+    ("content", "message"),
+    [
+        (b"", "no key"), (b"# x\n", "no key"), (b"  # a comment of some length\n", "no key"),
+        (b"short", "key 1 has fewer than"), (b"\xff" * 20, "not UTF-8"),
+    ],
+)  # fmt: skip
+def test_key_files_that_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
     file = tmp_path / "keys.txt"
-    file.write_text(content)
+    file.write_bytes(content)
     with pytest.raises(UserError, match=message):
         Keys.load(str(file))
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match=f"keys={path}: .*one key on each line"):
+            Keys.load(str(path))
+
+
+def test_voices_that_are_damaged_or_lost(tmp_path: Path) -> None:
+    """The first one stops the start, with a message; a link to nothing does not."""
+    for name in ("tacotron2.safetensors", "waveglow.safetensors"):
+        (tmp_path / name).write_bytes(b"nothing")
+    (tmp_path / "lost.safetensors").symlink_to(tmp_path / "none")
+    result = run_here("scripts/serve.py", f"voices={tmp_path}", f"port={free_port()}", expect=1)
+    fails_with(result, "tacotron2.safetensors")
+
+
+@pytest.mark.parametrize("alias", [None, True, 1.5])
+def test_aliases_that_are_no_names(alias: object) -> None:
+    with pytest.raises(UserError, match=f"aliases: {alias} is no name"):
+        Shelf(VOICE, {alias: "voice"}, Synthesizer.load)
 
 
 @pytest.mark.parametrize(
@@ -382,3 +408,29 @@ def test_several_processes_on_one_port() -> None:
             size = sum(map(len, parts))  # an answer that is cut off raises an error
         assert size > 500_000
         server.wait(20)
+
+
+@pytest.mark.slow
+def test_several_processes_refuse_what_is_new_while_they_end() -> None:
+    """Slow: each process loads the models. The last status tells a supervisor such as systemd that all is well."""
+    with process("workers=2") as (server, url):
+        with httpx.stream("POST", f"{url}/v1/audio/speech", json=request(LONG[:600]), timeout=60) as answer:
+            parts = answer.iter_raw()
+            next(parts)
+            server.send_signal(signal.SIGTERM)
+            time.sleep(2)
+            with pytest.raises(httpx.ConnectError):
+                httpx.get(f"{url}/healthz", timeout=5)
+            assert sum(map(len, parts)) > 500_000
+        assert server.wait(20) == 0
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_at_once_ends_all_with_a_status() -> None:
+    """Slow: each process loads the models. systemd starts it again only if the status is not 0."""
+    with process("workers=2") as (server, _):
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        assert server.wait(30) == 1
+        assert server.stderr is not None
+        assert "a process ended within 30 s" in server.stderr.read()

@@ -24,6 +24,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common.device import resolve_device
+from common.errors import UserError
 from common.ops.precision import set_tf32
 from common.parallel import end_with_parent
 from common.threads import allowed_cores
@@ -42,7 +43,7 @@ log = logging.getLogger("tts")
 def lanes_and_threads(options: ServerOptions) -> tuple[int, int]:
     """The lanes of the scheduler, and the threads of each."""
     cores = max(1, allowed_cores() // options.workers)
-    files = [path.stat().st_size for path in Path(options.voices).rglob("*.safetensors")]
+    files = [path.stat().st_size for path in Path(options.voices).rglob("*.safetensors") if path.is_file()]
     threads = options.threads or (1 if max(files, default=0) < SMALL else cores)
     if resolve_device(options.device).type != "cpu":
         return GPU_LANES, threads
@@ -199,16 +200,26 @@ class Supervisor:
         self.options, self.listener = options, listener
         self.context = multiprocessing.get_context("spawn")
         self.started: dict[int, float] = {}  # by the numbers of processes
-        self.is_stopping = False
+        self.is_stopping = self.has_failed = False
         self.workers = [self._start() for _ in range(options.workers)]
 
     def run(self) -> None:
+        """Until a signal. Raises UserError if a process ends soon after its start."""
+        awake, waker = socket.socketpair()  # a handler that did more could come between any two steps
+
+        def note(*_: object) -> None:
+            waker.send(b"1")
+
         for sig in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(sig, self._stop)
+            signal.signal(sig, note)
         while self.workers:
-            multiprocessing.connection.wait([worker.sentinel for worker in self.workers])
+            if awake in multiprocessing.connection.wait([awake, *(worker.sentinel for worker in self.workers)]):
+                awake.recv(1)
+                self._stop()
             for worker in [worker for worker in self.workers if worker.exitcode is not None]:
                 self._ended(worker)
+        if self.has_failed:
+            raise UserError(f"workers={self.options.workers}: a process ended within {SHORT_LIFE} s; see its message")
 
     def _start(self) -> SpawnProcess:
         worker = self.context.Process(target=_work, args=(self.options, self.listener))
@@ -223,12 +234,14 @@ class Supervisor:
             return
         log.error("process %s ended with status %s after %.0f s", worker.pid, worker.exitcode, lived)
         if lived < SHORT_LIFE:  # it would only fail again
+            self.has_failed = True
             self._stop()
         else:
             self.workers.append(self._start())
 
-    def _stop(self, *_: object) -> None:
+    def _stop(self) -> None:
         self.is_stopping = True
+        self.listener.close()  # else the system accepts connections that nobody answers
         for worker in self.workers:
             if worker.is_alive():
                 os.kill(worker.pid or 0, signal.SIGTERM)
@@ -238,7 +251,11 @@ def _work(options: ServerOptions, listener: socket.socket) -> None:
     os.setpgrp()  # Ctrl-C in a terminal reaches only the first process, which passes it on: twice would end it at once
     threading.Thread(target=end_with_parent, daemon=True).start()
     start_log()
-    run(options, listener)
+    try:
+        run(options, listener)
+    except UserError as error:
+        log.error("%s", error)
+        sys.exit(1)
 
 
 def start_log() -> None:
