@@ -20,6 +20,8 @@ from synthesis.audio_file import HEADER
 
 PATIENCE = 120.0  # seconds for the next part of the audio
 BLOCK = 8192  # bytes
+BROKEN = (OSError, http.client.HTTPException)  # a connection
+NO_ANSWER = (ValueError, LookupError, TypeError, RecursionError)  # what JSON that is none of a server's raises
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -33,7 +35,10 @@ class SpeechClient:
     """A server at `url`, such as http://127.0.0.1:8000; `key` if it wants one. Methods raise UserError."""
 
     def __init__(self, url: str, key: str | None = None) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # such as half of an address of IPv6
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(f"url {url} is no address of a server; write it as http://127.0.0.1:8000")
         if key is not None and not (key.isascii() and key.isprintable() and key):
@@ -45,9 +50,12 @@ class SpeechClient:
         """The names of its voices."""
         with self._open("/v1/audio/voices") as response:
             try:
-                return [str(voice["id"]) for voice in json.load(response)["voices"]]
-            except (ValueError, LookupError, TypeError):
+                found = [str(voice["id"]) for voice in json.load(response)["voices"]]
+            except (*BROKEN, *NO_ANSWER):
                 raise self._strange() from None
+        if not found:
+            raise UserError(f"{self.url}: the server has no voice; check the address")
+        return found
 
     def speak(self, text: str, voice: str | None = None, speed: float = 1.0, kind: str = "text") -> Speech:
         """Speak a text (kind "ssml": a document) with a voice, or with the first of the server."""
@@ -68,7 +76,7 @@ class SpeechClient:
             return response
         except urllib.error.HTTPError as error:
             raise UserError(f"{self.url}: {self._message(error)}") from None
-        except (OSError, http.client.HTTPException, ValueError) as error:  # also of a wrong port
+        except (*BROKEN, ValueError) as error:  # also of a wrong port
             reason = getattr(error, "reason", error)
             raise UserError(
                 f"{self.url}: no server answers ({reason}); start one with scripts/serve.py, or check the address"
@@ -77,7 +85,7 @@ class SpeechClient:
     def _message(self, error: urllib.error.HTTPError) -> str:
         try:
             return str(json.load(error)["error"]["message"])
-        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        except (*BROKEN, *NO_ANSWER):
             return f"status {error.code} ({error.reason}); it is no server of speech, check the address"
 
     def _strange(self) -> UserError:
@@ -96,15 +104,24 @@ class Speech:
             raise client._strange() from None
         if (form, channels, bits) != (b"WAVE", 1, 16) or not self.sample_rate:
             raise client._strange()
+        if response.length is None and not response.chunked:
+            raise UserError(
+                f"{client.url}: the answer does not tell its end, so a part would look whole; "
+                "let the proxy before the server use HTTP/1.1"
+            )
 
     def __iter__(self) -> Iterator[Tensor]:
-        rest = b""
+        """Raises UserError if the answer ends early."""
+        rest, is_silent = b"", True
         while data := self._read(BLOCK):
             data = rest + data
             end = len(data) // 2 * 2
             rest = data[end:]
             if end:
+                is_silent = False
                 yield torch.from_numpy(np.frombuffer(data[:end], "<i2").astype(np.float32) / 2**15)
+        if rest or is_silent or self.response.length:
+            raise self._cut("it is not whole")
 
     def close(self) -> None:
         self.response.close()
@@ -112,6 +129,8 @@ class Speech:
     def _read(self, size: int, is_whole: bool = False) -> bytes:
         try:
             return self.response.read(size) if is_whole else self.response.read1(size)
-        except (OSError, http.client.HTTPException) as error:
-            reason = str(error) or type(error).__name__
-            raise UserError(f"{self.client.url}: the server ended in the middle of the audio ({reason})") from None
+        except BROKEN as error:
+            raise self._cut(str(error) or type(error).__name__) from None
+
+    def _cut(self, reason: str) -> UserError:
+        return UserError(f"{self.client.url}: the server ended in the middle of the audio ({reason})")

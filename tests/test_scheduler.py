@@ -14,7 +14,7 @@ from inference import Synthesizer
 from synthesis.passages import Passage
 from synthesis.scheduler.job import BUFFER_SECONDS, Chunk, Job
 from synthesis.scheduler.scheduler import ClosedError, Scheduler
-from synthesis.scheduler.script import Script, plain
+from synthesis.scheduler.script import Line, Script, plain
 from tests.helpers.server import VOICE
 
 TEXTS = (
@@ -107,6 +107,21 @@ def test_text_that_arrives_in_parts(voice: Synthesizer, scheduler: Scheduler) ->
     scheduler.feed(reader.job, None)
     expected = torch.cat(list(voice.stream(text)))
     torch.testing.assert_close(reader.all(), expected, atol=CLOSE, rtol=0)
+
+
+def test_text_that_ends_while_the_scheduler_finds_none(voice: Synthesizer, scheduler: Scheduler) -> None:
+    """Between the look at the text and what follows from it."""
+
+    class Late(Script):
+        def next(self) -> Line | None:
+            line = super().next()
+            if line is None and self.num_characters and not self.is_closed:
+                scheduler.feed(reader.job, None)
+            return line
+
+    reader = Reader(scheduler, voice, Late(voice.reader))
+    scheduler.feed(reader.job, "Yes. ")
+    torch.testing.assert_close(reader.all(), torch.cat(list(voice.stream("Yes. "))), atol=CLOSE, rtol=0)
 
 
 def test_speeds_pauses_and_places_of_passages(voice: Synthesizer, scheduler: Scheduler) -> None:

@@ -23,7 +23,7 @@ import torch
 from inference import Synthesizer
 from synthesis.audio_file import in_16_bits
 from synthesis.server.encoders import CONTENT_TYPES, SpeechFormat
-from tests.helpers.server import VOICE, Running, running
+from tests.helpers.server import VOICE, Running, request, running
 
 TEXT = "Hello there. It costs $5.20!"
 
@@ -244,6 +244,16 @@ def test_words_mel_and_alignment_as_events(speech_server: Running, voice: Synthe
             assert values.min() < 50
 
 
+def test_half_of_a_surrogate_pair_in_events(speech_server: Running) -> None:
+    """JSON may hold one, UTF-8 not."""
+    body = json.dumps(request("Hello th\ud800ere.", stream_format="sse", include=["words"]))
+    with speech_server.client() as client:
+        headers = {"Content-Type": "application/json"}
+        found = events(client.post("/v1/audio/speech", content=body, headers=headers).text)
+    assert [event["words"][1]["word"] for event in found if "words" in event] == ["th\ud800ere."]
+    assert found[-1]["type"] == "speech.audio.done"
+
+
 def test_ssml(speech_server: Running, voice: Synthesizer) -> None:
     document = (
         '<speak><p>Good <sub alias="morning">AM</sub>.</p><break time="300ms"/>'
@@ -287,12 +297,12 @@ def test_many_voices_and_aliases(tmp_path: Path, voice: Synthesizer) -> None:
         (tmp_path / name).symlink_to(VOICE)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/tacotron2.safetensors").write_bytes(b"nothing")
-    with running(voices=str(tmp_path), aliases={"alloy": "bert"}) as server:
+    with running(voices=str(tmp_path), aliases={"alloy": "bert", 1: "anna"}) as server:
         with server.client() as client:
             names = [found["id"] for found in client.get("/v1/audio/voices").json()["voices"]]
-        assert names == ["anna", "bert", "broken", "alloy"]
+        assert names == ["anna", "bert", "broken", "alloy", "1"]
         assert not server.studio.shelf.is_loaded("bert")
-        for name in ("anna", "alloy"):
+        for name in ("anna", "alloy", "1"):
             assert_close(samples(server.speak("Yes.", voice=name).content), expected(voice, "Yes."))
         broken = server.speak("Yes.", voice="broken")
         assert broken.status_code == 500

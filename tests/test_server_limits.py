@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -23,8 +24,13 @@ import pytest
 from common.errors import UserError
 from synthesis.server.guard import Keys
 from synthesis.server.options import ServerOptions
+from synthesis.server.shelf import Shelf
+from synthesis.server.speech import Sse
+from synthesis.synthesizer import Synthesizer
 from tests.helpers import REPOSITORY
-from tests.helpers.server import Running, garbage, request, running
+from tests.helpers.commands import fails_with, run_here
+from tests.helpers.server import VOICE, Running, garbage, request, running
+from tests.helpers.servers import free_port
 
 LONG = "Once more, with feeling. " * 150  # about 4 minutes of audio
 KEY, OTHER = "0123456789abcdef", "fedcba9876543210"
@@ -52,11 +58,19 @@ def posted(text: str, **fields: Any) -> bytes:
 
 
 def everything(connection: socket.socket) -> bytes:
-    """What the server sends until it closes the connection."""
+    """What the server sends until it closes or resets the connection."""
+    return until_end(connection)[0]
+
+
+def until_end(connection: socket.socket) -> tuple[bytes, bool]:
+    """What the server sends, and whether it then resets the connection."""
     found = b""
-    while part := connection.recv(65536):
-        found += part
-    return found
+    try:
+        while part := connection.recv(65536):
+            found += part
+    except ConnectionResetError:
+        return found, True
+    return found, False
 
 
 @contextmanager
@@ -96,6 +110,14 @@ def test_a_client_that_reads_nothing_holds_back_only_itself() -> None:
         assert server.speak("Yes.").status_code == 200
         server.until_idle()  # after client_seconds the server gives it up
         assert not everything(connection).endswith(b"0\r\n\r\n")  # no end: it cannot be taken for the whole
+
+
+def test_a_client_that_reads_nothing_does_not_keep_the_server_from_ending() -> None:
+    with running(client_seconds=0.5) as server:
+        connection = raw(server, b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300)  # 9 MB of answers
+        time.sleep(0.2)
+        server.stop()
+        connection.close()
 
 
 def test_half_closed_and_half_sent_requests() -> None:
@@ -164,13 +186,35 @@ def test_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("", "no key"), ("# x\n", "no key"), ("short", "key 1 has fewer than")]
-)
-def test_key_files_that_are_refused(content: str, message: str, tmp_path: Path) -> None:
+    ("content", "message"),
+    [
+        (b"", "no key"), (b"# x\n", "no key"), (b"  # a comment of some length\n", "no key"),
+        (b"short", "key 1 has fewer than"), (b"\xff" * 20, "not UTF-8"),
+    ],
+)  # fmt: skip
+def test_key_files_that_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
     file = tmp_path / "keys.txt"
-    file.write_text(content)
+    file.write_bytes(content)
     with pytest.raises(UserError, match=message):
         Keys.load(str(file))
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match=f"keys={path}: .*one key on each line"):
+            Keys.load(str(path))
+
+
+def test_voices_that_are_damaged_or_lost(tmp_path: Path) -> None:
+    """The first one stops the start, with a message; a link to nothing does not."""
+    for name in ("tacotron2.safetensors", "waveglow.safetensors"):
+        (tmp_path / name).write_bytes(b"nothing")
+    (tmp_path / "lost.safetensors").symlink_to(tmp_path / "none")
+    result = run_here("scripts/serve.py", f"voices={tmp_path}", f"port={free_port()}", expect=1)
+    fails_with(result, "tacotron2.safetensors")
+
+
+@pytest.mark.parametrize("alias", [None, True, 1.5])
+def test_aliases_that_are_no_names(alias: object) -> None:
+    with pytest.raises(UserError, match=f"aliases: {alias} is no name"):
+        Shelf(VOICE, {alias: "voice"}, Synthesizer.load)
 
 
 @pytest.mark.parametrize(
@@ -190,11 +234,42 @@ def test_time_limits() -> None:
     with running(queue_seconds=0.001) as server:
         late = server.speak(LONG)
         assert (late.status_code, late.json()["error"]["code"]) == (503, "queue_timeout")
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_an_answer_that_fails_in_the_middle_does_not_look_whole(version: bytes) -> None:
+    """HTTP/1.0 has no other end than that of the connection. The failure is counted as what it is."""
     with running(request_seconds=1.0, client_seconds=20.0) as server:
-        connection = raw(server, posted(LONG * 1))
-        time.sleep(1.5)
-        assert not everything(connection).endswith(b"0\r\n\r\n")
-        server.until_idle()
+        connection = raw(server, posted(LONG).replace(b"HTTP/1.1", b"HTTP/" + version))
+        found, is_reset = until_end(connection)
+        assert is_reset
+        assert found.startswith(b"HTTP/1.1 200")
+        assert len(found) > 10_000
+        assert not found.endswith(b"0\r\n\r\n")
+        assert statuses(server, 1) == {"503": 1}
+
+
+def test_a_fault_of_the_server_is_told_in_events_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the start of an answer and after it."""
+    with running() as server:
+        monkeypatch.setattr(Sse, "piece", lambda *_: {}["x"])
+        found = server.speak("Yes.", stream_format="sse")
+        *_, last = [json.loads(event.removeprefix("data: ")) for event in found.text.strip().split("\n\n")]
+        assert (found.status_code, last["type"], last["error"]["code"]) == (200, "error", "internal_error")
+        monkeypatch.setattr(Sse, "__init__", lambda *_: {}["x"])
+        found = server.speak("Yes.", stream_format="sse")
+        assert (found.status_code, found.json()["error"]["code"]) == (500, "internal_error")
+        assert statuses(server, 2) == {"500": 2}
+
+
+def statuses(server: Running, total: int) -> dict[str, int]:
+    """How many requests had which status, when `total` have been counted: that is after their answers."""
+    found: dict[str, int] = {}
+    while sum(found.values()) < total:
+        lines = re.findall(r'^tts_requests_total\{status="(\d+)"\} (\d+)', server.studio.metrics.text().decode(), re.M)
+        found = {status: int(count) for status, count in lines}
+        time.sleep(0.01)
+    return found
 
 
 # ---- pages of other sites ----
@@ -333,3 +408,29 @@ def test_several_processes_on_one_port() -> None:
             size = sum(map(len, parts))  # an answer that is cut off raises an error
         assert size > 500_000
         server.wait(20)
+
+
+@pytest.mark.slow
+def test_several_processes_refuse_what_is_new_while_they_end() -> None:
+    """Slow: each process loads the models. The last status tells a supervisor such as systemd that all is well."""
+    with process("workers=2") as (server, url):
+        with httpx.stream("POST", f"{url}/v1/audio/speech", json=request(LONG[:600]), timeout=60) as answer:
+            parts = answer.iter_raw()
+            next(parts)
+            server.send_signal(signal.SIGTERM)
+            time.sleep(2)
+            with pytest.raises(httpx.ConnectError):
+                httpx.get(f"{url}/healthz", timeout=5)
+            assert sum(map(len, parts)) > 500_000
+        assert server.wait(20) == 0
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_at_once_ends_all_with_a_status() -> None:
+    """Slow: each process loads the models. systemd starts it again only if the status is not 0."""
+    with process("workers=2") as (server, _):
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        assert server.wait(30) == 1
+        assert server.stderr is not None
+        assert "a process ended within 30 s" in server.stderr.read()

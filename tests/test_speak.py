@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socketserver
 import subprocess
 import sys
 import threading
@@ -269,6 +270,65 @@ def test_a_server_of_something_else(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def answer(body: bytes, length: int | None = None, status: str = "200 OK", version: str = "1.1") -> bytes:
+    """With a Content-Length, which may be wrong; negative: none."""
+    length = len(body) if length is None else length
+    header = f"Content-Length: {length}\r\n" if length >= 0 else ""
+    return f"HTTP/{version} {status}\r\n{header}\r\n".encode() + body
+
+
+@contextmanager
+def scripted(data: bytes) -> Iterator[str]:
+    """A server that sends `data` to whoever asks, and ends the connection; yields its address."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            length = 0
+            while (line := self.rfile.readline()) not in (b"\r\n", b""):
+                length = int(line.split()[1]) if line.lower().startswith(b"content-length:") else length
+            self.rfile.read(length)
+            self.wfile.write(data)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+WAV = wav_header(22050, 2000) + bytes(2000)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (answer(WAV, len(WAV) + 1000), "in the middle of the audio"),
+        (answer(WAV + b"1"), "in the middle of the audio"),
+        (answer(WAV[:44]), "in the middle of the audio"),
+        (answer(WAV, -1, version="1.0"), "HTTP/1.1"),
+    ],
+    ids=["too short", "half a sample", "only the header", "of no known length"],
+)
+def test_a_part_of_an_answer_is_not_taken_for_the_whole(data: bytes, message: str, tmp_path: Path) -> None:
+    with scripted(data) as url:
+        fails_with(speak("Hi.", "--url", url, "--voice", "x", "-o", tmp_path / "a.wav", expect=1), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (answer(b'{"voices": []}'), "has no voice"),
+        (answer(b'{"voices"', 99), "no speech"),
+        (answer(b"[" * 100_000), "no speech"),
+        (answer(b"[" * 100_000, status="500 X"), "status 500"),
+    ],
+    ids=["empty", "too short", "deep", "an error"],
+)
+def test_a_list_of_voices_that_is_none(data: bytes, message: str, tmp_path: Path) -> None:
+    with scripted(data) as url:
+        fails_with(speak("Hi.", "--url", url, "-o", tmp_path / "a.wav", expect=1), message)
+
+
 # ---- mistakes ----
 
 
@@ -288,6 +348,7 @@ def test_a_server_of_something_else(tmp_path: Path) -> None:
         (["-o", "{}/a.wav", "--url", "http://127.0.0.1:9", "--seed", "1"], ["--seed is not for a server"]),
         (["-o", "{}/a.wav", "--url", "file:///etc/passwd"], ["no address of a server", "http://127.0.0.1:8000"]),
         (["-o", "{}/a.wav", "--url", "http://127.0.0.1:x"], ["no server answers"]),
+        (["-o", "{}/a.wav", "--url", "http://[::1"], ["no address of a server"]),
     ],
 )
 def test_mistakes(arguments: list[str], parts: list[str], tmp_path: Path) -> None:

@@ -129,12 +129,14 @@ class Job:
     def next_piece(self) -> Piece | None:
         """The next piece to decode; None: there is no more, or not yet."""
         is_closed = self.script.is_closed  # before the line: more may come between the two
+        self.is_starved = True  # before the line, too: `Scheduler.feed` takes it back behind its text
         line = self.script.next()
         if line is None:
-            self.is_read, self.is_starved = is_closed, not is_closed
+            self.is_read = is_closed
             if self.is_read and self.is_first:
                 raise NothingToSayError("input has no word that can be spoken; send a text with words")
             return None
+        self.is_starved = False
         attempts = trials(line.read, self.voice.reader.cut, self.options.attempts)
         piece = Piece(self, line, None if self.is_first else attempts)
         self.is_first = False

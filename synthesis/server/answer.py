@@ -17,7 +17,7 @@ from synthesis.server.encoders import CONTENT_TYPES, encoder
 from synthesis.server.engines import EngineStream
 from synthesis.server.errors import ApiError
 from synthesis.server.speech import SpeechRequest, Sse, Stream
-from synthesis.server.studio import Abandoned, Record, Studio
+from synthesis.server.studio import Record, Studio
 
 log = logging.getLogger("tts")
 
@@ -25,8 +25,8 @@ log = logging.getLogger("tts")
 class SpeechAnswer(Response):
     """Waits for the first audio, so that an error has its own status, then streams.
 
-    If something fails later, the connection is closed before the end of the answer, so that no client takes a part for
-    the whole; in server-sent events, the last one then is an error. If the client leaves, the work stops.
+    If something fails later, the connection is reset, so that no client takes a part for the whole; in server-sent
+    events, the last one then is an error. If the client leaves, the work stops.
     """
 
     def __init__(self, studio: Studio, request: SpeechRequest, client: str) -> None:
@@ -46,7 +46,7 @@ class SpeechAnswer(Response):
             work.cancel()
             try:
                 await work
-            except (asyncio.CancelledError, Abandoned):
+            except asyncio.CancelledError:
                 self.record.is_abandoned = True
             finally:
                 self.studio.note(self.record, self.faults)
@@ -65,6 +65,11 @@ class SpeechAnswer(Response):
             limit = self.studio.options.request_seconds
             await self._fail(
                 ApiError(503, f"the request took more than {limit:g} s", "timeout"), sse, scope, receive, send
+            )
+        except Exception:
+            log.exception("a request failed")
+            await self._fail(
+                ApiError(500, "the server failed; its log says more", "internal_error"), sse, scope, receive, send
             )
 
     async def _begun(self) -> tuple[Stream | EngineStream, int, Sse | None]:
@@ -124,23 +129,21 @@ class SpeechAnswer(Response):
         await send({"type": "http.response.start", "status": 200, "headers": raw})
 
     async def _send(self, body: bytes, send: Send, is_last: bool = False) -> None:
-        """Send a part. Raises Abandoned if the client does not take it in time."""
+        """Send a part. If the client does not take it in time, the connection ends: it has left."""
         if body or is_last:
-            try:
-                async with asyncio.timeout(self.studio.options.client_seconds):
-                    await send({"type": "http.response.body", "body": body, "more_body": not is_last})
-            except (TimeoutError, OSError):
-                raise Abandoned from None
+            await send({"type": "http.response.body", "body": body, "more_body": not is_last})
 
     async def _fail(self, error: ApiError, sse: Sse | None, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self.record.status:
-            self.record.status = error.status
+        has_begun, self.record.status = self.record.status == 200, error.status
+        if not has_begun:
             await error.response()(scope, receive, send)
             return
         log.error("a request failed after its answer had begun: %s", error.message)
         if sse:
             await self._send(sse.error(error), send)
             await self._send(b"", send, is_last=True)
+        else:
+            scope["state"]["abort"]()
 
 
 async def _until_gone(receive: Receive) -> None:

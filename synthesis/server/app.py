@@ -80,14 +80,15 @@ def create_studio(options: ServerOptions, lanes: int) -> Studio:
 
 
 def create_app(options: ServerOptions, lanes: int = 1, wyoming_listener: socket.socket | None = None) -> FastAPI:
-    """The application, which also serves Wyoming on `wyoming_listener`; `lanes` are the threads of its scheduler."""
+    """The application, which also serves Wyoming on `wyoming_listener`; `lanes` are the threads of its scheduler.
+
+    Raises UserError if an option does not hold, or if the first voice cannot be loaded."""
     keys, studio = Keys.load(options.keys), create_studio(options, lanes)
+    studio.shelf.get(next(iter(studio.shelf.voices)))  # a damaged one is told before anything is served
     wyoming = Wyoming(studio, wyoming_listener) if wyoming_listener else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        first = next(iter(studio.shelf.voices))
-        await asyncio.to_thread(studio.shelf.get, first)
         # What reads digits takes two seconds to import. A request that comes before it is there waits for it.
         threading.Thread(target=cardinal, args=("2",), daemon=True, name="digits").start()
         if wyoming:

@@ -40,11 +40,15 @@ class Keys:
 
     @classmethod
     def load(cls, path: str | None) -> Keys:
-        """One key on each line; lines that start with # are comments."""
+        """One key on each line; lines that start with # are comments. Raises UserError."""
         if path is None:
             return cls()
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        try:
+            lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise UserError(f"keys={path}: {reason}; name a text file with one key on each line") from None
+        keys = [line for line in lines if line and not line.startswith("#")]
         if not keys:
             raise UserError(f"keys={path}: no key in this file; write one on each line: openssl rand -hex 32 > {path}")
         if short := [number for number, key in enumerate(keys, 1) if len(key) < MIN_KEY or not key.isascii()]:

@@ -9,6 +9,7 @@ import multiprocessing.connection
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -23,6 +24,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common.device import resolve_device
+from common.errors import UserError
 from common.ops.precision import set_tf32
 from common.parallel import end_with_parent
 from common.threads import allowed_cores
@@ -34,13 +36,14 @@ GPU_LANES = 2  # one prepares work for the GPU while the other waits for it
 BACKLOG = 1024  # connections that wait to be accepted
 SHORT_LIFE = 30  # seconds
 TRIM_SECONDS = 10
+NO_LINGER = struct.pack("ii", 1, 0)  # what waits to be sent is dropped, and the client is told by a reset
 log = logging.getLogger("tts")
 
 
 def lanes_and_threads(options: ServerOptions) -> tuple[int, int]:
     """The lanes of the scheduler, and the threads of each."""
     cores = max(1, allowed_cores() // options.workers)
-    files = [path.stat().st_size for path in Path(options.voices).rglob("*.safetensors")]
+    files = [path.stat().st_size for path in Path(options.voices).rglob("*.safetensors") if path.is_file()]
     threads = options.threads or (1 if max(files, default=0) < SMALL else cores)
     if resolve_device(options.device).type != "cpu":
         return GPU_LANES, threads
@@ -81,40 +84,56 @@ class Server(uvicorn.Server):
             await ending
 
 
-def protocol(header_seconds: float) -> type[H11Protocol]:
-    """HTTP/1.1 whose clients must send the head of a request within `header_seconds`; uvicorn waits for ever."""
+def protocol(client_seconds: float) -> type[H11Protocol]:
+    """HTTP/1.1 whose clients must send the head of a request, and take what is sent, within `client_seconds`; uvicorn
+    waits for ever, also after it has closed a connection. Requests find `abort` in scope["state"]."""
 
     class Protocol(H11Protocol):
-        _timer: asyncio.TimerHandle | None = None
+        _head: asyncio.TimerHandle | None = None
+        _flush: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            transport.set_write_buffer_limits(0)  # writing is paused as long as anything waits for the client
+            self.app_state = {**self.app_state, "abort": self.abort}
             self._expect_head()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             self._expect_head()
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._flush = self.loop.call_later(client_seconds, self.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._flush:
+                self._flush.cancel()
+
         def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_timer()
+            for timer in filter(None, (self._head, self._flush)):
+                timer.cancel()
             super().connection_lost(exc)
+
+        def abort(self) -> None:
+            """Reset the connection: after an ordinary end, a client of HTTP/1.0 would take a part for the whole."""
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            self.transport.abort()
 
         def _expect_head(self) -> None:
             """Start the timer if a head has begun or must come, stop it if it is complete."""
             if self.cycle is not None and not self.cycle.response_complete:
-                self._stop_timer()
-            elif self._timer is None:
-                self._timer = self.loop.call_later(header_seconds, self._close_if_idle)
+                if self._head:
+                    self._head.cancel()
+                self._head = None
+            elif self._head is None:
+                self._head = self.loop.call_later(client_seconds, self._close_if_idle)
 
         def _close_if_idle(self) -> None:
-            self._timer = None
+            self._head = None
             if self.cycle is None or self.cycle.response_complete:
                 self.transport.close()
-
-        def _stop_timer(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
 
     return Protocol
 
@@ -181,16 +200,26 @@ class Supervisor:
         self.options, self.listener = options, listener
         self.context = multiprocessing.get_context("spawn")
         self.started: dict[int, float] = {}  # by the numbers of processes
-        self.is_stopping = False
+        self.is_stopping = self.has_failed = False
         self.workers = [self._start() for _ in range(options.workers)]
 
     def run(self) -> None:
+        """Until a signal. Raises UserError if a process ends soon after its start."""
+        awake, waker = socket.socketpair()  # a handler that did more could come between any two steps
+
+        def note(*_: object) -> None:
+            waker.send(b"1")
+
         for sig in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(sig, self._stop)
+            signal.signal(sig, note)
         while self.workers:
-            multiprocessing.connection.wait([worker.sentinel for worker in self.workers])
+            if awake in multiprocessing.connection.wait([awake, *(worker.sentinel for worker in self.workers)]):
+                awake.recv(1)
+                self._stop()
             for worker in [worker for worker in self.workers if worker.exitcode is not None]:
                 self._ended(worker)
+        if self.has_failed:
+            raise UserError(f"workers={self.options.workers}: a process ended within {SHORT_LIFE} s; see its message")
 
     def _start(self) -> SpawnProcess:
         worker = self.context.Process(target=_work, args=(self.options, self.listener))
@@ -205,12 +234,14 @@ class Supervisor:
             return
         log.error("process %s ended with status %s after %.0f s", worker.pid, worker.exitcode, lived)
         if lived < SHORT_LIFE:  # it would only fail again
+            self.has_failed = True
             self._stop()
         else:
             self.workers.append(self._start())
 
-    def _stop(self, *_: object) -> None:
+    def _stop(self) -> None:
         self.is_stopping = True
+        self.listener.close()  # else the system accepts connections that nobody answers
         for worker in self.workers:
             if worker.is_alive():
                 os.kill(worker.pid or 0, signal.SIGTERM)
@@ -220,7 +251,11 @@ def _work(options: ServerOptions, listener: socket.socket) -> None:
     os.setpgrp()  # Ctrl-C in a terminal reaches only the first process, which passes it on: twice would end it at once
     threading.Thread(target=end_with_parent, daemon=True).start()
     start_log()
-    run(options, listener)
+    try:
+        run(options, listener)
+    except UserError as error:
+        log.error("%s", error)
+        sys.exit(1)
 
 
 def start_log() -> None:

@@ -24,7 +24,7 @@ class Shelf:
     load: makes the Synthesizer of a voice. A voice that is loaded stays, so memory is bounded by the folder.
     """
 
-    def __init__(self, folder: str | Path, aliases: Mapping[str, str], load: Callable[[Voice], Synthesizer]) -> None:
+    def __init__(self, folder: str | Path, aliases: Mapping[object, object], load: Callable[[Voice], Synthesizer]) -> None:
         root = Path(folder)
         folders = [root] if is_voice(root) else sorted(path for path in root.glob("*") if is_voice(path))
         if not folders:
@@ -32,10 +32,11 @@ class Shelf:
                 f"voices={folder}: no voice there; make one with scripts/pack_voice.py output={folder}/NAME"
             )
         self.voices = {(path.name or path.resolve().name): path for path in folders}  # . has none
-        for alias, name in aliases.items():
+        self.aliases = {_text(alias): _text(name) for alias, name in aliases.items()}
+        for alias, name in self.aliases.items():
             if name not in self.voices:
-                raise UserError(f"aliases.{alias}={name}: no such voice{did_you_mean(str(name), self.voices)}")
-        self.aliases, self._load = dict(aliases), load
+                raise UserError(f"aliases.{alias}={name}: no such voice{did_you_mean(name, self.voices)}")
+        self._load = load
         self._loaded: dict[str, Synthesizer] = {}
         self._locks = {name: threading.Lock() for name in self.voices}
 
@@ -65,6 +66,13 @@ class Shelf:
 
     def is_loaded(self, name: str) -> bool:
         return self.find(name) in self._loaded
+
+
+def _text(name: object) -> str:
+    """A name of `aliases`: YAML takes some for numbers."""
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise UserError(f"aliases: {name} is no name of a voice; write text, such as {{alloy: NAME}}")
+    return str(name)
 
 
 def _title(folder: Path) -> str:

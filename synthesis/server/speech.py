@@ -153,7 +153,7 @@ class Sse:
 
 
 def event(content: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
+    return b"data: " + json.dumps(content).encode() + b"\n\n"
 
 
 def _bytes(values: Tensor, low: float, high: float) -> str:

@@ -124,7 +124,7 @@ class Record:
 
     text: str = ""
     protocol: str = ""  # before the rest of the line
-    status: int = 0  # that was sent
+    status: int = 0  # that was sent, or should have been: a failure may come after the start
     audio_seconds: float = 0.0
     first_seconds: float | None = None
     is_abandoned: bool = False
