@@ -31,6 +31,8 @@ from synthesis.options import SpeechOptions
 from tests.helpers import audioldm2 as tiny
 from tests.helpers.commands import run_process
 
+pytestmark = pytest.mark.slow  # The pipeline itself, 70 times, takes 30 s
+
 DEVICE = resolve_device("auto")
 SHORT, LONG, OTHER = "rain", "a dog barks at the full moon, far away", "two bells"
 PROMPTS = [SHORT, LONG, OTHER]

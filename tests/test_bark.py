@@ -36,6 +36,8 @@ from synthesis.utterance import Part, Utterance
 from tests.helpers import REPOSITORY
 from tests.helpers.bark import CODEBOOK, MAX_TEXT_TOKENS, PRESETS, SEMANTIC_VOCABULARY, voice_prompt, write_bark
 
+pytestmark = pytest.mark.slow  # Bark itself, 80 times, takes 40 s; tests/test_engines.py has the way through it
+
 Engines = Callable[..., Bark]
 DEVICE = resolve_device("auto")
 TEXTS = ["hello my dog", "he is cute", "i need him"]

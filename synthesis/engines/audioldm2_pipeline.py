@@ -36,7 +36,7 @@ def load_pipeline(options: AudioLDM2Options, device: torch.device, precision: Pr
     not suit it.
     """
     try:
-        import accelerate  # type: ignore[import-untyped] # noqa: F401 # for offload
+        import accelerate  # noqa: F401 (diffusers offloads with it)
         import diffusers
         from transformers import GPT2LMHeadModel
     except ModuleNotFoundError as error:
