@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -24,7 +25,7 @@ class Shelf:
     load: makes the Synthesizer of a voice. A voice that is loaded stays, so memory is bounded by the folder.
     """
 
-    def __init__(self, folder: str | Path, aliases: Mapping[object, object], load: Callable[[Voice], Synthesizer]) -> None:
+    def __init__(self, folder: str | Path, aliases: Mapping[Any, Any], load: Callable[[Voice], Synthesizer]) -> None:
         root = Path(folder)
         folders = [root] if is_voice(root) else sorted(path for path in root.glob("*") if is_voice(path))
         if not folders:
