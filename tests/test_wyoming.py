@@ -32,7 +32,7 @@ from wyoming.tts import (
 
 from inference import Synthesizer
 from synthesis.audio_file import in_16_bits
-from synthesis.server.wyoming import SAMPLES
+from synthesis.server.wyoming import SAMPLES, read_event
 from tests.helpers.server import VOICE, Running, running
 
 TEXT = "Hello there. It costs $5.20! And then we went home, by the last train."
@@ -271,6 +271,20 @@ def test_random_garbage(server: Running) -> None:
 
 
 # ---- limits ----
+
+
+def test_events_that_wait_take_little_memory() -> None:
+    """Lists in lists, in the fields that are read and in others."""
+    nested = "[" + ",".join(["[]"] * 10_000) + "]"
+    data = f'{{"a": {nested}, "voice": {{"name": "x", "b": {nested}}}, "text": {nested}}}'.encode()
+
+    async def read() -> Event | None:
+        reader = asyncio.StreamReader()
+        reader.feed_data(json.dumps({"type": "synthesize", "data_length": len(data)}).encode() + b"\n" + data)
+        return await read_event(reader, 10_000_000)
+
+    event = asyncio.run(read())
+    assert event == Event("synthesize", {"voice": {"name": "x"}, "text": []})
 
 
 def test_a_client_that_leaves_frees_its_place(server: Running) -> None:

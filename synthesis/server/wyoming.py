@@ -39,6 +39,7 @@ from synthesis.synthesizer import Synthesizer
 SAMPLES = 1024  # of an audio-chunk
 TEXT_SECONDS = 120.0  # that a text which arrives in parts may pause
 WAITING = 16  # events of a client that are read ahead
+FIELDS = {"text", "text_format", "voice", "name", "language", "speaker"}  # that this server reads
 LINGER_SECONDS = 2.0  # that a client has to read the last event
 NAME = "tacotron2-waveglow"
 log = logging.getLogger("tts")
@@ -114,7 +115,8 @@ async def read_event(reader: asyncio.StreamReader, max_bytes: int) -> Event | No
         data = _object(head.get("data") or {})
         if sizes[0]:
             data |= _object(json.loads(await reader.readexactly(sizes[0])))
-        payload = await reader.readexactly(sizes[1])
+        data = _needed(data)
+        await reader.readexactly(sizes[1])  # no event that this server reads has a payload
     except asyncio.IncompleteReadError:
         return None
     except GarbageError:
@@ -123,7 +125,18 @@ async def read_event(reader: asyncio.StreamReader, max_bytes: int) -> Event | No
         raise GarbageError(f"an event is a line of JSON, {max_bytes:,} bytes at most") from None
     if not isinstance(head.get("type"), str):
         raise GarbageError("an event has a type")
-    return Event(head["type"], data, payload or None)
+    return Event(head["type"], data)
+
+
+def _needed(value: dict[str, Any]) -> dict[str, Any]:
+    """What this server reads of an event, which may wait for long: 1 MB of nested lists takes 20 MB."""
+    found = {name: value[name] for name in FIELDS & value.keys()}
+    for name, inner in found.items():
+        if isinstance(inner, dict):
+            found[name] = _needed(inner)
+        elif isinstance(inner, list):
+            found[name] = []  # refused, if it is looked at
+    return found
 
 
 def _object(value: Any) -> dict[str, Any]:
