@@ -138,6 +138,7 @@ def test_a_run_saves_and_stops_at_slurms_signal(corpus: Path, tmp_path: Path) ->
     interrupted(tmp_path / "run", corpus, "SIGUSR1")
 
 
+@pytest.mark.slow  # two runs by two processes each
 @pytest.mark.fault(13)
 def test_a_signal_to_one_rank_stops_all_at_the_same_step(corpus: Path, tmp_path: Path) -> None:
     """The same holds for a signal during validation, for a second signal, and for a checkpoint by the clock."""

@@ -492,6 +492,7 @@ def shipped() -> Synthesizer:
     return Synthesizer.load(*VOICE, device="cpu")
 
 
+@pytest.mark.slow  # the bundled voice, four times in two threads
 def test_two_threads_do_not_affect_each_other(shipped: Synthesizer) -> None:
     """Their results equal those of one thread bit for bit, dropout and noise included, for 2 x 20 short phrases.
 

@@ -401,6 +401,7 @@ def torchrun(num_ranks: int, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow  # five trainings, four of them by two processes
 @pytest.mark.fault(11)
 def test_two_ranks_equal_one_and_resume_as_one(corpus: Path, tmp_path: Path) -> None:
     """Two gloo ranks with one clip each train WaveGlow as one process with two; then one process continues."""

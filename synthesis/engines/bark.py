@@ -240,8 +240,8 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+            generator = torch.cuda.default_generators[device.index]
+            generator.manual_seed(seed)
         yield
 
 
