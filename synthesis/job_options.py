@@ -92,11 +92,10 @@ class InferenceConfig(Options):
         return engine_options(self.engine)
 
     def _refuse_own_options(self) -> None:
-        for option in dataclasses.fields(self):
-            value, default = getattr(self, option.name), option.default
-            default = [] if option.name == "timings" else default
-            if option.name in OWN_ONLY and value != default:
-                raise UserError(f"{option.name}={value}: engine={self.engine['name']} has no such option; leave it out")
+        usual = {option.name: option.default for option in dataclasses.fields(self)} | {"timings": []}
+        for name in OWN_ONLY:
+            if (value := getattr(self, name)) != usual[name]:
+                raise UserError(f"{name}={value}: engine={self.engine['name']} has no such option; leave it out")
 
     def _check_models(self) -> None:
         if self.voice and (self.tacotron2 or self.waveglow):

@@ -67,10 +67,10 @@ class Uninitialized(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        arguments = kwargs or {}
+        kwargs = kwargs or {}
         if getattr(func, "__module__", "") == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
-            return args[0] if args else arguments["tensor"]
-        return func(*args, **arguments)
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def build(checkpoint: Checkpoint, path: str | Path, specs: Iterable[ModelSpec], **overrides: Any) -> nn.Module:
