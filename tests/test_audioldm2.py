@@ -28,8 +28,9 @@ from common.errors import UserError
 from synthesis.engines.audioldm2 import AudioLDM2
 from synthesis.engines.options import AudioLDM2Options
 from synthesis.options import SpeechOptions
-from tests.helpers import audioldm2 as tiny
 from tests.helpers.commands import run_process
+
+from benchmarks import untrained_audioldm2 as tiny
 
 pytestmark = pytest.mark.slow  # The pipeline itself, 70 times, takes 30 s
 
@@ -43,7 +44,7 @@ HEARD = 0.05  # a difference that is none of rounding
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as cvssp/audioldm2 is; tests must not change it."""
-    return tiny.build(tmp_path_factory.mktemp("audioldm2") / "published")
+    return tiny.write_tiny(tmp_path_factory.mktemp("audioldm2") / "published")
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_a_prompt_alone_has_the_audio_of_the_pipeline(model: Path, options: dict
 def test_models_that_name_gpt2model_and_those_that_name_gpt2lmheadmodel_are_equal(
     model: Path, alone: list[Tensor], tmp_path: Path
 ) -> None:
-    later = tiny.build(tmp_path / "later", "GPT2LMHeadModel")
+    later = tiny.write_tiny(tmp_path / "later", "GPT2LMHeadModel")
     names = [(folder / "model_index.json").read_text(encoding="utf-8") for folder in (model, later)]
     assert ['"GPT2Model"' in names[0], '"GPT2LMHeadModel"' in names[1]] == [True, True]
     assert difference(speak(load(later), PROMPTS), alone) == 0
@@ -540,3 +541,16 @@ def test_the_packages_are_imported_only_when_they_are_needed() -> None:
         "print({'transformers', 'diffusers', 'accelerate', 'huggingface_hub'} & set(sys.modules))"
     )
     assert run_process("-c", code).stdout.strip() == "set()"
+
+
+def test_the_server_names_the_limit_of_a_prompt(model: Path) -> None:
+    pytest.importorskip("httpx")
+    from tests.helpers.server import running
+
+    engine = {"name": "audioldm2", "model": str(model), "seconds": 0.2, "num_inference_steps": 2}
+    with running(engines={"sounds": engine}) as server:
+        assert len(server.speak("Rain.", model="sounds", voice="default").content) > 1000
+        answer = server.speak("rain " * 100, model="sounds", voice="default")
+        assert answer.status_code == 400
+        assert "tokens, and the model reads at most" in answer.json()["error"]["message"]
+        assert server.speak("Rain.", model="sounds", voice="default").status_code == 200

@@ -34,7 +34,8 @@ from synthesis.options import SpeechOptions
 from synthesis.reading import Fault
 from synthesis.utterance import Part, Utterance
 from tests.helpers import REPOSITORY
-from tests.helpers.bark import CODEBOOK, MAX_TEXT_TOKENS, PRESETS, SEMANTIC_VOCABULARY, voice_prompt, write_bark
+
+from benchmarks.untrained_bark import CODEBOOK, MAX_TEXT_TOKENS, PRESETS, SEMANTIC_VOCABULARY, voice_prompt, write_tiny
 
 pytestmark = pytest.mark.slow  # Bark itself, 80 times, takes 40 s; tests/test_engines.py has the way through it
 
@@ -46,7 +47,7 @@ LONG = "This is one. Here comes another one. And the last."
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bark(tmp_path_factory.mktemp("bark"))
+    return write_tiny(tmp_path_factory.mktemp("bark"))
 
 
 @pytest.fixture(scope="session")
@@ -561,13 +562,15 @@ def test_a_seed_fixes_the_audio(engine: Bark) -> None:
     assert torch.equal(alone.audio, audible(engine, TEXTS, seed=7)[1].audio)
 
 
-def test_threads_take_one_after_the_other(engine: Bark) -> None:
-    text = "One. Two."
-    expected = {seed: audible(engine, [text], seed=seed) for seed in (1, 2)}
+@pytest.mark.parametrize("are_two", [False, True])
+def test_threads_take_one_after_the_other(folder: Path, engine: Bark, are_two: bool) -> None:
+    engines = {1: engine, 2: load(folder) if are_two else engine}
+    texts = ["One. Two."] * 4
+    expected = {seed: audible(engine, texts, seed=seed) for seed in engines}
     found: dict[int, list[Utterance]] = {}
 
     def work(seed: int) -> None:
-        found[seed] = audible(engine, [text], seed=seed)
+        found[seed] = audible(engines[seed], texts, seed=seed)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in expected]
     for thread in threads:
@@ -576,6 +579,12 @@ def test_threads_take_one_after_the_other(engine: Bark) -> None:
         thread.join()
     for seed, utterances in expected.items():
         assert all(torch.equal(a.audio, b.audio) for a, b in zip(utterances, found[seed], strict=True))
+
+
+def test_loading_leaves_the_global_random_state(folder: Path) -> None:
+    before = torch.random.get_rng_state()
+    load(folder)
+    assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_the_time_of_a_batch_is_divided_by_the_audio(engine: Bark) -> None:

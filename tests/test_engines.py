@@ -19,11 +19,11 @@ from evaluation.systems import EvaluateConfig, systems
 from synthesis.engines.loading import engine_options
 from synthesis.engines.protocol import SpeechEngine
 from synthesis.synthesizer import Synthesizer
-from tests.helpers.bark import PRESETS, write_bark
 from tests.helpers.commands import Result, composed, fails_with, run_here
 from tests.helpers.server import Running, running
 
 from benchmarks.engines import chosen_engines, measure_engine, sweep
+from benchmarks.untrained_bark import PRESETS, write_tiny
 
 LINES = ("One two.", "One two. Three four. Five.")
 RATE = 24000
@@ -31,7 +31,7 @@ RATE = 24000
 
 @pytest.fixture(scope="module")
 def bark(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bark(tmp_path_factory.mktemp("bark"))
+    return write_tiny(tmp_path_factory.mktemp("bark"))
 
 
 def infer(bark: Path, folder: Path, *options: str, expect: int | tuple[int, ...] = (0, 3)) -> Result:

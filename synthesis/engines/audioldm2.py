@@ -27,7 +27,13 @@ from common.device import now
 from common.errors import UserError
 from synthesis.engines.audioldm2_pipeline import Precision, load_pipeline
 from synthesis.engines.options import AudioLDM2Options
-from synthesis.engines.protocol import DEFAULT_VOICE, refuse_options, unknown_voice, utterance_of
+from synthesis.engines.protocol import (
+    DEFAULT_VOICE,
+    TextTooLongError,
+    refuse_options,
+    unknown_voice,
+    utterance_of,
+)
 from synthesis.options import SpeechOptions
 from synthesis.reader import Read
 from synthesis.sentences import Piece
@@ -123,11 +129,11 @@ class AudioLDM2:
         self._check_length(negative, f"engine.negative_prompt={negative[:60]!r}")
 
     def _check_length(self, prompt: str, name: str) -> None:
-        """Raise a UserError if a tokenizer would cut the prompt."""
+        """Raise a TextTooLongError if a tokenizer would cut the prompt."""
         for tokenizer in (self.pipe.tokenizer, self.pipe.tokenizer_2):
             length, limit = _num_tokens(tokenizer, prompt), tokenizer.model_max_length
             if length > limit:
-                raise UserError(f"{name} has {length} tokens, and the model reads at most {limit}; shorten it")
+                raise TextTooLongError(f"{name} has {length} tokens, and the model reads at most {limit}; shorten it")
 
     def _encode(self, prompt: str) -> tuple[Encoding, Encoding | None]:
         """Encode a prompt and, with guidance, what to guide away from."""

@@ -45,6 +45,7 @@ from synthesis.utterance import Part, Utterance
 KNOWN = ("seed", "attempts", "pauses", "loudness")  # options; who joins the pieces sees to the last two
 SILENCE_SECONDS = 0.1  # of a piece without any token in all attempts
 WARM_UP_TOKENS = 10
+GLOBAL_RANDOM_STATE = threading.Lock()  # who holds it may draw from it
 
 
 class Spoken(NamedTuple):
@@ -61,8 +62,8 @@ class Bark:
     with a batch size of 1, seed and text do. With all temperatures 0, semantic tokens and coarse codes do not depend on
     the batch, but fine codes do: the fine model looks at codes behind the end of all but the longest text.
 
-    Two threads may use it at once: one batch is made after the other, because transformers draws from the global random
-    state, which is restored after each batch.
+    Several threads may use one or several of them at once: one batch is made after the other, because transformers
+    draws from the global random state, which is restored after each batch.
     """
 
     name: ClassVar[str] = "bark"
@@ -79,7 +80,7 @@ class Bark:
         self.model, self.processor, self.sampling, self.voice = model, processor, sampling, voice
         self.options, self.device, self.language = options, device, language_of(options.voice)
         self.audio = AudioConfig(sample_rate=model.codec_model.config.sampling_rate)
-        self._lock, self._tokenizer_lock = threading.Lock(), threading.Lock()
+        self._tokenizer_lock = threading.Lock()
 
     @classmethod
     def load(cls, options: BarkOptions, device: torch.device, precision: Precision) -> Bark:
@@ -90,7 +91,8 @@ class Bark:
         sampling = load_sampling(options, generation, config["semantic_config"].get("block_size", 1024))
         processor = load_processor(options.model)
         voice = options.voice and load_voice(options.voice, options.model, processor, sampling, device)
-        model = load_model(options, device, precision)
+        with GLOBAL_RANDOM_STATE, torch.random.fork_rng([]):  # transformers draws weights before it reads them
+            model = load_model(options, device, precision)
         return cls(model, processor, sampling, voice or None, options, device)
 
     @property
@@ -205,7 +207,7 @@ class Bark:
     ) -> tuple[list[Made], float]:
         """What the model makes of one batch, and the seconds of computing."""
         sampling = sampling or self.sampling
-        with self._lock, _quiet(), seeded(_derived(seed, texts, attempt), self.device):
+        with GLOBAL_RANDOM_STATE, _quiet(), seeded(_derived(seed, texts, attempt), self.device):
             start = now(self.device)
             made = generate(self.model, self._inputs(texts), history, sampling)
             return made, now(self.device) - start

@@ -24,6 +24,10 @@ class UnknownVoiceError(UserError):
     """There is no voice of this name."""
 
 
+class TextTooLongError(UserError):
+    """The model cannot read so long a text, and it cannot be cut."""
+
+
 class SpeechEngine(Protocol):
     """Makes audio of texts. Several threads may use it at once; some engines then take one after the other."""
 

@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from synthesis.engines.protocol import TextTooLongError
 from synthesis.reading import Fault
 from synthesis.scheduler.job import Chunk, Job, PieceRead
 from synthesis.scheduler.scheduler import ClosedError, Scheduler
@@ -99,7 +100,7 @@ class Stream:
 
 
 def as_api_error(error: Exception) -> ApiError:
-    if isinstance(error, NothingToSayError):
+    if isinstance(error, (NothingToSayError, TextTooLongError)):
         return ApiError(400, str(error), "invalid_input", "input")
     if isinstance(error, ClosedError):
         return ApiError(503, "the server is shutting down", "shutting_down", retry=10)

@@ -1,4 +1,4 @@
-"""A tiny AudioLDM 2 with random weights, saved to a folder as the published ones are."""
+"""An AudioLDM 2 with random weights, saved as the published ones are: tiny, or of the size of cvssp/audioldm2."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
+import diffusers
 import torch
-
-diffusers: Any = pytest.importorskip("diffusers")
-transformers: Any = pytest.importorskip("transformers")
+import transformers
 
 SAMPLE_RATE = 16_000
 CLAP_TOKENS, T5_TOKENS = 60, 48  # the longest prompts
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZé.,!'-0123456789"
 
 
-def build(folder: Path, language_model: str = "GPT2Model") -> Path:
+def write_tiny(folder: Path, language_model: str = "GPT2Model") -> Path:
     """Save a pipeline to `folder`; the same `language_model` in either class has the same weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -26,6 +24,18 @@ def build(folder: Path, language_model: str = "GPT2Model") -> Path:
         for part in parts.values():
             if isinstance(part, torch.nn.Module):
                 _spread(part)
+    return _save(folder, parts, language_model)
+
+
+def write_base(folder: Path) -> Path:
+    """The same with the sizes of cvssp/audioldm2, whose vocabularies are not needed to measure it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = {**_text_encoders(), **_base_text_encoders(), **_base_diffusion()}
+    return _save(folder, parts, "GPT2Model")
+
+
+def _save(folder: Path, parts: dict[str, Any], language_model: str) -> Path:
     parts["language_model"].config.max_new_tokens = 8
     diffusers.AudioLDM2Pipeline(**parts).save_pretrained(folder)
     if language_model == "GPT2Model":  # as cvssp/audioldm2 is
@@ -132,12 +142,66 @@ def _diffusion() -> dict[str, Any]:
                 normalize_before=False,
             )
         ),
-        "scheduler": diffusers.DDIMScheduler(
-            beta_start=0.0015,
-            beta_end=0.0195,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
+        "scheduler": _scheduler(),
+    }
+
+
+def _scheduler() -> diffusers.DDIMScheduler:
+    return diffusers.DDIMScheduler(
+        beta_start=0.0015,
+        beta_end=0.0195,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def _base_text_encoders() -> dict[str, Any]:
+    clap = transformers.ClapConfig()
+    t5 = transformers.T5Config(
+        d_model=1024, d_ff=2816, d_kv=64, num_heads=16, num_layers=24, feed_forward_proj="gated-gelu"
+    )
+    gpt2 = transformers.GPT2Config()
+    return {
+        "text_encoder": transformers.ClapModel(clap),
+        "feature_extractor": transformers.ClapFeatureExtractor(truncation="rand_trunc"),
+        "text_encoder_2": transformers.T5EncoderModel(t5),
+        "projection_model": diffusers.AudioLDM2ProjectionModel(clap.projection_dim, t5.d_model, gpt2.n_embd),
+        "language_model": transformers.GPT2LMHeadModel(gpt2),
+    }
+
+
+def _base_diffusion() -> dict[str, Any]:
+    widths = (128, 256, 384, 640)
+    return {
+        "unet": diffusers.AudioLDM2UNet2DConditionModel(
+            block_out_channels=widths,
+            layers_per_block=2,
+            in_channels=8,
+            out_channels=8,
+            down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * 3),
+            up_block_types=(*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"),
+            cross_attention_dim=([None, 768, 1024],) * len(widths),
         ),
+        "vae": diffusers.AutoencoderKL(
+            block_out_channels=[128, 256, 512],
+            layers_per_block=2,
+            in_channels=1,
+            out_channels=1,
+            down_block_types=["DownEncoderBlock2D"] * 3,
+            up_block_types=["UpDecoderBlock2D"] * 3,
+            latent_channels=8,
+        ),
+        "vocoder": transformers.SpeechT5HifiGan(
+            transformers.SpeechT5HifiGanConfig(
+                model_in_dim=64,
+                sampling_rate=SAMPLE_RATE,
+                upsample_initial_channel=1024,
+                upsample_rates=[5, 4, 2, 2, 2],
+                upsample_kernel_sizes=[16, 16, 8, 4, 4],
+                normalize_before=False,
+            )
+        ),
+        "scheduler": _scheduler(),
     }
