@@ -76,9 +76,9 @@ class SpeechAnswer(Response):
         """What makes the audio, its sample rate, and the events. Raises ApiError."""
         request, is_sse = self.request, self.request.stream_format == "sse"
         if request.model in self.studio.engines:
-            engine = await self.studio.engine(request)
+            engine, turns = await self.studio.engine(request), self.studio.engines[request.model].turns
             return (
-                EngineStream(engine, request.input, self.studio.engine_options),
+                EngineStream(engine, turns, request.input, self.studio.engine_options),
                 engine.audio.sample_rate,
                 (Sse(request) if is_sse else None),
             )

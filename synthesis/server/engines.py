@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -26,20 +26,42 @@ from synthesis.utterance import pause_frames
 LoadEngine = Callable[[EngineOptions], VoicedEngine]
 
 
+class Turns:
+    """A lock that is given in the order in which it is asked for."""
+
+    def __init__(self) -> None:
+        self._changed, self._waiting = threading.Condition(), deque[object]()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        ticket = object()
+        with self._changed:
+            self._waiting.append(ticket)
+            self._changed.wait_for(lambda: self._waiting[0] is ticket)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._waiting.popleft()
+                self._changed.notify_all()
+
+
 class EngineModel:
     """An engine that is loaded when it is first asked for. `load` makes it from its options."""
 
     def __init__(self, options: EngineOptions, load: LoadEngine) -> None:
         self.options, self._load = options, load
-        self._lock = threading.Lock()
-        self._engine: VoicedEngine | None = None
+        self.turns = Turns()
+        self._loading: asyncio.Task[VoicedEngine] | None = None
 
-    def get(self) -> VoicedEngine:
-        """The engine, which takes seconds to minutes for the first time. Raises UserError if it cannot be loaded."""
-        with self._lock:
-            if self._engine is None:
-                self._engine = self._load(self.options)
-            return self._engine
+    async def get(self) -> VoicedEngine:
+        """The engine, which takes seconds to minutes for the first time. Raises UserError if it cannot be loaded.
+
+        Only one thread loads it: those of the event loop's pool are few, and encode the audio of all models.
+        """
+        if self._loading is None or (self._loading.done() and self._loading.exception()):
+            self._loading = asyncio.create_task(asyncio.to_thread(self._load, self.options))
+        return await asyncio.shield(self._loading)  # it goes on if this client leaves
 
 
 def engine_models(engines: Mapping[str, Any] | None, load: LoadEngine) -> dict[str, EngineModel]:
@@ -54,11 +76,11 @@ def engine_models(engines: Mapping[str, Any] | None, load: LoadEngine) -> dict[s
 
 
 class EngineStream:
-    """The chunks of a text from an engine, for a coroutine. Leaving the block stops the work after the piece that is
-    being made."""
+    """The chunks of a text from an engine, for a coroutine, piece by piece in turn with other requests. Leaving the
+    block stops the work after the piece that is being made; a piece that still waits for its turn is not made."""
 
-    def __init__(self, engine: VoicedEngine, text: str, options: SpeechOptions) -> None:
-        self.engine, self.text, self.options = engine, text, options
+    def __init__(self, engine: VoicedEngine, turns: Turns, text: str, options: SpeechOptions) -> None:
+        self.engine, self.turns, self.text, self.options = engine, turns, text, options
         self.faults: list[Fault] = []
         self._loop, self._ready = asyncio.get_running_loop(), asyncio.Event()
         self._changed = threading.Condition()
@@ -102,16 +124,20 @@ class EngineStream:
         self._tell()
 
     def _speak(self) -> None:
+        self.engine.check_length(self.text)
         audio, is_silent = self.engine.audio, True
-        for part in self.engine.parts([self.text], 1, self.options):
+        parts = self.engine.parts([self.text], 1, self.options)
+        while True:
+            with self.turns.turn():  # a model makes one piece at a time anyway
+                part = None if self._is_left else next(parts, None)
+            if part is None:
+                break
             if part.read and part.utterance:
                 is_silent = False
                 self.faults += part.utterance.faults
                 pause = pause_frames(part.read.piece, self.options.pauses, audio) * audio.hop_length
                 self._put(torch.nn.functional.pad(part.utterance.audio, (0, pause)))
-            if self._is_left:
-                return
-        if is_silent:
+        if is_silent and not self._is_left:
             raise NothingToSayError("input has no word that can be spoken; send a text with words")
 
     def _put(self, audio: Tensor) -> None:

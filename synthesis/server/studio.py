@@ -63,6 +63,10 @@ class Studio:
             return await asyncio.to_thread(engine.speaking_as, request.voice_name)
         except UnknownVoiceError as error:
             raise ApiError(404, str(error), "voice_not_found", "voice") from None
+        except UserError as error:
+            log.error("voice %s of model %s cannot be loaded: %s", request.voice_name, request.model, error)
+            message = f"voice {request.voice_name!r} is damaged; see the log of the server"
+            raise ApiError(500, message, "voice_damaged") from None
 
     async def engine_voices(self, model: str) -> Sequence[str]:
         """The voices of an engine, which is loaded for it. Raises ApiError."""
@@ -70,7 +74,7 @@ class Studio:
 
     async def _engine(self, model: str) -> VoicedEngine:
         try:
-            return await asyncio.to_thread(self.engines[model].get)
+            return await self.engines[model].get()
         except UserError as error:
             log.error("model %s cannot be loaded: %s", model, error)
             message = f"model {model!r} cannot be loaded; see the log of the server"
