@@ -68,6 +68,8 @@ def main(values: dict[str, Any]) -> None:
         stop_with_the_agent()
     set_tf32(config.tf32)
     engine = load(config)
+    if config.other_engine:
+        job.phrases.check(engine.check_length)
     with job.opened(engine.audio):
         for phrases in job.batches():
             for part in engine.parts([phrase.text for phrase in phrases], config.batch_size, config.speech):

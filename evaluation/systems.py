@@ -101,6 +101,10 @@ def systems(config: EvaluateConfig) -> Iterator[System]:
         texts = [(clip.name, str(clip.text), i) for i, clip in enumerate(clips)]
     if voice and (silent := [text for _, text, _ in texts if not voice.ids(text)]):
         raise UserError(f"{silent[0]!r}: nothing is left of it after {voice.cleaners}; remove it")
+    if engine:
+        for name, text, _ in texts:
+            with about(name):
+                engine.check_length(text)
     yield from filter(None, (recordings, wavs))
     if recordings:
         for ladder in config.ladders or []:

@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from common.data.filelist import decoded, open_text
-from common.errors import UserError
+from common.errors import UserError, about
 
 
 class Phrase(NamedTuple):
@@ -53,6 +53,12 @@ class PhraseFile:
             if self._version() != self.version:
                 raise UserError(f"input {self.path}: the file has changed since this command started; start it again")
             yield self._parsed(number, line, text) if self.is_json else Phrase(number, line, text)
+
+    def check(self, check_text: Callable[[str], None]) -> None:
+        """Raise the UserError of `check_text` for the first text that it refuses, and name its line."""
+        for phrase in self:
+            with about(f"{self.path}:{phrase.line}"):
+                check_text(phrase.text)
 
     def _version(self) -> tuple[int, int]:
         status = os.fstat(self.file.fileno())

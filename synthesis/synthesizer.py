@@ -202,6 +202,9 @@ class Synthesizer:
                     pause = pauses.after(piece.piece.pause)
                     yield Playable(piece, decoded.mel, options.speed, pause)
 
+    def check_length(self, text: str) -> None:
+        """A text of any length is cut into pieces that the model can read."""
+
     def warm_up(self, text: str = "One, 2.") -> None:
         """Speak `text`, so that the first request does not wait for what is compiled and imported at its first use:
         digits alone take two seconds."""

@@ -30,8 +30,9 @@ from common.device import resolve_device
 from common.errors import UserError
 from synthesis.engines.audioldm2 import AudioLDM2
 from synthesis.engines.options import AudioLDM2Options
+from synthesis.engines.protocol import TextTooLongError
 from synthesis.options import SpeechOptions
-from tests.helpers.commands import run_process
+from tests.helpers.commands import fails_with, run_here, run_process
 
 from benchmarks import untrained_audioldm2 as tiny
 
@@ -234,6 +235,26 @@ def test_a_prompt_that_is_too_long_is_not_cut(model: Path, engine: AudioLDM2) ->
         speak(engine, [SHORT, clap])
     with pytest.raises(UserError, match=r"engine.negative_prompt='a+' has 49 tokens.* at most 48"):
         load(model, negative_prompt=t5)
+
+
+def test_no_line_is_made_of_a_file_with_a_prompt_that_is_too_long(model: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(f"Rain.\n\n{'word ' * 60}\nWind.\n", encoding="utf-8")
+    command = ("inference.py", "engine=audioldm2", f"engine.model={model}", f"input={prompts}")
+    result = run_here(*command, "engine.seconds=0.2", f"output={tmp_path / 'out'}", expect=1)
+    fails_with(result, f"{prompts}:3: 'word word", "has 301 tokens, and the model reads at most 60; shorten it")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_short_way_to_check_a_length_agrees_with_the_tokenizers(engine: AudioLDM2) -> None:
+    for text in ("a" * 45, "a b " * 11, "! " * 23, "a" * 46, "a" * 47, "é" * 29, "é" * 30, "\t a \n" * 9):
+        prompt = text.strip()
+        tokenizers = (engine.pipe.tokenizer, engine.pipe.tokenizer_2)
+        if all(len(tokenizer(prompt).input_ids) <= tokenizer.model_max_length for tokenizer in tokenizers):
+            engine.check_length(text)
+        else:
+            with pytest.raises(TextTooLongError):
+                engine.check_length(text)
 
 
 def test_tokenizers_without_a_limit_get_that_of_the_models(model: Path, tmp_path: Path) -> None:

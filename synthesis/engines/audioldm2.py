@@ -41,6 +41,7 @@ from synthesis.utterance import Part, Utterance
 
 WARM_UP_STEPS = 2
 WARM_UP_TEXTS = ("Rain.", "Rain on a roof.")  # of two lengths: at the second, what is compiled learns that they differ
+SPECIAL_TOKENS = 3  # at most, of a prompt: at its ends, and for the space that T5 puts before it
 HEARD = ("seed", "pauses", "loudness")  # options; the last two are applied to what `parts` yields
 
 
@@ -105,6 +106,15 @@ class AudioLDM2:
             for number, _ in window:
                 read = Read(pieces[number], [], []) if number in pieces else None
                 yield Part(number, read, found.get(number), True)
+
+    def check_length(self, text: str) -> None:
+        """Raise a TextTooLongError if a tokenizer would cut the prompt."""
+        prompt = text.strip()
+        limit = min(tokenizer.model_max_length for tokenizer in (self.pipe.tokenizer, self.pipe.tokenizer_2))
+        if prompt.isascii() and len(prompt) <= limit - SPECIAL_TOKENS:  # a token has a character or more
+            return
+        with self._lock:
+            self._check_length(prompt, repr(prompt[:60]))
 
     def warm_up(self) -> None:
         """Run a few steps with the sizes of the options; this compiles the UNet for one prompt at a time.

