@@ -15,6 +15,7 @@ from common.schema import Count, Index, NonNegative, Options, Seed
 from synthesis.audio_file import AudioFormat
 from synthesis.engines.loading import OWN, engine_options
 from synthesis.engines.options import EngineOptions
+from synthesis.line import Advice
 from synthesis.loudness import Loudness, LoudnessMeter
 from synthesis.options import SpeechOptions
 from synthesis.sentences import Pauses
@@ -27,7 +28,7 @@ NOT_READ_RIGHT = 3  # exit status, if all lines are written, but some are not re
 # Options that change no audio, or only as much as rounding does; the content of the files is compared instead.
 NOT_COMPARED = {
     "voice", "tacotron2", "waveglow", "input", "output", "lexicon", "batch_size", "device", "pictures", "overwrite",
-    "resume", "shard", "num_shards",
+    "resume", "shard", "num_shards", "engine.model", "engine.attention", "engine.offload", "engine.compile",
 }  # fmt: skip
 # Options of Tacotron 2 + WaveGlow, which the other engines do not have.
 OWN_ONLY = (
@@ -106,6 +107,13 @@ class InferenceConfig(Options):
             raise UserError("no vocoder: set waveglow=CKPT, or vocoder=griffin_lim, which needs no training")
 
     @property
+    def advice(self) -> Advice:
+        """What to do about a phrase that is not read right."""
+        if self.other_engine:  # Bark, which cannot make longer pieces; AudioLDM 2 does not read
+            return Advice("lower engine.max_characters", "try another seed")
+        return Advice("raise max_decoder_steps", "try another seed; a voice in training needs more of it")
+
+    @property
     def speech(self) -> SpeechOptions:
         """How to synthesize each phrase. The loudness is brought about when a phrase is whole."""
         return SpeechOptions(
@@ -126,8 +134,8 @@ class InferenceConfig(Options):
 
     def compared(self) -> dict[str, Any]:
         """The options that a job must share with the one that it resumes."""
-        ignored = NOT_COMPARED if self.other_engine else {*NOT_COMPARED, "engine"}
-        return {key: value for key, value in dataclasses.asdict(self).items() if key not in ignored}
+        ignored = NOT_COMPARED if self.other_engine else {*NOT_COMPARED, "engine.name"}
+        return {key: value for key, value in flat(dataclasses.asdict(self)).items() if key not in ignored}
 
     def sources(self) -> dict[str, str | Path]:
         """The files that decide the audio, by the names that messages call them."""
@@ -143,6 +151,12 @@ class InferenceConfig(Options):
             del found["waveglow"]
         found |= {"lexicon": self.lexicon}
         return {key: path for key, path in found.items() if path is not None}
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as a dictionary, with the options of the engine by their names on the command line."""
+    engine = {f"engine.{key}": value for key, value in values.get("engine", {}).items()}
+    return {key: value for key, value in values.items() if key != "engine"} | engine
 
 
 class Shard(NamedTuple):

@@ -25,7 +25,7 @@ from common.lock import LOCK_FILE, locked
 from common.tracking.jsonl import JsonLines
 from common.wording import counted
 from synthesis import records
-from synthesis.job_options import NOT_READ_RIGHT, InferenceConfig, Shard
+from synthesis.job_options import NOT_READ_RIGHT, InferenceConfig, Shard, flat
 from synthesis.line import SUFFIXES, Line
 from synthesis.phrases import Phrase, PhraseFile
 from synthesis.synthesizer import SORTED_BATCHES
@@ -229,7 +229,7 @@ class Job:
 
     def _finish(self, line: Line, phrase: Phrase) -> None:
         self._remove_earlier()  # only now, when there is something in their place
-        stats = line.finish(self.config.pictures)
+        stats = line.finish(self.config.advice, self.config.pictures)
         common = {"line": phrase.line, **({} if phrase.id is None else {"id": phrase.id}), "text": phrase.text}
         if stats is None:
             return self._log(**common, silent=True)
@@ -292,7 +292,7 @@ def line_name(number: int, is_flat: bool) -> str:
 
 def _differences(header: dict[str, Any], identity: dict[str, Any], config: InferenceConfig) -> list[str]:
     """What a job has that the one with this header in its log had not."""
-    earlier = header.get("config", {}) | {"device": header.get("device"), "contents": header.get("contents", {})}
+    earlier = flat(header.get("config", {})) | {"device": header.get("device"), "contents": header.get("contents", {})}
     found = [
         f"{key}={value} instead of {earlier.get(key)}"
         for key, value in identity.items()

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +30,13 @@ SUFFIXES = (*AUDIO_SUFFIXES, ".png", *(f".{name}" for name in TIMING_FORMATS))  
 HEADROOM = 0.5  # factor for samples whose final level is not yet known: loud ones are not clipped
 LOUD_SHARE = 1e-4  # of the samples
 DRAWN = 4000  # mel frames in a picture; of a longer line, the beginning is drawn
+
+
+class Advice(NamedTuple):
+    """What to do about a line that is not read right."""
+
+    cut_off: str  # if a piece came to its limit
+    wrong: str
 
 
 class Line:
@@ -128,7 +136,7 @@ class Line:
             encode(self.temporary, encoded, self.kind)
             os.replace(encoded, self.temporary)
 
-    def finish(self, picture: bool = True) -> dict[str, float] | None:
+    def finish(self, advice: Advice, picture: bool = True) -> dict[str, float] | None:
         """Give the files their names and print warnings; return the stats, or None if there was nothing to say."""
         name = self.path.name
         if self.dropped:
@@ -139,10 +147,10 @@ class Line:
         if self.num_pieces > 1:
             print(f"{self.where}: synthesized in {self.num_pieces} pieces into {name}")
         if self.faults:
-            advice = "raise max_decoder_steps, if it is cut off; " if self.truncated else ""
+            cut_off = f"{advice.cut_off}, if it is cut off; " if self.truncated else ""
             print(
-                f"warning: {self.where}: {name} is not read right: {described(self.faults)}. Listen to it: {advice}"
-                "try another seed; a voice in training needs more of it"
+                f"warning: {self.where}: {name} is not read right: {described(self.faults)}. Listen to it: "
+                f"{cut_off}{advice.wrong}"
             )
         if self.meter is None and self.num_loud > LOUD_SHARE * self.file.num_samples:
             beyond = f"{counted(self.num_loud, 'sample')} beyond full scale"
