@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from common.errors import UserError
-from common.schema import Count, NonNegative, Options, Positive, Probability, Range
+from common.schema import Count, Options, Probability, Range
 
 Attention = Literal["sdpa", "eager"]
 Audible = Annotated[float, Range(least=0.1, most=600)]
+# Much more than is of use, and little enough that no float becomes infinite.
+Temperature = Annotated[float, Range(least=0, most=100)]
+Guidance = Annotated[float, Range(above=0, most=100)]
 
 
 @dataclass(kw_only=True)
@@ -23,9 +26,9 @@ class BarkOptions(Options):
     model: str
     voice: str | None = None
     max_characters: Count = 180
-    semantic_temperature: NonNegative | None = None
-    coarse_temperature: NonNegative | None = None
-    fine_temperature: NonNegative | None = None
+    semantic_temperature: Temperature | None = None
+    coarse_temperature: Temperature | None = None
+    fine_temperature: Temperature | None = None
     min_eos_p: Probability | None = None
     max_semantic_tokens: Count | None = None
     attention: Attention = "sdpa"
@@ -48,7 +51,7 @@ class AudioLDM2Options(Options):
     negative_prompt: str | None = None
     seconds: Audible = 10.24
     num_inference_steps: Count = 200
-    guidance_scale: Positive = 3.5
+    guidance_scale: Guidance = 3.5
     scheduler: str | None = None
     num_waveforms_per_prompt: Count = 1
     attention: Attention = "sdpa"
