@@ -110,12 +110,13 @@ def sweep_of(
 ) -> list[dict[str, Any]]:
     """The cases of several engines; `own` are those of Tacotron 2 + WaveGlow."""
     characters, batches = given.get("characters", 32), (given["batch"],) if "batch" in given else (1, 8)
-    cases = []
+    cases, names = [], [engine["name"] for engine in engines]
     for engine in engines:
         if engine["name"] == OWN:
             cases += own
+        name = engine["name"] if names.count(engine["name"]) == 1 else engine["model"]
         cases += [
-            {**case, "group": f"{engine['name']}, {characters} characters, batch {batch}", "characters": characters,
+            {**case, "group": f"{name}, {characters} characters, batch {batch}", "characters": characters,
              "batch": batch}
             for batch in batches for case in (sweep(engine, device) if engine["name"] != OWN else [])
         ]  # fmt: skip

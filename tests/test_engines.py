@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,15 @@ import torch
 
 pytest.importorskip("transformers")
 
+from benchmark import sweep_of
+
 from common.schema import from_dict
 from evaluation.systems import EvaluateConfig, systems
+from synthesis.engines.bark_model import Made, generate
 from synthesis.engines.loading import engine_options
-from synthesis.engines.protocol import SpeechEngine
+from synthesis.engines.options import EngineOptions
+from synthesis.engines.protocol import SpeechEngine, VoicedEngine
+from synthesis.server.engines import Turns
 from synthesis.synthesizer import Synthesizer
 from tests.helpers.commands import Result, composed, fails_with, run_here
 from tests.helpers.server import Running, running
@@ -60,11 +69,26 @@ def test_a_phrase_file_in_a_voice_of_bark(bark: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "out").glob("*.png"))  # there is no alignment
 
 
+def test_the_advice_about_a_piece_that_is_cut_off_names_an_option_of_bark(bark: Path, tmp_path: Path) -> None:
+    result = infer(bark, tmp_path, "engine.max_semantic_tokens=1", expect=3)
+    advice = (
+        "is not read right: runaway. Listen to it: lower engine.max_characters, if it is cut off; try another seed\n"
+    )
+    assert advice in result.stdout
+    assert "max_decoder_steps" not in result.stdout
+
+
 def test_a_job_goes_on_with_the_same_model_only(bark: Path, tmp_path: Path) -> None:
     infer(bark, tmp_path)
     assert "2 of 2 lines are done already" in infer(bark, tmp_path, "resume=true").stdout
     other = infer(bark, tmp_path, "resume=true", "engine.coarse_temperature=0.3", expect=1)
-    fails_with(other, "its lines were made by another job")
+    fails_with(other, "its lines were made by another job", "has engine.coarse_temperature=0.3 instead of None;")
+    moved = tmp_path / "moved"
+    moved.symlink_to(bark)  # neither where the model is changes the audio, nor how it is computed
+    same = infer(
+        bark, tmp_path, "resume=true", f"engine.model={moved}", "engine.offload=true", "engine.attention=eager"
+    )
+    assert "2 of 2 lines are done already" in same.stdout
     weights = bark / "model.safetensors"
     content = weights.read_bytes()
     try:
@@ -83,6 +107,7 @@ def test_a_job_goes_on_with_the_same_model_only(bark: Path, tmp_path: Path) -> N
         ("speed=2", "speed=2.0: engine=bark has no such option"),
         ("precision=int8", "precision=int8: engine=bark has fp32, fp16 and bf16"),
         ("engine.voice=v2/xx_speaker_0", "v2/en_speaker_1, v2/de_speaker_3"),
+        ("engine.coarse_temperature=1e300", "engine.coarse_temperature=1e+300 must be at least 0 and at most 100"),
         ("engine.seconds=3", "only these have it: engine=audioldm2"),
     ],
 )
@@ -159,6 +184,80 @@ def test_a_client_that_leaves_stops_an_engine(server: Running) -> None:
     server.until_idle()
 
 
+def test_what_waits_is_not_made_for_a_client_that_has_left(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    speak(server, "One.")  # so that the engine is loaded
+    fields = {"model": "tiny", "voice": "default", "input": "One two."}
+    made = list[str]()
+
+    def counted(*arguments: Any) -> list[Made]:
+        made.append("piece")
+        return generate(*arguments)
+
+    monkeypatch.setattr("synthesis.engines.bark.generate", counted)
+    with server.studio.engines["tiny"].turns.turn():
+        for _ in range(3):
+            with server.client() as client, pytest.raises(httpx.ReadTimeout):
+                client.post("/v1/audio/speech", json=fields, timeout=0.2)
+        server.until_idle()
+    assert speak(server, "One two.").status_code == 200
+    assert made == ["piece"]
+
+
+def test_turns_are_given_in_the_order_in_which_they_are_asked_for() -> None:
+    turns, order = Turns(), list[int]()
+
+    def work(number: int) -> None:
+        with turns.turn():
+            order.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(20)]
+    with turns.turn():
+        for waiting, thread in enumerate(threads, start=2):
+            thread.start()
+            while len(turns._waiting) < waiting:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert order == list(range(20))
+
+
+def test_many_may_wait_for_an_engine_that_is_loaded_while_the_voice_speaks(bark: Path) -> None:
+    is_allowed, num_loaded = threading.Event(), 0
+    with running(engines={"slow": {"name": "bark", "model": str(bark)}}) as server:
+        model = server.studio.engines["slow"]
+        load = model._load
+
+        def loading(options: EngineOptions) -> VoicedEngine:
+            nonlocal num_loaded
+            num_loaded += 1
+            is_allowed.wait()
+            return load(options)
+
+        model._load = loading
+        with ThreadPoolExecutor(40) as pool:  # more than the event loop's own pool has
+            answers = [pool.submit(server.speak, "One two.", model="slow", voice="default") for _ in range(40)]
+            while server.studio.admission.count < 40:
+                time.sleep(0.01)
+            try:
+                with server.client() as client:
+                    fields = {"model": "tts-1", "voice": "voice", "input": "One two."}
+                    assert client.post("/v1/audio/speech", json=fields, timeout=20).status_code == 200
+            finally:
+                is_allowed.set()
+            assert {answer.result().status_code for answer in answers} == {200}
+    assert num_loaded == 1
+
+
+def test_a_preset_whose_file_is_gone_is_damaged(bark: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bark, tmp_path / "bark")
+    with running(engines={"tiny": {"name": "bark", "model": str(folder)}}) as server:
+        assert server.speak("One.", model="tiny", voice="default").status_code == 200
+        shutil.rmtree(folder)
+        answer = server.speak("One.", model="tiny", voice=PRESETS[0])
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "voice_damaged")
+        assert server.speak("One.", model="tiny", voice="default").status_code == 200
+
+
 def test_models_that_cannot_be_are_refused(tmp_path: Path) -> None:
     for engines, message in (
         ({"tts-1": {"name": "bark", "model": "x"}}, "choose another"),
@@ -202,6 +301,12 @@ def test_the_sweep_of_an_engine(bark: Path) -> None:
     assert {case["implementation"] for case in sweep({"name": "audioldm2"}, "cuda")} >= {
         "sdpa fp16 compiled", "20 steps",
     }  # fmt: skip
+
+
+def test_two_models_of_one_engine_are_compared_each_with_its_own_first_row() -> None:
+    engines = chosen_engines(["engine=bark", "engine.model=a", "engine=bark", "engine.model=b"])
+    groups = [case["group"] for case in sweep_of(engines, [], "cpu", {"batch": 1})]
+    assert list(dict.fromkeys(groups)) == ["a, 32 characters, batch 1", "b, 32 characters, batch 1"]
 
 
 @pytest.mark.parametrize(
