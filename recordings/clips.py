@@ -111,8 +111,16 @@ def _kept(file: Path, fingerprint: str, work: Path) -> Clips | None:
         result = Clips([Clip(**clip) for clip in content["clips"]], content["share_equal"], content["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    complete = all(clip.problem or (work / f"{clip.name}.wav").is_file() for clip in result.clips)
+    complete = all(clip.problem or _has_audio(clip, work / f"{clip.name}.wav") for clip in result.clips)
     return result if result.fingerprint == fingerprint and complete else None
+
+
+def _has_audio(clip: Clip, file: Path) -> bool:
+    """Whether the file is there and as long as the clip; after a power failure it may be empty."""
+    try:
+        return file.stat().st_size >= 2 * RATE * (clip.seconds - 0.1)  # 16 bit
+    except OSError:
+        return False
 
 
 def cuts_of(recording: Recording, transcript: Transcript, heard: Heard | None) -> tuple[list[Cut], float | None]:
