@@ -44,7 +44,7 @@ RECENT_SECONDS, WAIT_SECONDS = (
 )  # a file that changed so recently may still be written: look again after a wait
 TOLERANCE_SECONDS = 0.5  # between the length that a header gives and the decoded one; some headers give an estimate
 MAX_NAMED = 5  # files in a message
-INSTALL_AV = "run in the repository: pip install -e '.[recordings]'"
+INSTALL_AV = "run in the repository: pip install -e '.[eval]'"
 
 
 @dataclass(frozen=True)

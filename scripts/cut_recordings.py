@@ -4,7 +4,7 @@
 
 The recordings may have any length and format. Transcripts are used where there are any: metadata.csv of LJSpeech, a
 table with a header, Common Voice, VCTK, or a text file beside each recording; otherwise Whisper writes them. Needs the
-extra [recordings]. CORPUS gets wavs/, metadata.csv, report.txt, and dropped.csv with the reason for each clip
+extras [eval] and [loudness]. CORPUS gets wavs/, metadata.csv, report.txt, and dropped.csv with the reason for each clip
 that is left out.
 """
 
