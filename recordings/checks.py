@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import multiprocessing
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.audio import read_audio
-from common.files import make_directory, read_json_lines
+from common.files import make_directory, read_json_lines, writing
 from common.parallel import in_parallel
 from evaluation.judges import Cleanness, Listener, SpeakerEncoder, optional
 from recordings.alignment import keys_of
@@ -66,8 +67,9 @@ class Measured:
 
 @functools.cache
 def _judges(whisper: str | None, language: str) -> tuple[Listener, Cleanness, SpeakerEncoder]:
-    """Loaded once in each process."""
-    return Listener(whisper, language), Cleanness(), SpeakerEncoder()
+    """Loaded once in each process. Of several processes, each keeps to one core."""
+    num_threads = 0 if multiprocessing.parent_process() is None else 1
+    return Listener(whisper, language, num_threads), Cleanness(), SpeakerEncoder()
 
 
 def check_all(
@@ -92,8 +94,9 @@ def check_all(
         if rows:
             results.write("\n")  # the last line of a run that was killed may have no end
         for measured in in_parallel(measure, new, num_processes, "clip"):
-            results.write(json.dumps(asdict(measured), ensure_ascii=False) + "\n")
-            results.flush()
+            with writing(file):
+                results.write(json.dumps(asdict(measured), ensure_ascii=False) + "\n")
+                results.flush()
             known[measured.name] = measured
     return {job.name: known[job.name] for job in jobs}
 

@@ -21,7 +21,7 @@ from common.audio import save_audio
 from common.config import AudioConfig
 from common.files import make_directory, write_text
 from recordings.alignment import align
-from recordings.cutting import MAX_SECONDS, Cut, cut, whole
+from recordings.cutting import MAX_SECONDS, Cut, audible, cut, whole
 from recordings.hearing import Heard
 from recordings.levels import frame_levels, pauses
 from recordings.sources import Recording, Span, blocks, clip_stem, refuse_changed, stretches
@@ -130,10 +130,11 @@ def cuts_of(recording: Recording, transcript: Transcript, heard: Heard | None) -
     if heard is None:
         assert transcript.text is not None
         return [whole(transcript.text, quiet, recording.seconds)], None
+    words = audible(heard.words, quiet)
     if transcript.text is None:
-        return cut(heard.words, quiet, recording.seconds), None
+        return cut(words, quiet, recording.seconds), None
     given = transcript.text.split()
-    aligned = align(given, heard.words)
+    aligned = align(given, words)
     if not aligned.words:
         return [Cut(Span(0.0, recording.seconds), transcript.text, "no speech is heard in this recording")], 0.0
     return cut(aligned.words, quiet, recording.seconds), aligned.num_equal / len(given)

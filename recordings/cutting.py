@@ -26,6 +26,7 @@ REACH = 0.25  # seconds between a pause and the gap of two words that it can bel
 UNTOLD_SECONDS = 0.4  # of sound between two pauses at the same place in the text: nothing is written for it
 GOOD_SECONDS = 6.0  # the length of a clip that costs nothing
 SURE_PAUSE = 0.3  # seconds; a cut in a shorter pause costs more, down to MIN_PAUSE
+SILENT_SECONDS = 0.3  # a word with so much silence before and after it is one that nobody says
 LONG_PAUSE = 0.8  # seconds; attention does not learn to wait longer inside a clip
 DROP_COST = 20.0  # of a stretch that gives no clip, more than any clip costs
 ENDS, COMMAS = tuple(".?!\u2026"), tuple(",;:-)\u2013\u2014")  # of a word
@@ -61,6 +62,17 @@ def whole(text: str, pauses: np.ndarray, seconds: float) -> Cut:
     span = Span(max(0.0, start - MARGIN_SECONDS), min(seconds, end + MARGIN_SECONDS))
     length = max(0.0, span.end - span.start)
     return Cut(span, text, "" if length >= MIN_SECONDS else f"{length:.2f} s, less than {MIN_SECONDS:g} s")
+
+
+def audible(words: Sequence[Word], pauses: np.ndarray) -> list[Word]:
+    """The words (W) without those in the middle of a pause (P, 2): in silence, Whisper hears words that nobody says."""
+    starts = pauses[:, 0].tolist()
+    found = []
+    for word in words:
+        last = bisect.bisect_right(starts, word.start - SILENT_SECONDS) - 1
+        if last < 0 or pauses[last, 1] < word.end + SILENT_SECONDS:
+            found.append(word)
+    return found
 
 
 def cut(words: Sequence[Word], pauses: np.ndarray, seconds: float) -> list[Cut]:

@@ -100,7 +100,17 @@ def test_sections_that_other_files_name_exist() -> None:
     """Comments and messages name sections as in: EXPERIMENTS.md, "The bundled voice"."""
     headings = {page.name: " ".join(re.findall(r"^#+ .*$", page.prose, re.MULTILINE)).lower() for page in PAGES}
     named = 0
-    for folder in ("common", "tacotron2", "waveglow", "synthesis", "evaluation", "scripts", "conf", "demo"):
+    for folder in (
+        "common",
+        "tacotron2",
+        "waveglow",
+        "synthesis",
+        "evaluation",
+        "recordings",
+        "scripts",
+        "conf",
+        "demo",
+    ):
         for path in (REPOSITORY / folder).rglob("*.*"):
             if path.suffix in (".py", ".sh", ".yaml", ".md"):
                 for page, section in re.findall(r'([\w/]+\.md)`?, "([^"]+)"', path.read_text(encoding="utf-8")):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recordings.alignment import align, keys_of
-from recordings.cutting import MARGIN_SECONDS, MAX_SECONDS, MIN_SECONDS, Cut, cut, whole
+from recordings.cutting import MARGIN_SECONDS, MAX_SECONDS, MIN_SECONDS, Cut, audible, cut, whole
 from recordings.hearing import Word, quietest
 from recordings.levels import frame_levels, pauses
 
@@ -153,6 +153,13 @@ def test_a_pause_inside_a_word_is_no_place_to_cut() -> None:
     words = [Word("a", 0.0, 3.0), Word("bcdef", 3.0, 7.0), Word("g", 7.0, 12.0)]
     quiet = np.array([[5.0, 5.3], [7.0, 7.2]])
     assert [found.text for found in cut(words, quiet, 12.0)] == ["a bcdef", "g"]
+
+
+def test_words_in_silence_are_not_words() -> None:
+    words = [*timed("one two three"), Word("Thanks.", 2.0, 2.5), Word("Four", 2.9, 3.8)]  # that begins too early
+    found = audible(words, np.array([[0.0, 0.1], [0.9, 3.5]]))
+    assert [word.text for word in found] == ["one", "two", "three", "Four"]
+    assert audible(words, np.zeros((0, 2))) == words
 
 
 def test_a_short_recording_stays_whole_without_the_silence_at_its_ends() -> None:
