@@ -11,13 +11,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import librosa
 import numpy as np
+from tqdm import tqdm
 
 from common.files import make_directory, write_text
 from evaluation.judges import RATE, Listener, optional
@@ -73,17 +74,23 @@ def hear_all(
     """
     make_directory(work, "output")
     listener: Listener | None = None
-    for recording in recordings:
+    bar: tqdm[Any] | None = None
+    for place, recording in enumerate(recordings):
         file = work / f"{recording.name.replace('/', '~')}.json"
         fingerprint = heard_fingerprint(recording, whisper, language)
         heard = _kept(file, fingerprint)
         if heard is None:
-            listener = listener or Listener(whisper, language)
-            heard = hear(recording, listener)
+            if listener is None or bar is None:
+                listener = Listener(whisper, language)
+                seconds = sum(other.seconds for other in recordings[place:])
+                bar = tqdm(total=round(seconds), unit="s", desc="Whisper", disable=None)
+            heard = hear(recording, listener, bar.update)
             refuse_changed(recording)
             content = {"fingerprint": fingerprint, **dataclasses.asdict(heard)}
             write_text(file, json.dumps(content, ensure_ascii=False))
         yield recording, heard
+    if bar is not None:
+        bar.close()
 
 
 def heard_fingerprint(recording: Recording, whisper: str | None, language: str) -> dict[str, Any]:
@@ -104,11 +111,11 @@ def _kept(file: Path, fingerprint: dict[str, Any]) -> Heard | None:
         return None
 
 
-def hear(recording: Recording, listener: Listener) -> Heard:
-    """What is said in one recording."""
+def hear(recording: Recording, listener: Listener, progress: Callable[[float], Any] = lambda seconds: None) -> Heard:
+    """What is said in one recording. `progress` is called with the seconds that were heard since it was called last."""
     words: list[Word] = []
     found: list[Piece] = []
-    language, probability = None, 0.0
+    language, probability, longest = None, 0.0, 0.0
     for start, audio in pieces(recording):
         end = start + len(audio) / RATE
         speech = speech_seconds(audio)
@@ -118,7 +125,9 @@ def hear(recording: Recording, listener: Listener) -> Heard:
         tokens = sum(len(segment.tokens) for segment in segments)
         likelihood = sum(s.avg_logprob * len(s.tokens) for s in segments) / tokens if tokens else math.nan
         found.append(Piece(round(start, 3), round(end, 3), round(speech, 2), round(likelihood, 4), len(spoken)))
-        if speech > probability and listener.model.model.is_multilingual:  # so far the longest speech
+        progress(end - start)
+        if speech > longest and listener.model.model.is_multilingual:
+            longest = speech
             language, probability, _ = listener.model.detect_language(audio)
     return Heard(words, found, language, float(probability))
 

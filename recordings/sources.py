@@ -111,11 +111,7 @@ def is_audio(path: Path) -> bool:
         return True
     if suffix in OTHER_SUFFIXES:
         return False
-    try:
-        soundfile.info(str(path))
-    except (soundfile.LibsndfileError, OSError, TypeError):
-        return False
-    return True
+    return _soundfile_info(path) is not None
 
 
 def name_of(folder: Path, path: Path) -> str:
@@ -186,8 +182,8 @@ def _probe(folder: Path, path: Path) -> Recording:
         refuse_truncated_wav(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    if uses_soundfile(path):
-        info = soundfile.info(str(path))
+    info = _soundfile_info(path)
+    if info is not None:
         seconds, rate, channels = info.frames / info.samplerate, info.samplerate, info.channels
     else:
         with _av_stream(path) as (container, stream):
@@ -204,15 +200,14 @@ def _probe(folder: Path, path: Path) -> Recording:
     )
 
 
-def uses_soundfile(path: Path) -> bool:
-    """Whether soundfile reads this file; the others are left to PyAV."""
+def _soundfile_info(path: Path) -> Any:
+    """What soundfile says about a file; None for one that it cannot read, which is left to PyAV."""
     if path.suffix.lower() in FFMPEG_SUFFIXES:
-        return False
+        return None
     try:
-        soundfile.info(str(path))
+        return soundfile.info(str(path))
     except (soundfile.LibsndfileError, OSError, TypeError):
-        return False
-    return True
+        return None
 
 
 def _av_seconds(container: Any, stream: Any) -> float:
@@ -252,7 +247,7 @@ def blocks(recording: Recording, seconds: float = BLOCK_SECONDS) -> Iterator[np.
     Raises UserError if the file ends before the end that its header promises, or holds samples that are no numbers.
     """
     read = 0
-    source = _soundfile_blocks if uses_soundfile(recording.path) else _av_blocks
+    source = _av_blocks if _soundfile_info(recording.path) is None else _soundfile_blocks
     for block in source(recording, max(1, round(seconds * recording.sample_rate))):
         if len(block) and not -LOUDEST < block.min() <= block.max() < LOUDEST:
             raise UserError(f"{recording.path}: holds samples that are NaN or infinite; convert it again or remove it")
