@@ -25,6 +25,7 @@ from common.entry import Command, _quoted
 from common.schema import from_dict
 from evaluation.corpus import CheckConfig
 from evaluation.systems import EvaluateConfig
+from recordings.options import RecordingsConfig
 from synthesis.job_options import NOT_READ_RIGHT, InferenceConfig
 from synthesis.server.guard import Keys
 from synthesis.server.options import ServerOptions
@@ -42,6 +43,7 @@ COMMANDS = sorted({command for page in PAGES for command in page.commands()})
 CONFIGS: dict[str, tuple[str, type[Any]]] = {
     "inference.py": ("inference", InferenceConfig),
     "scripts/check_dataset.py": ("check_dataset", CheckConfig),
+    "scripts/cut_recordings.py": ("cut_recordings", RecordingsConfig),
     "scripts/evaluate.py": ("evaluate", EvaluateConfig),
     "scripts/export_onnx.py": ("export_onnx", ExportConfig),
     "scripts/pack_voice.py": ("pack_voice", PackConfig),
@@ -98,7 +100,17 @@ def test_sections_that_other_files_name_exist() -> None:
     """Comments and messages name sections as in: EXPERIMENTS.md, "The bundled voice"."""
     headings = {page.name: " ".join(re.findall(r"^#+ .*$", page.prose, re.MULTILINE)).lower() for page in PAGES}
     named = 0
-    for folder in ("common", "tacotron2", "waveglow", "synthesis", "evaluation", "scripts", "conf", "demo"):
+    for folder in (
+        "common",
+        "tacotron2",
+        "waveglow",
+        "synthesis",
+        "evaluation",
+        "recordings",
+        "scripts",
+        "conf",
+        "demo",
+    ):
         for path in (REPOSITORY / folder).rglob("*.*"):
             if path.suffix in (".py", ".sh", ".yaml", ".md"):
                 for page, section in re.findall(r'([\w/]+\.md)`?, "([^"]+)"', path.read_text(encoding="utf-8")):
