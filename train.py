@@ -83,7 +83,8 @@ def build_trainer(task: Task, config: TrainConfig, ranks: Ranks, heartbeat: Hear
     if options.fresh and ranks.is_main:
         remove_earlier_run(run_dir)
     barrier()
-    tracker = Tracker(run_dir, config.audio.sample_rate, state.progress.step, ranks.is_main, options.progress)
+    rate, step_done = config.audio.sample_rate, state.progress.step
+    tracker = Tracker(run_dir, rate, step_done, ranks.is_main, options.progress, config.trackers)
     if note:
         tracker.message(note)
     heartbeat.at("its start, after the weights")

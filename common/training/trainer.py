@@ -79,7 +79,7 @@ class Trainer:
         """
         first_step = self.state.progress.step
         self.tracker.message(_headline(self))
-        self.tracker.record(step=first_step, config=dataclasses.asdict(self.config))
+        self.tracker.config(first_step, dataclasses.asdict(self.config))
         if warning := self.task.warning(self.data.val):
             self.tracker.warning(warning, first_step)
         if self.ranks.is_main:
