@@ -106,6 +106,8 @@ class TrainerConfig(Options):
     log_every_steps: Count = 10
     val_every_steps: Count = 500
     val_batches: Count | None = None
+    judge: bool = False
+    stop_after_no_gain: Count | None = None
     checkpoint_every_steps: Count = 500
     checkpoint_every_minutes: Positive | None = 10.0
     keep_last: Count = 2
