@@ -158,6 +158,8 @@ class Tacotron2Report:
     ) -> None:
         data, self.logged = config.data, False
         self.vocoder = vocoder or GriffinLim(config.audio)
+        name = config.task.get("judge_waveglow") or "Griffin-Lim"
+        self.note = f"the judges hear data.sentences through {name}" if config.trainer.judge else ""
         texts = list(ENGLISH_SENTENCES) if data.cleaners in ENGLISH_CLEANERS else None
         texts = texts if data.sentences is None else data.sentences
         ids = [(text, text_to_ids(text, data.cleaners, symbols)) for text in texts or []]
@@ -176,6 +178,8 @@ class Tacotron2Report:
         if not self.logged:
             self.logged = True
             tracker.record(step=step, sentences=[text for text, _ in sentences])
+            if self.note:
+                tracker.message(self.note)
         batch = Tacotron2Batch(*(tensor.to(device) for tensor in collate([data[(0, 0)]])))
         output = model(*batch, generator=generator)
         tracker.figure("alignment_teacher_forced", alignment_figure(output.alignment[0], f"step {step}"), step)

@@ -15,6 +15,7 @@ import torch
 from common.checkpoint import files as checkpoints
 from common.training.task import Speech, Task, Verdict
 from common.training.trainer import Trainer
+from evaluation.page import page
 from evaluation.validation import criterion
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import run_here
@@ -74,9 +75,15 @@ def test_the_best_has_the_lowest_criterion(judged: Callable[..., Trainer], tmp_p
     rows = [row for row in read_log(tmp_path) if "val_loss" in row]
     assert [row["val_criterion"] for row in rows] == [0.5, 0.3, None, 0.4]
     assert all(row["val_wer"] == 0.25 and row["val_judge_time"] >= 0 for row in rows)
+    report = page(tmp_path, [])
+    assert "words not understood (Whisper)" in report
+    assert "what the best checkpoint has least of" in report
+    assert "naturalness" not in report  # this judge did not measure it
 
 
-def test_what_is_judged_is_what_can_be_heard(judged: Callable[..., Trainer], corpus: Path, tmp_path: Path) -> None:
+def test_what_is_judged_is_what_can_be_heard(
+    judged: Callable[..., Trainer], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     heard = list[Speech]()
 
     def judge(speech: Sequence[Speech]) -> Verdict:
@@ -91,6 +98,7 @@ def test_what_is_judged_is_what_can_be_heard(judged: Callable[..., Trainer], cor
             assert speech.audio.clamp(-1, 1).numpy() == pytest.approx(written, abs=5e-5)
         if model == "tacotron2":
             assert [(speech.text, speech.clip) for speech in heard] == [("One.", None), ("Two words.", None)]
+            assert "the judges hear data.sentences through Griffin-Lim" in capsys.readouterr().out
         else:
             row = (corpus / "filelists/val.txt").read_text().splitlines()[0]
             assert [(speech.text, speech.clip) for speech in heard] == [(row.split("|")[1], 0)]
