@@ -19,6 +19,7 @@ if __name__ == "__main__":  # before the slow imports
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import torch
 
 from common.checkpoint.checkpoint import Progress
 from common.config import TrainConfig
-from common.data.dataset import RunData
+from common.data.dataset import ClipDataset, RunData
 from common.distributed.heartbeat import Heartbeat
 from common.distributed.ranks import Ranks, barrier, start_ranks, stop_ranks
 from common.entry import hydra_entry
@@ -57,12 +58,25 @@ def build_task(config: TrainConfig) -> Task:
     return TASKS[name](config)
 
 
+def with_judge(task: Task, config: TrainConfig, val: ClipDataset, ranks: Ranks) -> Task:
+    """The task with a judge of the audio of its validations, if trainer.judge asks for one; rank 0 judges."""
+    if not (config.trainer.judge and ranks.is_main):
+        return task
+    from evaluation.validation import ValidationJudge, waveglow_vocoder  # slow to import
+
+    judge, path = ValidationJudge(config, val.clips), config.task.get("judge_waveglow")
+    if path is None or task.report_with is None:
+        return replace(task, judge=judge)
+    vocoder = waveglow_vocoder(path, config.audio, ranks.device, config.seed)
+    return replace(task, judge=judge, report=task.report_with(vocoder))
+
+
 def build_trainer(task: Task, config: TrainConfig, ranks: Ranks, heartbeat: Heartbeat) -> Trainer:
     """Build all parts of a run. OptimizerStep (common/training/step.py) runs forward pass, loss and backward pass."""
     options, device = config.trainer, ranks.device
     set_tf32(options.tf32)
     datasets = task.datasets()
-    task = task.knowing(datasets[0])
+    task = with_judge(task.knowing(datasets[0]), config, datasets[1], ranks)
     data = RunData(datasets, task.collate, config, ranks)
     heartbeat.at("its start, after the data")
     torch.manual_seed(config.seed)  # the same initial weights on all ranks
@@ -83,7 +97,8 @@ def build_trainer(task: Task, config: TrainConfig, ranks: Ranks, heartbeat: Hear
     if options.fresh and ranks.is_main:
         remove_earlier_run(run_dir)
     barrier()
-    tracker = Tracker(run_dir, config.audio.sample_rate, state.progress.step, ranks.is_main, options.progress)
+    rate, step_done = config.audio.sample_rate, state.progress.step
+    tracker = Tracker(run_dir, rate, step_done, ranks.is_main, options.progress, config.trackers)
     if note:
         tracker.message(note)
     heartbeat.at("its start, after the weights")

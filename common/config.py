@@ -8,13 +8,14 @@ train.yaml.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.device import Device
 from common.errors import UserError
 from common.ops.precision import Precision
 from common.schema import Count, Index, NonNegative, Options, Positive, Probability, Range, Seed
 
+TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 Floor = Annotated[float, Range(least=1e-30)]  # float32 would round a smaller one to 0, whose logarithm is infinite
 
 
@@ -105,6 +106,8 @@ class TrainerConfig(Options):
     log_every_steps: Count = 10
     val_every_steps: Count = 500
     val_batches: Count | None = None
+    judge: bool = False
+    stop_after_no_gain: Count | None = None
     checkpoint_every_steps: Count = 500
     checkpoint_every_minutes: Positive | None = 10.0
     keep_last: Count = 2
@@ -138,9 +141,12 @@ class TrainConfig(Options):
     seed: Seed = 0
     init_from: str | None = None
     warm_start: bool = False
+    trackers: list[TrackerName] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if len(set(self.trackers)) < len(self.trackers):
+            raise UserError(f"trackers={self.trackers}: name each once")
         if self.warm_start and self.init_from is None:
             raise UserError("warm_start=true needs a checkpoint to start from: set init_from=CHECKPOINT")
 

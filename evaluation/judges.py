@@ -96,6 +96,11 @@ def sinc_resample(audio: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray
     return np.asarray(scipy.signal.resample_poly(audio.astype(np.float64), up, down, window=taps), dtype=np.float32)
 
 
+def with_half_a_second(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+    """audio (N) as it would sound, clipped, with silence after it up to half a second: the judges need that much."""
+    return np.pad(audio.clip(-1, 1), (0, max(0, math.ceil(sample_rate / 2) - len(audio))))
+
+
 class Listener:
     """Whisper (Radford et al., 2022), each clip on its own, with a beam of 5 as its command.
 

@@ -34,6 +34,10 @@ CURVES = {  # title -> keys of log.jsonl
     "learning rate": ("learning_rate",),
     "gradient norm": ("grad_norm",),
     "items per second": ("train_items_per_sec",),
+    "words not understood (Whisper)": ("val_wer",),
+    "naturalness, 1 to 5 (DistillMOS)": ("val_mos",),
+    "similarity to the voice (Resemblyzer)": ("val_speaker",),
+    "what the best checkpoint has least of": ("val_criterion",),
     "attention on the diagonal": ("train_diagonality", "val_diagonality"),
     "stops at the right time": ("train_gate_accuracy", "val_gate_accuracy"),
 }

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.config import AudioConfig
 from evaluation.acoustics import Analysis, analyze, copy_quality, distance
-from evaluation.judges import Cleanness, Listener, Naturalness, SpeakerEncoder, errors
+from evaluation.judges import Cleanness, Listener, Naturalness, SpeakerEncoder, errors, with_half_a_second
 from evaluation.table import Utterance
 
 
@@ -26,9 +26,7 @@ class Panel:
     def listen(self, utterance: Utterance) -> None:
         """Add the measures that need only the utterance."""
         utterance.audio = utterance.audio.clip(-1, 1)  # as it would sound
-        shortest = math.ceil(self.sample_rate / 2)  # the judges need half a second
-        padded = np.pad(utterance.audio, (0, max(0, shortest - len(utterance.audio))))
-        clip = padded, self.sample_rate
+        clip = with_half_a_second(utterance.audio, self.sample_rate), self.sample_rate
         found = utterance.found
         found["heard"], found["mos"] = self.listener(*clip), self.naturalness(*clip)
         found.update(self.cleanness(*clip))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from common.audio import GriffinLim
 from common.config import AudioConfig, TextConfig, TrainConfig, check_derived
+from common.errors import UserError
 from common.schema import Count, NonNegative, Options, from_dict
 from common.tracking.plots import alignment_figure, mel_figure
 from common.tracking.tracker import Tracker
-from common.training.task import Loss, Task, task_options
+from common.training.task import Loss, Speech, Task, task_options
 from common.wording import counted
 from tacotron2.data import Tacotron2Batch, TextMelDataset, collate
 from tacotron2.loss import guided_attention_loss, mel_band_difference_loss, tacotron2_loss
@@ -54,6 +55,7 @@ class Tacotron2Options(Options):
     guided_attention_steps: Count | None = None
     mel_band_difference_weight: NonNegative = 0.0
     align_by_step: Count | None = None
+    judge_waveglow: str | None = None
 
 
 class Tacotron2Objective:
@@ -146,19 +148,29 @@ def longest(train: TextMelDataset) -> int:
 
 
 class Tacotron2Report:
-    """Logs the first validation clip with teacher forcing, and the sentences of the config in free running."""
+    """Logs the first validation clip with teacher forcing, and the sentences of the config in free running.
 
-    def __init__(self, config: TrainConfig, symbols: Sequence[str]) -> None:
-        data, self.audio, self.logged = config.data, config.audio, False
+    `vocoder` is by default Griffin-Lim.
+    """
+
+    def __init__(
+        self, config: TrainConfig, symbols: Sequence[str], vocoder: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        data, self.logged = config.data, False
+        self.vocoder = vocoder or GriffinLim(config.audio)
+        name = config.task.get("judge_waveglow") or "Griffin-Lim"
+        self.note = f"the judges hear data.sentences through {name}" if config.trainer.judge else ""
         texts = list(ENGLISH_SENTENCES) if data.cleaners in ENGLISH_CLEANERS else None
         texts = texts if data.sentences is None else data.sentences
         ids = [(text, text_to_ids(text, data.cleaners, symbols)) for text in texts or []]
         # (text, ids), without those that have no ids; None: the first of the validation set
         self.sentences = None if texts is None else [(text, found) for text, found in ids if found]
+        if config.trainer.judge and self.sentences == []:
+            raise UserError(f"trainer.judge=true has nothing to judge: data.sentences={data.sentences} has no text")
 
     def __call__(
         self, model: nn.Module, data: TextMelDataset, tracker: Tracker, step: int, generator: Generator
-    ) -> None:
+    ) -> list[Speech]:
         assert isinstance(model, Tacotron2)
         device = model.embedding.weight.device
         own = [(clip.text, ids) for clip, ids in zip(data.clips[:2], data.ids[:2], strict=True)]
@@ -166,23 +178,31 @@ class Tacotron2Report:
         if not self.logged:
             self.logged = True
             tracker.record(step=step, sentences=[text for text, _ in sentences])
+            if self.note:
+                tracker.message(self.note)
         batch = Tacotron2Batch(*(tensor.to(device) for tensor in collate([data[(0, 0)]])))
         output = model(*batch, generator=generator)
         tracker.figure("alignment_teacher_forced", alignment_figure(output.alignment[0], f"step {step}"), step)
         tracker.figure("mel_teacher_forced", mel_figure(output.mel_postnet[0], f"step {step}"), step)
         tracker.figure("mel_target", mel_figure(batch.mel[0]), step)
-        for i, (_, ids) in enumerate(sentences):
+        found = []
+        for i, (sentence, ids) in enumerate(sentences):
             text = torch.tensor([ids], device=device)
             # Early in training a model does not stop by itself.
             max_steps = 1 + MAX_FRAMES_PER_SYMBOL * len(ids) // model.config.n_frames_per_step
             speech = model.infer(text, torch.tensor([len(ids)], device=device), max_steps, generator)
             tracker.figure(f"sentence_{i}_alignment", alignment_figure(speech.alignment[0], f"step {step}"), step)
-            tracker.audio(f"sentence_{i}", GriffinLim(self.audio)(speech.mel_postnet[0]), step)
+            found.append(Speech(sentence, self.vocoder(speech.mel_postnet[0])))
+            tracker.audio(f"sentence_{i}", found[-1].audio, step)
+        return found
 
 
 def tacotron2_task(config: TrainConfig) -> Task:
     """The task that train.py runs for model.name=tacotron2."""
     data, audio, symbols = config.data, config.audio, symbol_table(config.data.characters)
+    options = task_options(Tacotron2Options, config)
+    if options.judge_waveglow and not config.trainer.judge:
+        raise UserError(f"task.judge_waveglow={options.judge_waveglow} is only for trainer.judge=true: set that too")
     values: dict[str, Any] = {"n_symbols": len(symbols)} | config.model_values()
     model_config = from_dict(Tacotron2Config, values)
     check_derived(
@@ -201,8 +221,9 @@ def tacotron2_task(config: TrainConfig) -> Task:
         build_model=lambda: Tacotron2(model_config),
         datasets=datasets,
         collate=collate,
-        objective=Tacotron2Objective(task_options(Tacotron2Options, config), model_config),
+        objective=Tacotron2Objective(options, model_config),
         report=Tacotron2Report(config, symbols),
+        report_with=lambda vocoder: Tacotron2Report(config, symbols, vocoder),
         then=THEN,
         calibrate=calibrate,
         warning=lambda data: calibration_warning(data, audio),

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -494,7 +494,7 @@ def test_what_is_removed_during_a_run_is_made_again(corpus: Path, tmp_path: Path
 def test_a_failure_of_pictures_is_a_warning(corpus: Path, tmp_path: Path) -> None:
     trainer = make_trainer(corpus, tmp_path, "waveglow", "trainer.max_steps=1")
 
-    def report(*_: object) -> None:
+    def report(*_: object) -> NoReturn:
         raise ZeroDivisionError("in a plot")
 
     trainer.validation.task = dataclasses.replace(trainer.task, report=report)

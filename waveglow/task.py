@@ -14,13 +14,16 @@ from common.errors import UserError
 from common.schema import Index, NonNegative, Options, from_dict
 from common.tracking.plots import mel_figure
 from common.tracking.tracker import Tracker
-from common.training.task import Loss, Task, task_options
+from common.training.task import Loss, Speech, Task, task_options
 from waveglow.data import SegmentDataset, WaveGlowBatch, collate
+from waveglow.denoiser import Denoiser
 from waveglow.loss import WINDOWS, spectral_loss, waveglow_loss
+from waveglow.mel_match import MelMatch
 from waveglow.model import WaveGlow, WaveGlowConfig
 from waveglow.spec import WAVEGLOW
 
 REPORT_SECONDS = 3.0
+JUDGED_CLIPS, JUDGED_SECONDS = 4, 12.0  # the first clips of the validation set, up to their 12th second
 THEN = (
     "listen with: python inference.py tacotron2=RUN waveglow={run_dir} input=filelists/demo_phrases.txt "
     "output={run_dir}/speech_{step}; look at: python scripts/report.py {run_dir}"
@@ -64,7 +67,7 @@ class WaveGlowObjective:
         return ""
 
 
-def report(model: nn.Module, data: SegmentDataset, tracker: Tracker, step: int, generator: Generator) -> None:
+def report(model: nn.Module, data: SegmentDataset, tracker: Tracker, step: int, generator: Generator) -> list[Speech]:
     """Log copy synthesis of the start of the first validation clip: its mel, the model's audio, the original."""
     assert isinstance(model, WaveGlow)
     mel, audio = data.start_of_clip(0, REPORT_SECONDS)
@@ -72,6 +75,25 @@ def report(model: nn.Module, data: SegmentDataset, tracker: Tracker, step: int, 
     tracker.figure("mel_target", mel_figure(mel), step)
     tracker.audio("copy_synthesis", model.infer(mel.unsqueeze(0).to(device), generator=generator)[0], step)
     tracker.audio("original", audio, step)
+    return []
+
+
+def judged_report(
+    model: nn.Module, data: SegmentDataset, tracker: Tracker, step: int, generator: Generator
+) -> list[Speech]:
+    """`report`, and copies of the first clips as synthesis makes them: denoised, and matched to their mels."""
+    report(model, data, tracker, step, generator)
+    assert isinstance(model, WaveGlow)
+    device = next(model.parameters()).device
+    denoise, match, found = Denoiser(model), MelMatch(data.audio).to(device), []
+    for index, clip in enumerate(data.clips[:JUDGED_CLIPS]):
+        mel = data.start_of_clip(index, JUDGED_SECONDS)[0].to(device)
+        audio = denoise(model.infer(mel.unsqueeze(0), generator=generator))[0]
+        audio = match(mel, audio, model.config.match_mel).cpu()
+        text = clip.text if mel.shape[1] == data.frames[index] else ""  # of the whole clip
+        tracker.audio(f"copy_{index}", audio, step)
+        found.append(Speech(text, audio, index))
+    return found
 
 
 def waveglow_task(config: TrainConfig) -> Task:
@@ -108,7 +130,7 @@ def waveglow_task(config: TrainConfig) -> Task:
         datasets=lambda: (segments(data.train_filelist), segments(data.val_filelist)),
         collate=collate,
         objective=WaveGlowObjective(options, model_config),
-        report=report,
+        report=judged_report if config.trainer.judge else report,
         then=THEN,
         memory_option=" or task.checkpoint_activations=true",
     )

@@ -22,8 +22,10 @@ class Progress:
     epoch: int = 0  # the current one, counted from 0
     done: list[list[int]] = field(default_factory=list)  # finished batches of this epoch, see common/data/batching.py
     data: list[int] = field(default_factory=list)  # RunData.identity of the data that `done` refers to
-    best_loss: float = float("inf")  # in validation
+    best_loss: float = float("inf")  # in validation, or the lowest criterion if the audio is judged
     best_measure: int = 0  # identifies the data and the loss that `best_loss` was measured with; 0: unknown
+    best_step: int = -1  # of `best_loss`; -1: unknown
+    no_gain: int = 0  # validations since the best one
     validated: int = -1  # the latest step that was validated
     bad_steps: int = 0  # consecutive steps without a finite gradient
 

@@ -21,9 +21,9 @@ from common.errors import UserError, first_line
 from common.files import check_new_file, replacing
 
 FAMILY = "tacotron2-waveglow/"
-FORMAT = FAMILY + "5"
-# What each version changed: 2, the order of parameters; 3, buffers; 4, names; 5, fields of Progress.
-READABLE = tuple(f"{FAMILY}{version}" for version in (1, 2, 3, 4, 5))
+FORMAT = FAMILY + "6"
+# What each version changed: 2, the order of parameters; 3, buffers; 4, names; 5 and 6, fields of Progress.
+READABLE = tuple(f"{FAMILY}{version}" for version in range(1, 7))
 RESUMABLE = READABLE[2:]
 FILE_NAME = "step_{:08d}.pt"
 BEST = "best.pt"

@@ -59,11 +59,15 @@ class RunData:
 
     @property
     def measure(self) -> int:
-        """Identifies what the validation loss is measured with: the clips and the options that change it."""
+        """Identifies what chooses the best validation: the clips and the options that change its loss or its audio."""
         options = self.config.trainer
         clips = [(clip.path, clip.text, frames) for clip, frames in zip(self.val.clips, self.val.lengths, strict=True)]
         number = options.val_batches and [options.val_batches, options.batch_size, options.batch_frames]
-        return zlib.crc32(repr((clips, self.config.task, self.config.seed, number)).encode())
+        task = {key: value for key, value in self.config.task.items() if not key.startswith("judge_")}
+        measure = repr((clips, task, self.config.seed, number))
+        if options.judge:
+            measure += repr((self.config.task, self.config.data.sentences))
+        return zlib.crc32(measure.encode())
 
     def start_epoch(self, epoch: int, done: Done) -> list[list[int]]:
         """Let `loader` yield the remaining batches of an epoch. Return the clips of each, over all ranks.

@@ -1,68 +1,81 @@
-"""TensorBoard's event files.
+"""Where a run is shown beside the console and log.jsonl: TensorBoard, and the trackers of other projects.
 
-torch's SummaryWriter writes in a thread of its own, which ends with a traceback when the disk is full, and then records
-nothing more.
+TensorBoard is always installed. The others are optional packages, imported only if the config names them.
 """
 
 from __future__ import annotations
 
-import io
-import itertools
-import os
-import socket
-import time
-from collections.abc import Mapping
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from tensorboard.compat.proto import event_pb2, summary_pb2
-from tensorboard.summary.writer.record_writer import RecordWriter
+from common.config import TrackerName
+from common.errors import UserError
 
-from common.tracking.appending import Appender
+MODULES: dict[TrackerName, str] = {  # of the optional ones; each has a function `connect`
+    "mlflow": "common.tracking.mlflow_board",
+    "wandb": "common.tracking.wandb_board",
+    "trackio": "common.tracking.trackio_board",
+}
+INSTALL = "pip install -e '.[trackers]'"
+PROJECT = "tacotron2-waveglow"  # under which the trackers list the runs, unless their own variables name another one
 
-VERSION = "brain.Event:2"  # of the format
-_numbers = itertools.count()
 
+class Board(Protocol):
+    """Shows one run. A method raises an error if it cannot record its values."""
 
-class Board:
-    """Appends events to a new file of `directory`. TensorBoard hides the earlier events of `first_step` and later ones.
+    def config(self, values: Mapping[str, Any], step: int) -> None:
+        """The whole config, at each start of the run."""
+        ...
 
-    The methods raise OSError if the file cannot be written; the next call then writes the event too.
-    """
+    def text(self, name: str, text: str, step: int) -> None: ...
 
-    def __init__(self, directory: Path, first_step: int) -> None:
-        # TensorBoard reads a directory's files in the order of their names.
-        place = f"{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
-        header = _record(file_version=VERSION)
-        header += _record(session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START), step=first_step)
-        self.file = Appender(directory / f"events.out.tfevents.{place}", header)
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._write([summary_pb2.Summary.Value(tag=key, simple_value=value) for key, value in values.items()], step)
+    def scalars(self, values: Mapping[str, float], step: int) -> None: ...
 
     def picture(self, name: str, png: bytes, size: tuple[int, int], step: int) -> None:
         """`png` is a PNG file of size (width, height)."""
-        width, height = size
-        image = summary_pb2.Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
-        self._write([summary_pb2.Summary.Value(tag=name, image=image)], step)
+        ...
 
     def audio(self, name: str, wav: bytes, sample_rate: int, num_samples: int, step: int) -> None:
         """`wav` is a WAV file of one channel."""
-        audio = summary_pb2.Summary.Audio(
-            sample_rate=sample_rate,
-            num_channels=1,
-            length_frames=num_samples,
-            encoded_audio_string=wav,
-            content_type="audio/wav",
-        )
-        self._write([summary_pb2.Summary.Value(tag=name, audio=audio)], step)
+        ...
 
-    def _write(self, values: list[Any], step: int) -> None:
-        self.file.append(_record(summary=summary_pb2.Summary(value=values), step=step))
+    def close(self) -> None: ...
 
 
-def _record(**fields: Any) -> bytes:
-    """An event, as a record of an event file."""
-    buffer = io.BytesIO()
-    RecordWriter(buffer).write(event_pb2.Event(wall_time=time.time(), **fields).SerializeToString())
-    return buffer.getvalue()
+class RemoteBoard(Board, Protocol):
+    """A run of an optional tracker."""
+
+    run: dict[str, str]  # identifies the run, so that a restart can continue it
+    where: str  # what to open to see the run
+
+
+Connect = Callable[[Path, dict[str, str]], RemoteBoard]  # (run directory, RemoteBoard.run of an earlier start, or {})
+
+
+def connections(names: Sequence[TrackerName]) -> dict[str, Connect]:
+    """How to connect to each optional tracker among `names`. Raises a UserError if a package is not installed."""
+    found: dict[str, Connect] = {}
+    for name in names:
+        if name in MODULES:
+            spec = importlib.util.find_spec(name)
+            if spec is None or spec.origin is None:  # None: a folder of that name, in which the tracker keeps its runs
+                raise UserError(f"trackers={list(names)}: {name} is not installed; run: {INSTALL}, or leave it out")
+            try:
+                found[name] = importlib.import_module(MODULES[name]).connect
+            except ImportError as error:
+                raise UserError(f"trackers={list(names)}: {name} does not load ({error}); run: {INSTALL}") from error
+    return found
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config as KEY.KEY -> value."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            result.update(flat(value, f"{prefix}{key}."))
+        else:
+            result[f"{prefix}{key}"] = value
+    return result

@@ -1,11 +1,11 @@
-"""Records the numbers, pictures and sounds of a run: on the console, in log.jsonl, TensorBoard and samples/."""
+"""Records the numbers, pictures and sounds of a run: on the console, in log.jsonl and samples/, and on its boards."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.audio import wav_bytes
+from common.config import TrackerName
 from common.errors import UserError, first_line
 from common.files import replacing
+from common.tracking.board import Board, connections
 from common.tracking.jsonl import JsonLines
+from common.tracking.sender import Sender
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,10 +31,17 @@ class Tracker:
     """The record of a run, kept by rank 0. On the other ranks (`active=False`) every method is a no-op.
 
     The record is less than the run: what cannot be written is a warning, and a directory that is gone is made again.
+    Raises a UserError if the package of one of `trackers` is not installed.
     """
 
     def __init__(
-        self, run_dir: Path, sample_rate: int, step: int = 0, active: bool = True, progress: bool = True
+        self,
+        run_dir: Path,
+        sample_rate: int,
+        step: int = 0,
+        active: bool = True,
+        progress: bool = True,
+        trackers: Sequence[TrackerName] = ("tensorboard",),
     ) -> None:
         self.active = active
         self.sample_rate = sample_rate
@@ -39,12 +49,19 @@ class Tracker:
         self.failing: set[str] = set()  # what could not be written the last time
         self.bar: tqdm[Any] | None = None
         self.show_bar = progress and sys.stderr.isatty()
+        self.boards: dict[Path, Board] = {}  # by the file in the run directory that each writes
         if active:
-            from common.tracking.board import Board  # slow to import
-
+            connect = connections(trackers)
             self.log = JsonLines(run_dir / "log.jsonl")
-            self.board = Board(run_dir / "tensorboard", step + 1)  # without the steps that a crash undid
             self.samples.mkdir(parents=True, exist_ok=True)
+            if "tensorboard" in trackers:
+                from common.tracking.event_files import EventFile  # slow to import
+
+                file = EventFile(run_dir / "tensorboard", step + 1)  # without the steps that a crash undid
+                self.boards[file.place] = file
+            for name, connection in connect.items():
+                sender = Sender(name, connection, run_dir, self.message)
+                self.boards[sender.place] = sender
 
     @contextmanager
     def _writing(self, path: Path) -> Iterator[None]:
@@ -57,6 +74,11 @@ class Tracker:
             if path.name not in self.failing:
                 self.message(f"warning: {path}: not written ({first_line(error)}); the run goes on")
             self.failing.add(path.name)
+
+    def _show(self, on: Callable[[Board], None]) -> None:
+        for place, board in self.boards.items():
+            with self._writing(place):
+                on(board)
 
     def start(self, step: int, total_steps: int | None) -> None:
         """Show the progress bar, at `step` of `total_steps`, if the output is a terminal."""
@@ -83,6 +105,12 @@ class Tracker:
     def warning(self, text: str, step: int) -> None:
         self.message(f"warning: {text}")
         self.record(step=step, warning=text)
+        self._show(lambda board: board.text("warning", text, step))
+
+    def config(self, step: int, values: Mapping[str, Any]) -> None:
+        """Record the whole config, at the start of a run or of its continuation."""
+        self.record(step=step, config=values)
+        self._show(lambda board: board.config(values, step))
 
     def record(self, **values: Any) -> None:
         """Write a line to log.jsonl that is not a measurement."""
@@ -95,8 +123,7 @@ class Tracker:
         if not self.active:
             return
         self.record(step=step, epoch=epoch, **values)
-        with self._writing(self.board.file.path):
-            self.board.scalars(values, step)
+        self._show(lambda board: board.scalars(values, step))
         if line and self.bar:
             self.bar.set_postfix_str(line)
         elif line:
@@ -107,17 +134,15 @@ class Tracker:
             png = io.BytesIO()
             figure.savefig(png, dpi=100)
             self._keep(f"{name}_{step:08d}.png", png.getvalue())
-            with self._writing(self.board.file.path):
-                width, height = (round(100 * inches) for inches in figure.get_size_inches())
-                self.board.picture(name, png.getvalue(), (width, height), step)
+            width, height = (round(100 * inches) for inches in figure.get_size_inches())
+            self._show(lambda board: board.picture(name, png.getvalue(), (width, height), step))
 
     def audio(self, name: str, audio: Tensor, step: int) -> None:
         """audio (N)"""
         if self.active:
             wav = wav_bytes(audio, self.sample_rate)
             self._keep(f"{name}_{step:08d}.wav", wav)
-            with self._writing(self.board.file.path):
-                self.board.audio(name, wav, self.sample_rate, len(audio), step)
+            self._show(lambda board: board.audio(name, wav, self.sample_rate, len(audio), step))
 
     def _keep(self, name: str, content: bytes) -> None:
         path = self.samples / name
@@ -125,5 +150,7 @@ class Tracker:
             temporary.write_bytes(content)
 
     def close(self) -> None:
+        for board in self.boards.values():
+            board.close()
         if self.bar:
             self.bar.close()

@@ -39,7 +39,7 @@ def remove_earlier_run(run_dir: Path) -> None:
 
 
 def _of_a_run(run_dir: Path) -> list[Path]:
-    others = [run_dir / name for name in ("samples", "tensorboard", "log.jsonl")]
+    others = [run_dir / name for name in ("samples", "tensorboard", "log.jsonl", "trackers", "mlruns", "wandb")]
     return [*(run_dir / "checkpoints").glob("*.pt"), *(path for path in others if path.exists())]
 
 

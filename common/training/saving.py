@@ -33,7 +33,7 @@ class Saver:
         self.another_measure = progress.best_measure not in (0, measure)
         if self.another_measure:
             tracker.message("the validation data or its loss has changed: the best checkpoint is chosen anew")
-            progress.best_loss = float("inf")
+            progress.best_loss, progress.no_gain = float("inf"), 0
 
     def save(self, bad_steps: int, trusted: int) -> None:
         """Write a checkpoint of this step, after `bad_steps` bad ones.
@@ -52,15 +52,20 @@ class Saver:
         self.saved_at, self.saved_step = time.monotonic(), progress.step
 
     def keep_best(self, loss: float) -> bool:
-        """Write this state as the best one if the validation loss is the lowest, and return whether it is."""
+        """Write this state as the best one if its loss, or the criterion of its audio, is the lowest.
+
+        Return whether it is; otherwise count a validation without a gain.
+        """
         progress = self.state.progress
+        progress.no_gain += 1
         if not loss < progress.best_loss:  # as for NaN
             return False
         best = self.directory / files.BEST
         if self.another_measure and self.ranks.is_main and best.exists():
             os.replace(best, best.with_name(f"best_until_{progress.step:08d}.pt"))
         self.another_measure = False
-        progress.best_loss, progress.best_measure, self.best_step = loss, self.measure, progress.step
+        progress.best_loss, progress.best_measure = loss, self.measure
+        progress.best_step, progress.no_gain, self.best_step = progress.step, 0, progress.step
         self._write(files.BEST)
         return True
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Generator, Tensor, nn
 
@@ -46,6 +46,26 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
+class Speech:
+    """Audio that the model made in a validation, as a user would hear it."""
+
+    text: str  # what it should say
+    audio: Tensor  # (N), on the CPU
+    clip: int | None = None  # the clip of the validation set that it copies, if it is a copy
+
+
+class Verdict(NamedTuple):
+    """What a judge found in the speech of a validation."""
+
+    criterion: float  # the validation with the lowest one is the best
+    measures: dict[str, float]  # for the log
+
+
+# Writes the pictures and sounds of a validation: (the model in eval mode, the validation set, ...) -> what to judge.
+Report = Callable[[nn.Module, Any, Tracker, int, Generator], Sequence[Speech]]
+
+
+@dataclass(frozen=True)
 class Task:
     """A model and everything needed to train it."""
 
@@ -57,14 +77,16 @@ class Task:
     datasets: Callable[[], tuple[ClipDataset, ClipDataset]]  # (training, validation), checked before the first step
     collate: Callable[[list[Any]], Any]
     objective: Objective
-    # Writes the pictures and sounds of a validation; `model` is in eval mode, `data` is the validation set.
-    report: Callable[[nn.Module, Any, Tracker, int, Generator], None]
+    report: Report
     then: str  # what to do after training; {run_dir} stands for the run directory, {step} for its last step
     # Called before the report: measures a systematic error of the model's output, and stores in the model what
     # synthesis needs to correct it.
     calibrate: Callable[[nn.Module, Any, Generator], None] | None = None
     # What is wrong with the validation set, at the start of a run; empty if all is well.
     warning: Callable[[Any], str] = lambda data: ""
+    # The report with another vocoder, mel (n_mels, T) -> audio (N), than its own; None: the model makes audio itself.
+    report_with: Callable[[Callable[[Tensor], Tensor]], Report] | None = None
+    judge: Callable[[Sequence[Speech]], Verdict] | None = None  # on rank 0, if trainer.judge is true
     memory_option: str = ""  # ends the message when memory runs out, for example " or KEY=VALUE"
     # `text` with what only the training set tells.
     text_of: Callable[[Any], TextConfig] | None = None

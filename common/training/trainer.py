@@ -79,7 +79,7 @@ class Trainer:
         """
         first_step = self.state.progress.step
         self.tracker.message(_headline(self))
-        self.tracker.record(step=first_step, config=dataclasses.asdict(self.config))
+        self.tracker.config(first_step, dataclasses.asdict(self.config))
         if warning := self.task.warning(self.data.val):
             self.tracker.warning(warning, first_step)
         if self.ranks.is_main:
@@ -109,8 +109,7 @@ class Trainer:
             self._advise(None)
             self.tracker.message(_end(self))
         else:
-            limits = "trainer.max_minutes" if self.stop_reason == TIME_IS_UP else "trainer.epochs or max_steps"
-            self.tracker.message(f"nothing to do: raise {limits}, or choose another run_dir")
+            self.tracker.message(_nothing_to_do(self))
         run_time = time.monotonic() - self.started
         self.tracker.scalars(progress.step, progress.epoch, {"run_time": run_time})
 
@@ -179,9 +178,10 @@ class Trainer:
     # ---- the end ----
 
     def _is_done(self) -> bool:
-        """True if the steps or epochs are used up."""
+        """True if the steps or epochs are used up, or validations bring no gain."""
         options, progress = self.options, self.state.progress
-        return progress.epoch >= options.epochs or bool(options.max_steps and progress.step >= options.max_steps)
+        is_over = progress.epoch >= options.epochs or bool(options.max_steps and progress.step >= options.max_steps)
+        return is_over or _has_stalled(self)
 
     def _is_over(self) -> bool:
         if self._is_done():
@@ -255,17 +255,17 @@ class Trainer:
             self.tracker.warning(advice, self.state.progress.step)
 
     def validate(self) -> bool:
-        """Log the validation loss and keep the best checkpoint; return whether it is the best."""
+        """Log a validation and keep the best checkpoint; return whether it is the best."""
         progress, meter = self.state.progress, self.new_meter()
-        means = self.validation.run(meter, self.tracker, self._signaled)
-        if means is None:
+        found = self.validation.run(meter, self.tracker, self._signaled)
+        if found is None:
             return False
-        self.tracker.message(f"step {progress.step:>7,}  validation loss {means.parts['loss']:.4f}")
-        values = {f"val_{name}": value for name, value in means.parts.items()}
-        values["val_items_per_sec"] = means.items / means.seconds
-        self.tracker.scalars(progress.step, progress.epoch, values)
-        progress.validated, self.val_loss = progress.step, means.parts["loss"]
-        return self.saver.keep_best(self.val_loss)
+        self.tracker.message(f"step {progress.step:>7,}  {found.line}")
+        self.tracker.scalars(progress.step, progress.epoch, found.values)
+        progress.validated, self.val_loss = progress.step, found.means.parts["loss"]
+        if not self.options.judge:
+            return self.saver.keep_best(self.val_loss)
+        return found.verdict is not None and self.saver.keep_best(found.verdict.criterion)
 
     def save(self) -> None:
         """Write a checkpoint of this step, or postpone it until the steps are good again."""
@@ -276,7 +276,7 @@ class Trainer:
 
     def _validate_and_save(self) -> None:
         self.save()  # first, so that a failure of the validation costs no step
-        if self.validate() or self.task.calibrate:
+        if self.validate() or self.task.calibrate or self.options.stop_after_no_gain:
             self.save()
 
     def _finish(self) -> None:
@@ -318,6 +318,31 @@ def _headline(trainer: Trainer) -> str:
 def _end(trainer: Trainer) -> str:
     step = trainer.state.progress.step
     then = trainer.task.then.format(run_dir=trainer.run_dir, step=step)
-    is_up = trainer.stop_reason == TIME_IS_UP
-    longer = " because trainer.max_minutes are over; to train longer, run the same command again" if is_up else ""
+    longer = ""
+    if trainer.stop_reason == TIME_IS_UP:
+        longer = " because trainer.max_minutes are over; to train longer, run the same command again"
+    elif _has_stalled(trainer):
+        longer = f" because {_stalled(trainer)}"
     return f"finished at step {step}{longer}; {then}"
+
+
+def _nothing_to_do(trainer: Trainer) -> str:
+    if _has_stalled(trainer):
+        return f"nothing to do, because {_stalled(trainer)}; or choose another run_dir"
+    limits = "trainer.max_minutes" if trainer.stop_reason == TIME_IS_UP else "trainer.epochs or max_steps"
+    return f"nothing to do: raise {limits}, or choose another run_dir"
+
+
+def _has_stalled(trainer: Trainer) -> bool:
+    patience = trainer.options.stop_after_no_gain
+    return patience is not None and trainer.state.progress.no_gain >= patience
+
+
+def _stalled(trainer: Trainer) -> str:
+    progress, patience = trainer.state.progress, trainer.options.stop_after_no_gain
+    step = f", of step {progress.best_step}" if progress.best_step >= 0 else ""  # earlier versions did not store it
+    return (
+        f"{counted(progress.no_gain, 'validation')} in a row brought no gain (trainer.stop_after_no_gain={patience}); "
+        f"the best is checkpoints/best.pt{step}; to train longer, raise the limit or set it to "
+        "null, and run the same command again"
+    )

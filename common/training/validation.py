@@ -1,4 +1,4 @@
-"""Validation: the loss on the validation set, then the task's calibration, pictures and audio.
+"""Validation: the loss on the validation set, then the task's calibration, pictures and audio, which may be judged.
 
 It uses the averaged weights if the run keeps them.
 """
@@ -6,8 +6,9 @@ It uses the averaged weights if the run keeps them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 import torch
 
@@ -15,7 +16,7 @@ from common.config import TrainConfig
 from common.data.dataset import RunData
 from common.distributed.heartbeat import Heartbeat
 from common.distributed.preemption import StopNow
-from common.distributed.ranks import Ranks, broadcast_buffers
+from common.distributed.ranks import Ranks, broadcast_buffers, from_main
 from common.errors import first_line
 from common.ops.packed import forget_packed
 from common.ops.precision import autocast
@@ -23,9 +24,33 @@ from common.tracking.tracker import Tracker
 from common.training.meter import Meter, Summary
 from common.training.state import TrainingState
 from common.training.step import to_device
-from common.training.task import Task
+from common.training.task import Speech, Task, Verdict
 
 FIRST_PREVIEW = 120.0  # seconds
+
+
+class Found(NamedTuple):
+    """The result of a validation, the same on all ranks."""
+
+    means: Summary
+    verdict: Verdict | None  # on the audio; None if it is not judged, or could not be
+
+    @property
+    def values(self) -> dict[str, float]:
+        """For the log."""
+        values = {f"val_{name}": value for name, value in self.means.parts.items()}
+        values["val_items_per_sec"] = self.means.items / self.means.seconds
+        if self.verdict is not None:
+            values.update({f"val_{name}": value for name, value in self.verdict.measures.items()})
+            values["val_criterion"] = self.verdict.criterion
+        return values
+
+    @property
+    def line(self) -> str:
+        """For the console."""
+        verdict = self.verdict
+        judged = "" if verdict is None else "".join(f" {name} {value:.2f}" for name, value in verdict.measures.items())
+        return f"validation loss {self.means.parts['loss']:.4f}{judged}"
 
 
 class Validation:
@@ -38,9 +63,9 @@ class Validation:
         self.ranks, self.heartbeat, self.device = ranks, heartbeat, ranks.device
         self.started, self.preview_after, self.has_run = time.monotonic(), FIRST_PREVIEW, False
 
-    def run(self, meter: Meter, tracker: Tracker, interrupted: Callable[[], bool]) -> Summary | None:
-        """Means over the validation set, or None once `interrupted` returns True; all ranks call that equally often."""
-        model, self.has_run = self.state.model, True
+    def run(self, meter: Meter, tracker: Tracker, interrupted: Callable[[], bool]) -> Found | None:
+        """Validate; None once `interrupted` returns True, which all ranks call equally often."""
+        model, self.has_run, speech = self.state.model, True, list[Speech]()
         broadcast_buffers(model)  # all ranks validate the model that rank 0 saves
         generator = torch.Generator(self.device).manual_seed(self.config.seed)
         model.eval()
@@ -53,9 +78,13 @@ class Validation:
             if self.ranks.is_main:
                 if self.task.calibrate is not None:
                     self.task.calibrate(model, self.data.val, generator)
-                self._report(tracker, generator)
+                speech = self._report(tracker, generator)
         model.train()
-        return means
+        verdict = None
+        if self.config.trainer.judge:
+            self.heartbeat.at("judging the audio")
+            verdict = from_main(self._verdict(speech, tracker))
+        return Found(means, verdict)
 
     def preview(self, tracker: Tracker) -> None:
         """Make the report alone, 2, 4, 8, ... minutes after the start, until the first validation.
@@ -74,14 +103,27 @@ class Validation:
         model.train()
         tracker.message(f"step {self.state.progress.step:>7,}  plots and audio of this step are in {tracker.samples}")
 
-    def _report(self, tracker: Tracker, generator: torch.Generator) -> None:
-        model, step = self.state.model, self.state.progress.step
+    def _verdict(self, speech: Sequence[Speech], tracker: Tracker) -> Verdict | None:
+        if self.task.judge is None or not speech:  # another rank, or the report failed
+            return None
+        start, step = time.monotonic(), self.state.progress.step
         try:
-            self.task.report(model, self.data.val, tracker, step, generator)
+            verdict = self.task.judge(speech)
+        except Exception as error:  # a judge is not worth a run either
+            kind = type(error).__name__
+            tracker.warning(f"the audio of step {step} could not be judged ({kind}: {first_line(error)})", step)
+            return None
+        return verdict._replace(measures={**verdict.measures, "judge_time": time.monotonic() - start})
+
+    def _report(self, tracker: Tracker, generator: torch.Generator) -> list[Speech]:
+        model, step, speech = self.state.model, self.state.progress.step, list[Speech]()
+        try:
+            speech += self.task.report(model, self.data.val, tracker, step, generator)
         except Exception as error:  # whatever it is, pictures and sounds are not worth a run
             kind = type(error).__name__
             tracker.warning(f"the plots and audio of step {step} failed ({kind}: {first_line(error)})", step)
         forget_packed(model)  # the weights are about to change, and training needs the memory
+        return speech
 
     def _measure(self, meter: Meter, generator: torch.Generator, interrupted: Callable[[], bool]) -> bool:
         batches = iter(self.data.val_loader)
