@@ -21,6 +21,7 @@ LAYERS = [
     ["tacotron2", "waveglow"],
     ["synthesis", "synthesis.onnx", "synthesis.engines", "synthesis.scheduler", "synthesis.server"],
     ["evaluation"],
+    ["recordings"],
     ["train", "inference"],
     ["scripts", "scripts.benchmarks"],
     ["tests", "tests.helpers"],

@@ -1,0 +1,1 @@
+"""From a folder of recordings to a corpus and a voice."""
