@@ -23,6 +23,9 @@ pytest.importorskip("transformers")
 pytest.importorskip("diffusers")
 pytest.importorskip("accelerate")
 
+import diffusers
+import transformers
+
 from common.device import resolve_device
 from common.errors import UserError
 from synthesis.engines.audioldm2 import AudioLDM2
@@ -81,8 +84,8 @@ def difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
 @functools.cache
 def plain(model: Path) -> Any:
     """diffusers' own pipeline."""
-    language_model = tiny.transformers.GPT2LMHeadModel.from_pretrained(model, subfolder="language_model")
-    pipe = tiny.diffusers.AudioLDM2Pipeline.from_pretrained(model, language_model=language_model)
+    language_model = transformers.GPT2LMHeadModel.from_pretrained(model, subfolder="language_model")
+    pipe = diffusers.AudioLDM2Pipeline.from_pretrained(model, language_model=language_model)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(DEVICE)
 
@@ -110,16 +113,16 @@ def test_models_that_name_gpt2model_and_those_that_name_gpt2lmheadmodel_are_equa
     assert ['"GPT2Model"' in names[0], '"GPT2LMHeadModel"' in names[1]] == [True, True]
     assert difference(speak(load(later), PROMPTS), alone) == 0
     with pytest.raises(AttributeError, match="_update_model_kwargs_for_generation"):  # why they need care
-        tiny.diffusers.AudioLDM2Pipeline.from_pretrained(model).to(DEVICE)(SHORT)
+        diffusers.AudioLDM2Pipeline.from_pretrained(model).to(DEVICE)(SHORT)
 
 
 def test_the_language_model_continues_with_its_last_hidden_states(model: Path, engine: AudioLDM2) -> None:
     """Those behind the last layer's norm; with a cache of keys and values they are equal."""
-    gpt2 = tiny.transformers.GPT2Model.from_pretrained(model, subfolder="language_model").eval().to(DEVICE)
+    gpt2 = transformers.GPT2Model.from_pretrained(model, subfolder="language_model").eval().to(DEVICE)
     states = torch.randn(2, 9, 16, generator=generator()).to(DEVICE)
     mask = torch.ones(2, 9, dtype=torch.long, device=DEVICE)
     mask[0, 4:7] = 0  # as padding of T5 is
-    cache, seen, step, found = tiny.transformers.DynamicCache(), mask, states, []
+    cache, seen, step, found = transformers.DynamicCache(), mask, states, []
     with torch.no_grad():
         for _ in range(8):
             step = gpt2(inputs_embeds=step, attention_mask=seen, past_key_values=cache).last_hidden_state[:, -1:]
@@ -368,7 +371,7 @@ def test_warming_up_changes_nothing_and_nothing_is_printed(
     engine.warm_up()
     assert difference(alone, speak(engine, PROMPTS)) == 0
     assert capfd.readouterr() == ("", "")
-    assert not hasattr(tiny.diffusers.AudioLDM2Pipeline, "_progress_bar_config")
+    assert not hasattr(diffusers.AudioLDM2Pipeline, "_progress_bar_config")
 
 
 # ---- compiling ----
