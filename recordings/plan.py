@@ -46,7 +46,7 @@ def wanted_steps(model: str, speech_minutes: float) -> int:
     low, high = KNOWN
     few, many = (row.tacotron2_steps if model == "tacotron2_small" else row.waveglow_steps for row in (low, high))
     power = math.log(many / few) / math.log(high.minutes / low.minutes)
-    return round(few * (max(speech_minutes, 1.0) / low.minutes) ** power)
+    return round(few * float((max(speech_minutes, 1.0) / low.minutes) ** power))
 
 
 def expected_wer(speech_minutes: float) -> float:
