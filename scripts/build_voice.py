@@ -31,7 +31,7 @@ from common.files import make_directory, read_json_lines, write_text
 from common.lock import locked
 from common.schema import Options, Positive, from_dict
 from common.wording import counted
-from recordings.plan import (
+from recordings.training import (
     RATE_STEPS,
     TACOTRON2_SHARE,
     expected_wer,
