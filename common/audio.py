@@ -37,7 +37,7 @@ def read_audio(path: str | Path, start: int = 0, num_samples: int = -1) -> tuple
     """
     try:
         if start == 0 and num_samples < 0:
-            _refuse_truncated_wav(Path(path))
+            refuse_truncated_wav(Path(path))
         with soundfile.SoundFile(str(path)) as file:
             if num_samples < 0 and file.frames * file.channels > MAX_SAMPLES:
                 raise UserError(f"{path}: {file.frames} samples, more than a clip may have; cut it or leave it out")
@@ -94,7 +94,7 @@ def needs_conversion(path: str | Path, config: AudioConfig) -> bool:
     return bool(info.samplerate != config.sample_rate or info.channels != 1)
 
 
-def _refuse_truncated_wav(path: Path) -> None:
+def refuse_truncated_wav(path: Path) -> None:
     """Raise a UserError if a wav has fewer samples than its header says; libsndfile would read it without an error."""
     with open(path, "rb") as file:
         if file.read(12)[:4] != b"RIFF":

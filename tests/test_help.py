@@ -27,6 +27,7 @@ from common.conf import CONF
 from common.config import TrainConfig
 from evaluation.corpus import CheckConfig
 from evaluation.systems import EvaluateConfig
+from recordings.options import RecordingsConfig
 from synthesis.job_options import InferenceConfig
 from synthesis.server.options import ServerOptions
 from tests.helpers import REPOSITORY
@@ -38,6 +39,7 @@ CONFIGS: dict[str, type[Any]] = {
     "train": TrainConfig,
     "inference": InferenceConfig,
     "check_dataset": CheckConfig,
+    "cut_recordings": RecordingsConfig,
     "evaluate": EvaluateConfig,
     "export_onnx": ExportConfig,
     "build_voice": BuildConfig,

@@ -26,6 +26,7 @@ from common.entry import Command, _quoted
 from common.schema import from_dict
 from evaluation.corpus import CheckConfig
 from evaluation.systems import EvaluateConfig
+from recordings.options import RecordingsConfig
 from synthesis.job_options import NOT_READ_RIGHT, InferenceConfig
 from synthesis.server.guard import Keys
 from synthesis.server.options import ServerOptions
@@ -44,6 +45,7 @@ CONFIGS: dict[str, tuple[str, type[Any]]] = {
     "inference.py": ("inference", InferenceConfig),
     "scripts/build_voice.py": ("build_voice", BuildConfig),
     "scripts/check_dataset.py": ("check_dataset", CheckConfig),
+    "scripts/cut_recordings.py": ("cut_recordings", RecordingsConfig),
     "scripts/evaluate.py": ("evaluate", EvaluateConfig),
     "scripts/export_onnx.py": ("export_onnx", ExportConfig),
     "scripts/pack_voice.py": ("pack_voice", PackConfig),

@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 
-OURS = ("common", "tacotron2", "waveglow", "synthesis", "evaluation")
+OURS = ("common", "tacotron2", "waveglow", "synthesis", "evaluation", "recordings")
 _HERE = Path(__file__).resolve().parent
 _CHECKOUT = _HERE.parent.parent
 if not (_HERE / "common").is_dir():  # an editable installation

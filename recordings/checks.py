@@ -1,0 +1,192 @@
+"""Checks each clip: is its text what is said, at a usual rate, undistorted, without noise, by the voice of the others?
+
+`measure` takes about two seconds a clip; `problem` decides from what it found, and costs nothing. The limits are set
+so that clips of LJSpeech stay; docs/data.md, "From recordings", has the figures.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.audio import read_audio
+from common.files import make_directory, read_json_lines
+from common.parallel import in_parallel
+from evaluation.judges import Cleanness, Listener, SpeakerEncoder, optional
+from recordings.alignment import keys_of
+from recordings.clips import Clip, Clips
+
+VERSION = 1  # of the results: another one makes all of them stale
+MAX_WORD_ERRORS = 0.34  # share of the words of the text
+MAX_EDGE_LETTERS = 3  # of a word at an end of the text that is not heard, or that is heard beyond it
+MAX_RATE_DEVIATION = 0.5  # of the logarithm of letters per second from the median: 0.6 to 1.6 times as fast
+MAX_CLIPPED = 0.001  # share of the samples at full scale
+MIN_CLEAN = 2.2  # DNSMOS, overall, 1 to 5
+MIN_SAME_VOICE = 0.6  # cosine of a clip's Resemblyzer embedding and the median of all
+MIN_CLIPS = 8  # below this number, medians of the corpus say nothing
+
+
+class Job(NamedTuple):
+    """What `measure` needs to know of a clip."""
+
+    name: str
+    file: Path
+    text: str
+    key: str  # names the clip's audio, its text and the model
+    whisper: str | None
+    language: str
+
+
+@dataclass
+class Measured:
+    """What the judges found in a clip. `edge`: words at an end of the text that are not heard, or that are heard but
+    are not in the text."""
+
+    name: str
+    key: str
+    heard: str
+    words: int
+    word_errors: int
+    edge: str
+    letters_per_second: float
+    clean: float
+    voice: list[float]  # Resemblyzer's embedding (256)
+
+    @property
+    def error_rate(self) -> float:
+        return self.word_errors / max(1, self.words)
+
+
+@functools.cache
+def _judges(whisper: str | None, language: str) -> tuple[Listener, Cleanness, SpeakerEncoder]:
+    """Loaded once in each process."""
+    return Listener(whisper, language), Cleanness(), SpeakerEncoder()
+
+
+def check_all(
+    clips: Sequence[Clips], audio: Path, work: Path, whisper: str | None, language: str, num_processes: int | None
+) -> dict[str, Measured]:
+    """What is found in each clip that has audio, by name. `work` keeps the results of earlier runs, clip by clip."""
+    make_directory(work, "output")
+    file = work / "clips.jsonl"
+    jobs = [
+        Job(clip.name, audio / f"{clip.name}.wav", clip.text, _key(clip, found, whisper), whisper, language)
+        for found in clips
+        for clip in found.clips
+        if not clip.problem
+    ]
+    rows = read_json_lines(file) if file.is_file() else []
+    kept = {row["key"]: row for row in rows if row.get("key")}
+    known = {job.name: Measured(**kept[job.key]) for job in jobs if job.key in kept}
+    new = [job for job in jobs if job.name not in known]
+    if not new:
+        return known
+    with open(file, "a", encoding="utf-8") as results:
+        if rows:
+            results.write("\n")  # the last line of a run that was killed may have no end
+        for measured in in_parallel(measure, new, num_processes, "clip"):
+            results.write(json.dumps(asdict(measured), ensure_ascii=False) + "\n")
+            results.flush()
+            known[measured.name] = measured
+    return {job.name: known[job.name] for job in jobs}
+
+
+def _key(clip: Clip, found: Clips, whisper: str | None) -> str:
+    return f"{found.fingerprint}:{clip.name}:{whisper or 'tiny.en'}:{VERSION}"
+
+
+def measure(job: Job) -> Measured:
+    """Let the judges hear one clip."""
+    listener, cleanness, encoder = _judges(job.whisper, job.language)
+    samples, rate = read_audio(job.file)
+    heard = listener(samples, rate)
+    words, wrong, edge = compare(job.text, heard)
+    return Measured(
+        job.name,
+        job.key,
+        heard,
+        words,
+        wrong,
+        edge,
+        round(sum(map(str.isalnum, job.text)) / (len(samples) / rate), 3),
+        round(cleanness(samples, rate)["ovrl"], 3),
+        [round(float(value), 5) for value in encoder(samples, rate)],
+    )
+
+
+def compare(text: str, heard: str) -> tuple[int, int, str]:
+    """Words of the text, how many of them are heard wrong, are missing or too many, and the worst at an end of it."""
+    jiwer = optional("jiwer")
+    given, found = (list(_words(written)) for written in (text, heard))
+    if not given or not found:
+        return len(given), len(given), " ".join(given)
+    # Where words are divided in other ways ("any one", "anyone"), the letters agree.
+    if "".join(given) == "".join(found):
+        return len(given), 0, ""
+    result = jiwer.process_words(" ".join(given), " ".join(found))
+    wrong = result.substitutions + result.deletions + result.insertions
+    edges = []
+    for chunk in (result.alignments[0][0], result.alignments[0][-1]):
+        if chunk.type == "delete":
+            edges.append(" ".join(given[chunk.ref_start_idx : chunk.ref_end_idx]))
+        elif chunk.type == "insert":
+            edges.append(" ".join(found[chunk.hyp_start_idx : chunk.hyp_end_idx]))
+    return len(given), wrong, max(edges, key=len, default="")
+
+
+def _words(text: str) -> Iterator[str]:
+    for word in text.split():
+        yield from keys_of(word)
+
+
+class Corpus(NamedTuple):
+    """What clips are compared with."""
+
+    letters_per_second: float  # the median
+    voice: np.ndarray  # (256), of length 1: the median embedding
+    is_large: bool  # enough clips for these to mean something
+
+
+def corpus_of(measured: Sequence[Measured]) -> Corpus:
+    """The medians of all clips that are heard about as they are written."""
+    good = [found for found in measured if found.error_rate <= MAX_WORD_ERRORS] or list(measured)
+    if not good:
+        return Corpus(0.0, np.zeros(256), False)
+    voice = np.median(np.array([found.voice for found in good]), axis=0)
+    rate = statistics.median(found.letters_per_second for found in good)
+    return Corpus(rate, voice / max(float(np.linalg.norm(voice)), 1e-9), len(good) >= MIN_CLIPS)
+
+
+def problem(clip: Clip, found: Measured, corpus: Corpus) -> str:
+    """Why a clip should not train a voice, with the value and the limit; "" if nothing is wrong with it."""
+    if not found.heard or not found.words:
+        return "Whisper hears no words in it"
+    if found.error_rate > MAX_WORD_ERRORS:
+        return (
+            f"Whisper hears other words: {found.word_errors} of {found.words} differ, more than {MAX_WORD_ERRORS:.0%}: "
+            f"{found.heard[:80]!r}"
+        )
+    if len(found.edge) > MAX_EDGE_LETTERS:
+        return f"text and sound do not begin and end with the same words: {found.edge[:40]!r} is only in one of them"
+    if clip.clipped > MAX_CLIPPED:
+        return f"clipping: {clip.clipped:.2%} of the samples are at full scale, more than {MAX_CLIPPED:.1%}"
+    if found.clean < MIN_CLEAN:
+        return f"noise: DNSMOS gives {found.clean:.2f}, less than {MIN_CLEAN}"
+    if corpus.is_large:
+        ratio = found.letters_per_second / corpus.letters_per_second
+        if abs(np.log(max(ratio, 1e-9))) > MAX_RATE_DEVIATION:
+            return (
+                f"an unusual rate: {found.letters_per_second:.1f} letters per second, {ratio:.2f} times the median; "
+                f"{np.exp(-MAX_RATE_DEVIATION):.2f} to {np.exp(MAX_RATE_DEVIATION):.2f} times are usual"
+            )
+        same = float(np.dot(found.voice, corpus.voice))
+        if same < MIN_SAME_VOICE:
+            return f"another voice: its similarity with the others is {same:.2f}, less than {MIN_SAME_VOICE}"
+    return ""
