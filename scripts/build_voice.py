@@ -31,6 +31,7 @@ from common.files import make_directory, read_json_lines, write_text
 from common.lock import locked
 from common.schema import Options, Positive, from_dict
 from common.wording import counted
+from recordings.stages import Runner, Stage, duration
 from recordings.training import (
     RATE_STEPS,
     TACOTRON2_SHARE,
@@ -39,7 +40,6 @@ from recordings.training import (
     schedule,
     wanted_steps,
 )
-from recordings.stages import Runner, Stage, duration
 
 SENTENCES = checkout.REPOSITORY / "filelists" / "unseen_sentences.txt"
 SAMPLE = "This voice was made from a folder of recordings."

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from recordings.training import KNOWN, RATE_STEPS, expected_wer, planned_steps, schedule, wanted_steps
 from recordings.stages import RECORD, Runner, Stage, duration, set_aside
+from recordings.training import KNOWN, RATE_STEPS, expected_wer, planned_steps, schedule, wanted_steps
 
 COPY = "import shutil, sys; shutil.copyfile(*sys.argv[1:])"
 
