@@ -49,6 +49,7 @@ class PackConfig(Options):
     half: bool = False
     sample: str | None = None
     license: str | None = None
+    report: str | None = None
 
 
 @hydra_entry("pack_voice")
@@ -109,6 +110,7 @@ def card(name: str, rows: list[str], voice: Synthesizer, config: PackConfig) -> 
         f"- License: {config.license or 'not stated; add who may use the recordings and the voice, and for what.'}",
         "- Recordings: not described; add whose voice this is, how long, and who agreed to it.",
         "",
+        *([Path(config.report).read_text(encoding="utf-8")] if config.report else []),
     ]
     return "\n".join(lines)
 

@@ -16,6 +16,7 @@ from unittest import mock
 
 import pytest
 import yaml
+from build_voice import BuildConfig
 from export_onnx import ExportConfig
 from hydra.core.global_hydra import GlobalHydra
 from pack_voice import PackConfig
@@ -41,6 +42,7 @@ CONFIGS: dict[str, type[Any]] = {
     "cut_recordings": RecordingsConfig,
     "evaluate": EvaluateConfig,
     "export_onnx": ExportConfig,
+    "build_voice": BuildConfig,
     "pack_voice": PackConfig,
     "predict_mels": PredictConfig,
     "prepare_mels": PrepareConfig,

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import soundfile
+from build_voice import BuildConfig
 from export_onnx import ExportConfig
 from pack_voice import PackConfig
 from predict_mels import PredictConfig
@@ -42,6 +43,7 @@ from train import build_task
 COMMANDS = sorted({command for page in PAGES for command in page.commands()})
 CONFIGS: dict[str, tuple[str, type[Any]]] = {
     "inference.py": ("inference", InferenceConfig),
+    "scripts/build_voice.py": ("build_voice", BuildConfig),
     "scripts/check_dataset.py": ("check_dataset", CheckConfig),
     "scripts/cut_recordings.py": ("cut_recordings", RecordingsConfig),
     "scripts/evaluate.py": ("evaluate", EvaluateConfig),

@@ -1,0 +1,110 @@
+"""Stages of a long job: each is a command that is run once, and again if what it reads has changed.
+
+A file in the work folder says of each stage what it read when it was last run, and whether it ended. A stage whose
+command or files have changed starts from nothing: what it had made is kept beside it, as NAME.old.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import shlex
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.errors import UserError
+from common.files import write_text
+
+RECORD = "stages.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command, and the files that decide what it makes."""
+
+    name: str
+    says: str  # what it does, for the display
+    command: Sequence[str]
+    reads: Sequence[Path] = ()  # their contents decide whether the stage is stale
+    output: Path | None = None  # what is set aside if the stage is stale; None: the command sees to it itself
+    minutes: float = 0.1  # about how long it takes
+    ok: Sequence[int] = (0,)  # exit statuses that are no failure
+    own: Sequence[str] = field(default=())  # arguments that may change without making the stage stale
+
+    @property
+    def is_cheap(self) -> bool:
+        """Whether the command finds out itself, in seconds, what is left to do."""
+        return self.output is None
+
+    def fingerprint(self) -> str:
+        """A digest of the command and of the contents of `reads`."""
+        digest = hashlib.sha256(json.dumps([a for a in self.command if a not in self.own]).encode())
+        for path in self.reads:
+            digest.update(path.read_bytes() if path.is_file() else b"missing")
+        return digest.hexdigest()
+
+
+class Runner:
+    """Runs the stages of a job in their order, with what is known of them in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / RECORD
+        self.record: dict[str, dict[str, object]] = {}
+        with contextlib.suppress(OSError, ValueError):  # none, or a damaged one: everything is checked again
+            self.record = dict(json.loads(self.path.read_text(encoding="utf-8")))
+        self.seconds: dict[str, float] = {}
+
+    def is_done(self, stage: Stage) -> bool:
+        """Whether the stage has ended, and nothing that it read has changed."""
+        found = self.record.get(stage.name, {})
+        exists = stage.output is None or stage.output.exists()
+        return exists and found.get("done") is True and found.get("fingerprint") == stage.fingerprint()
+
+    def run(self, stage: Stage, where: str) -> None:
+        """Run the stage unless it is done; `where` is its place, such as "3/8". Raises UserError if it fails."""
+        if self.is_done(stage) and not stage.is_cheap:
+            print(f"\n[{where}] {stage.says}: done before", flush=True)
+            return
+        fingerprint = stage.fingerprint()
+        if stage.output is not None and self.record.get(stage.name, {}).get("fingerprint") != fingerprint:
+            set_aside(stage.output)
+        self._note(stage, fingerprint, False)
+        print(f"\n[{where}] {stage.says} (about {duration(stage.minutes)})\n$ {shlex.join(stage.command)}", flush=True)
+        start = time.monotonic()
+        status = subprocess.run(stage.command, check=False).returncode
+        self.seconds[stage.name] = time.monotonic() - start
+        if status not in stage.ok:
+            raise UserError(
+                f"the stage {stage.name!r} ended with status {status}; its message is above. Correct that, and run the "
+                "same command again: it goes on here"
+            )
+        self._note(stage, stage.fingerprint(), True, self.seconds[stage.name])
+
+    def _note(self, stage: Stage, fingerprint: str, done: bool, seconds: float | None = None) -> None:
+        before = self.record.get(stage.name, {}).get("seconds", 0.0)
+        is_same = self.record.get(stage.name, {}).get("fingerprint") == fingerprint
+        spent = (float(str(before)) if is_same else 0.0) + (seconds or 0.0)
+        self.record[stage.name] = {"fingerprint": fingerprint, "done": done, "seconds": round(spent, 1)}
+        write_text(self.path, json.dumps(self.record, indent=1) + "\n")
+
+
+def set_aside(path: Path) -> None:
+    """Rename what is at `path`, if anything is, to a free name: PATH.old, PATH.old2, ..."""
+    if not path.exists():
+        return
+    names = (path.with_name(f"{path.name}.old{number}") for number in itertools.chain([""], itertools.count(2)))
+    kept = next(name for name in names if not name.exists())
+    path.rename(kept)
+    print(f"{path} was made of other input or options; it is kept as {kept}", flush=True)
+
+
+def duration(minutes: float) -> str:
+    """90 -> "1.5 hours", 3 -> "3 minutes", 0.2 -> "12 seconds"."""
+    if minutes >= 90:
+        return f"{minutes / 60:.1f} hours"
+    return f"{minutes:.0f} minutes" if minutes >= 2 else f"{60 * minutes:.0f} seconds"

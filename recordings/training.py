@@ -1,0 +1,74 @@
+"""How long to train a voice from the bundled one, and how good it gets: from the amount of speech."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+RATE_STEPS = 16  # of a run that finds out how long a step takes
+TACOTRON2_SHARE = 2 / 3  # of the minutes for both models
+
+
+class Known(NamedTuple):
+    """A warm start that was measured (EXPERIMENTS.md)."""
+
+    minutes: float  # of speech
+    tacotron2_steps: int
+    waveglow_steps: int
+    wer: float  # %, of new sentences
+
+
+# Fewer steps leave the old voice; with more, Tacotron 2's errors do not become fewer.
+KNOWN = (Known(5, 370, 600, 16.5), Known(34, 1500, 1000, 10.0))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the training of one model depends on."""
+
+    learning_rate: float
+    per_batch: float  # mel frames, or clips
+    factors: tuple[float, ...] = (0.4, 0.12)  # of the learning rate ...
+    starts: tuple[float, ...] = (0.6, 0.85)  # ... from these parts of the steps on
+
+
+RECIPES = {
+    "tacotron2_small": Recipe(1e-3, 7400.0),  # of the 8,000 frames of a batch, what is no padding
+    "waveglow_small": Recipe(5e-4, 6.0),
+}
+
+
+def wanted_steps(model: str, speech_minutes: float) -> int:
+    """The steps for so much speech, between and beyond the measured ones in proportion to a power of it."""
+    low, high = KNOWN
+    few, many = (row.tacotron2_steps if model == "tacotron2_small" else row.waveglow_steps for row in (low, high))
+    power = math.log(many / few) / math.log(high.minutes / low.minutes)
+    return round(few * float((max(speech_minutes, 1.0) / low.minutes) ** power))
+
+
+def expected_wer(speech_minutes: float) -> float:
+    """% of the words of new sentences that Whisper gets wrong, of a voice from so much speech."""
+    minutes, wer = zip(*((row.minutes, row.wer) for row in KNOWN), strict=True)
+    return float(np.interp(math.log(max(speech_minutes, 1.0)), np.log(minutes), wer))
+
+
+def planned_steps(model: str, speech_minutes: float, step_seconds: float, minutes: float) -> int:
+    """The steps that the speech needs, or as many as fit into `minutes`."""
+    return max(RATE_STEPS, min(wanted_steps(model, speech_minutes), round(60 * minutes / step_seconds)))
+
+
+def schedule(model: str, steps: int, items: float) -> list[str]:
+    """The options of train.py for a run of `steps`, on a corpus of `items` mel frames or clips."""
+    recipe = RECIPES[model]
+    epochs = steps / max(1.0, math.ceil(items / recipe.per_batch))
+    starts = [max(1, round(start * epochs)) for start in recipe.starts]
+    return [
+        f"trainer.learning_rate={recipe.learning_rate:g}",
+        f"trainer.max_steps={steps}",
+        f"trainer.epochs={math.ceil(2 * epochs) + 2}",  # max_steps ends it
+        f"trainer.anneal_epochs={starts}".replace(" ", ""),
+        f"trainer.anneal_factors={list(recipe.factors)}".replace(" ", ""),
+    ]

@@ -1,0 +1,266 @@
+"""Make a voice from a folder of recordings: cut, check, train, judge, pack.
+
+    python scripts/build_voice.py recordings=DIR voice=NAME
+    python scripts/build_voice.py recordings=DIR voice=NAME dry_run=true
+
+Each stage is a command of its own, which is shown. After an interruption, run the same command again: it goes on where
+it was. If recordings or options have changed, the stages that depend on them are run again.
+"""
+
+from __future__ import annotations
+
+import checkout
+
+if __name__ == "__main__":  # before the slow imports
+    from common.help import show_help
+
+    show_help("build_voice", __doc__)
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.config import AudioConfig
+from common.data.mels import MANIFEST_FILE
+from common.entry import hydra_entry
+from common.errors import UserError
+from common.files import make_directory, read_json_lines, write_text
+from common.lock import locked
+from common.schema import Options, Positive, from_dict
+from common.wording import counted
+from recordings.stages import Runner, Stage, duration
+from recordings.training import (
+    RATE_STEPS,
+    TACOTRON2_SHARE,
+    expected_wer,
+    planned_steps,
+    schedule,
+    wanted_steps,
+)
+
+SENTENCES = checkout.REPOSITORY / "filelists" / "unseen_sentences.txt"
+SAMPLE = "This voice was made from a folder of recordings."
+MODELS = {"tacotron2_small": "tacotron2", "waveglow_small": "waveglow"}
+MODEL_OPTIONS = {
+    "tacotron2_small": ["data.cleaners=english_arpabet"],
+    "waveglow_small": ["data.segment_length=16384", "task.spectral_from_step=0"],
+}
+HEAR_MINUTES = 0.15  # per minute of speech, to hear, cut and check it on 2 cores
+
+
+@dataclass
+class BuildConfig(Options):
+    """The keys of conf/build_voice.yaml, which explains them."""
+
+    recordings: str
+    voice: str
+    work: str | None = None
+    minutes: Positive | None = None
+    speaker: str | None = None
+    whisper: str | None = None
+    base: str = "demo/voice"
+    judge: bool = True
+    license: str | None = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", self.voice):
+            raise UserError(f"voice={self.voice}: a name of letters, digits, '-', '_' and '.', such as voice=anna")
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.work or f"runs/voices/{self.voice}")
+
+    @property
+    def output(self) -> Path:
+        return Path("voices") / self.voice
+
+
+@hydra_entry("build_voice")
+def main(values: dict[str, Any]) -> None:
+    config = from_dict(BuildConfig, values)
+    for part in MODELS.values():
+        if not (Path(config.base) / f"{part}.safetensors").is_file():
+            raise UserError(f"base={config.base}: it has no {part}.safetensors; give the folder of a voice")
+    if config.dry_run:
+        finish(subprocess.run([*cut_command(config), "dry_run=true"], check=False).returncode)
+        print(f"\nThen train both models from {config.base}, judge them, and pack the voice into {config.output}.")
+        return
+    make_directory(config.folder, "work")
+    with locked(config.folder, "work"):
+        build(config)
+
+
+def build(config: BuildConfig) -> None:
+    runner = Runner(config.folder)
+    if config.output.exists() and "pack" not in runner.record:
+        raise UserError(f"{config.output} exists; choose another voice=NAME, or rename that folder")
+    count = 8 if config.judge else 7
+    for number, stage in enumerate(corpus_stages(config), 1):
+        runner.run(stage, f"{number}/{count}")
+    clips, frames, minutes = measure_corpus(config.folder / "corpus")
+    print(
+        f"\n{counted(clips, 'clip')}, {duration(minutes)} of speech: expect {expected_wer(minutes):.0f} % wrong words"
+    )
+    steps = {}
+    for number, model in enumerate(MODELS, 4):
+        items = frames if model == "tacotron2_small" else clips
+        runner.run(rate_stage(config, model), f"{number}/{count}")
+        steps[model] = run_steps(config, model, minutes)
+        runner.run(training_stage(config, model, items, *steps[model]), f"{number}/{count}")
+    if config.judge:
+        runner.run(judging_stage(config), f"{count - 2}/{count}")
+    write_report(config, runner, clips, minutes)
+    runner.run(packing_stage(config), f"{count}/{count}")
+
+
+# ---- the corpus ----
+
+
+def python(script: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(checkout.REPOSITORY / script), *arguments]
+
+
+def cut_command(config: BuildConfig) -> list[str]:
+    given = {"speaker": config.speaker, "whisper": config.whisper}
+    options = [f"{key}={value}" for key, value in given.items() if value is not None]
+    return python(
+        "scripts/cut_recordings.py", f"recordings={config.recordings}", f"output={config.folder / 'corpus'}", *options
+    )
+
+
+def corpus_stages(config: BuildConfig) -> list[Stage]:
+    corpus = config.folder / "corpus"
+    return [
+        Stage("cut", "hear the recordings, cut them into clips, check these", cut_command(config)),
+        Stage("filelists", "hold some clips out", python("scripts/prepare_filelists.py", str(corpus))),
+        Stage("mels", "compute the mels", python("scripts/prepare_mels.py", f"data.root={corpus}")),
+    ]
+
+
+def measure_corpus(corpus: Path) -> tuple[int, int, float]:
+    """The clips that are trained on, their mel frames, and the minutes of speech in them."""
+    audio = AudioConfig()
+    lines = (corpus / "filelists" / "train.txt").read_text(encoding="utf-8").splitlines()
+    trained = {line.split("|")[0] for line in lines}
+    rows = {row["clip"]: row["frames"] for row in read_json_lines(corpus / "mels" / MANIFEST_FILE)}
+    frames = sum(rows[clip] for clip in trained)
+    return len(trained), frames, frames * audio.hop_length / audio.sample_rate / 60
+
+
+# ---- training ----
+
+
+def train_command(config: BuildConfig, model: str, run_dir: Path, options: list[str]) -> list[str]:
+    base = Path(config.base) / f"{MODELS[model]}.safetensors"
+    return python(
+        "train.py",
+        f"model={model}",
+        "data=ljspeech",
+        f"data.root={config.folder / 'corpus'}",
+        "data.num_workers=1",
+        f"run_dir={run_dir}",
+        f"init_from={base}",
+        *MODEL_OPTIONS[model],
+        *options,
+    )
+
+
+def inputs(config: BuildConfig) -> list[Path]:
+    corpus = config.folder / "corpus"
+    return [corpus / "filelists" / "train.txt", corpus / "filelists" / "val.txt", corpus / "mels" / MANIFEST_FILE]
+
+
+def rate_stage(config: BuildConfig, model: str) -> Stage:
+    run_dir = config.folder / "rate" / MODELS[model]
+    options = [f"trainer.max_steps={RATE_STEPS}", "trainer.log_every_steps=4", "trainer.keep_last=1"]
+    command = train_command(config, model, run_dir, options)
+    return Stage(f"rate of {MODELS[model]}", f"time some steps of {model}", command, inputs(config), run_dir, 1.0)
+
+
+def run_steps(config: BuildConfig, model: str, speech_minutes: float) -> tuple[int, float]:
+    """How many steps to train, and how long that takes, in minutes."""
+    rows = read_json_lines(config.folder / "rate" / MODELS[model] / "log.jsonl")
+    seconds = [row["train_iter_time"] for row in rows if "train_iter_time" in row][-1]
+    steps = wanted_steps(model, speech_minutes)
+    if config.minutes is not None:
+        share = TACOTRON2_SHARE if model == "tacotron2_small" else 1 - TACOTRON2_SHARE
+        steps = planned_steps(model, speech_minutes, seconds, config.minutes * share)
+    return steps, steps * seconds / 60
+
+
+def training_stage(config: BuildConfig, model: str, items: float, steps: int, minutes: float) -> Stage:
+    run_dir = config.folder / MODELS[model]
+    every = max(RATE_STEPS, steps // 4)
+    options = [*schedule(model, steps, items), f"trainer.val_every_steps={every}", "trainer.checkpoint_every_minutes=5"]
+    command = train_command(config, model, run_dir, options)
+    return Stage(MODELS[model], f"train {model} for {steps:,} steps", command, inputs(config), run_dir, minutes)
+
+
+# ---- the voice ----
+
+
+def judging_stage(config: BuildConfig) -> Stage:
+    corpus, output = config.folder / "corpus", config.folder / "judged"
+    runs = [config.folder / run for run in MODELS.values()]
+    command = python(
+        "scripts/evaluate.py",
+        f"tacotron2={runs[0]}",
+        f"waveglow={runs[1]}",
+        f"sentences={SENTENCES}",
+        f"recordings={corpus / 'filelists' / 'val.txt'}",
+        f"root={corpus}",
+        f"output={output}",
+        "vocoders=[waveglow]",
+        "overwrite=true",
+    )
+    return Stage("judge", "judge the voice", command, [run / "log.jsonl" for run in runs], output, 4.0)
+
+
+def write_report(config: BuildConfig, runner: Runner, clips: int, minutes: float) -> None:
+    """Write report.md, which becomes part of the voice's card: of what it was made, how long that took, and how good
+    it is."""
+    rows = [
+        f"| {name} | {float(str(stage['seconds'])) / 60:.1f} |"
+        for name, stage in runner.record.items()
+        if name != "pack"
+    ]
+    judged = config.folder / "judged" / "evaluation.md"
+    lines = [
+        f"Made of {counted(clips, 'clip')}, {minutes:.1f} minutes of speech.",
+        *(["", judged.read_text(encoding="utf-8").strip()] if config.judge else []),
+        "",
+        "| stage | minutes |",
+        "|---|---|",
+        *rows,
+    ]
+    write_text(config.folder / "report.md", "\n".join(lines) + "\n")
+
+
+def packing_stage(config: BuildConfig) -> Stage:
+    runs = [config.folder / run for run in MODELS.values()]
+    options = [f"license={config.license}"] if config.license else []
+    command = python(
+        "scripts/pack_voice.py",
+        f"tacotron2={runs[0]}",
+        f"waveglow={runs[1]}",
+        f"output={config.output}",
+        f"sample={SAMPLE}",
+        f"report={config.folder / 'report.md'}",
+        *options,
+    )
+    return Stage("pack", "pack the voice", command, [run / "log.jsonl" for run in runs], config.output)
+
+
+def finish(status: int) -> None:
+    """End with the status of a command that has failed and has said why."""
+    if status:
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

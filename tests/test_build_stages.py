@@ -1,0 +1,117 @@
+"""The stages of scripts/build_voice.py: what is run, run again, or kept; and how long a voice is trained."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from recordings.stages import RECORD, Runner, Stage, duration, set_aside
+from recordings.training import KNOWN, RATE_STEPS, expected_wer, planned_steps, schedule, wanted_steps
+
+COPY = "import shutil, sys; shutil.copyfile(*sys.argv[1:])"
+
+
+def copying(folder: Path, name: str = "copy", **options: object) -> Stage:
+    """A stage that copies the file `in` to the file `out`."""
+    command = [sys.executable, "-c", COPY, str(folder / "in"), str(folder / "out")]
+    return Stage(name, "copy a file", command, [folder / "in"], folder / "out", **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "in").write_text("one")
+    return tmp_path
+
+
+def run(folder: Path, stage: Stage, capsys: pytest.CaptureFixture[str]) -> str:
+    Runner(folder).run(stage, "1/1")
+    return capsys.readouterr().out
+
+
+def test_a_stage_runs_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "copy a file (about 6 seconds)\n$ " in run(folder, copying(folder), capsys)
+    assert "done before" in run(folder, copying(folder), capsys)
+
+
+def test_a_stage_whose_input_has_changed_runs_again_and_keeps_what_it_had_made(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(folder, copying(folder), capsys)
+    (folder / "in").write_text("two")
+    assert f"kept as {folder / 'out.old'}" in run(folder, copying(folder), capsys)
+    assert [(folder / name).read_text() for name in ("out", "out.old")] == ["two", "one"]
+
+
+def test_a_stage_whose_output_is_gone_runs_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, copying(folder), capsys)
+    (folder / "out").unlink()
+    run(folder, copying(folder), capsys)
+    assert (folder / "out").read_text() == "one"
+
+
+def test_a_stage_that_was_interrupted_goes_on_with_what_it_had_made(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    append = (
+        "import sys; given, out = sys.argv[1:]; open(out, 'a').write(open(given).read()); "
+        "sys.exit(open(out).read() != 'oneone')"
+    )
+    command = [sys.executable, "-c", append, str(folder / "in"), str(folder / "out")]
+    stage = Stage("append", "append", command, [folder / "in"], folder / "out")
+    with pytest.raises(UserError, match=r"'append' ended with status 1; .* run the same command again"):
+        Runner(folder).run(stage, "1/1")
+    run(folder, stage, capsys)
+    assert (folder / "out").read_text() == "oneone"
+    assert not (folder / "out.old").exists()
+
+
+def test_a_stage_without_an_output_finds_out_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage = Stage("say", "say", [sys.executable, "-c", ""])
+    assert all("$" in run(folder, stage, capsys) for _ in range(2))
+
+
+def test_a_damaged_record_counts_as_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, copying(folder), capsys)
+    (folder / RECORD).write_text("{")
+    run(folder, copying(folder), capsys)
+    assert (folder / "out.old").exists()
+    assert json.loads((folder / RECORD).read_text())["copy"]["done"] is True
+
+
+def test_names_of_what_is_kept_are_free(tmp_path: Path) -> None:
+    for name in ("a", "a.old", "a.old2"):
+        (tmp_path / name).write_text(name)
+    set_aside(tmp_path / "a")
+    assert (tmp_path / "a.old3").read_text() == "a"
+
+
+def test_steps_follow_the_speech_and_the_minutes() -> None:
+    for row in KNOWN:
+        assert wanted_steps("tacotron2_small", row.minutes) == row.tacotron2_steps
+        assert wanted_steps("waveglow_small", row.minutes) == row.waveglow_steps
+        assert expected_wer(row.minutes) == pytest.approx(row.wer)
+    assert KNOWN[0].tacotron2_steps < wanted_steps("tacotron2_small", 15) < KNOWN[1].tacotron2_steps
+    assert wanted_steps("tacotron2_small", 120) > KNOWN[1].tacotron2_steps
+    assert planned_steps("tacotron2_small", 34, 2.0, 10) == 300
+    assert planned_steps("tacotron2_small", 34, 2.0, 1000) == KNOWN[1].tacotron2_steps
+    assert planned_steps("tacotron2_small", 34, 600.0, 1) == RATE_STEPS
+
+
+def test_the_learning_rate_falls_at_parts_of_the_run() -> None:
+    options = schedule("waveglow_small", 1000, 600)  # 100 batches in an epoch
+    assert options == [
+        "trainer.learning_rate=0.0005",
+        "trainer.max_steps=1000",
+        "trainer.epochs=22",
+        "trainer.anneal_epochs=[6,8]",
+        "trainer.anneal_factors=[0.4,0.12]",
+    ]
+
+
+@pytest.mark.parametrize(("minutes", "text"), [(90, "1.5 hours"), (3, "3 minutes"), (0.2, "12 seconds")])
+def test_durations_are_words(minutes: float, text: str) -> None:
+    assert duration(minutes) == text
