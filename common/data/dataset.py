@@ -61,7 +61,10 @@ class RunData:
     def measure(self) -> int:
         """Identifies what the validation loss is measured with: the clips and the options that change it."""
         options = self.config.trainer
-        clips = [(clip.path, clip.text, frames) for clip, frames in zip(self.val.clips, self.val.lengths, strict=True)]
+        clips = [
+            (clip.path, clip.text, frames, *filter(None, [clip.speaker]))
+            for clip, frames in zip(self.val.clips, self.val.lengths, strict=True)
+        ]
         number = options.val_batches and [options.val_batches, options.batch_size, options.batch_frames]
         return zlib.crc32(repr((clips, self.config.task, self.config.seed, number)).encode())
 
