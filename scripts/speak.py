@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=FORMATS, help="of the output; default: by the suffix of FILE, else wav")
     parser.add_argument("--voice", help="folder or name of a voice, or a name on the server; default: the bundled one, "
                         "or the first of the server")  # fmt: skip
-    parser.add_argument("--speaker", metavar="NAME", help="of a voice with several; on a server: --voice VOICE/NAME")  # fmt: skip
+    parser.add_argument("--speaker", metavar="NAME", help="of a voice with several; of a server: --voice VOICE/NAME")
     parser.add_argument("--speed", type=float, default=1.0, help="0.25 to 4; default: 1")
     parser.add_argument("--ssml", action="store_true", help="the text is SSML, see docs/ssml.md")
     parser.add_argument("--seed", type=int, help="of the dropout and the noise; default: 0")
