@@ -58,7 +58,7 @@ def adapt_speakers(taken: Weights, theirs: Tacotron2Config, own: Weights, ours: 
     if theirs.speakers and not ours.speakers:
         taken = folded(taken, theirs)
         notes = [
-            f"the embedding of {theirs.speakers[0]} is now in biases; what it adds to the attention's keys is lost"
+            f"the embedding of {theirs.speakers[0]} is now in biases; what it added to the attention's keys is lost"
         ]
     elif theirs.speakers:
         taken = _without_columns(taken, theirs.speaker_dim)
