@@ -43,13 +43,14 @@ class Adapted:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One kind of model. `meanings`, `not_sizes` and `for_synthesis` are names of fields of its config class."""
+    """One kind of model. `meanings`, `names`, `not_sizes` and `for_synthesis` are fields of its config class."""
 
     name: str
     model_class: type[nn.Module]
     config_class: type[Any]
     reference: Reference
     meanings: tuple[str, ...] = ()  # settings that change the meaning of weights, not their shapes
+    names: tuple[str, ...] = ()  # settings that name rows of weights: a run keeps them, `adapt` changes them
     not_sizes: tuple[str, ...] = ()  # integers set by the audio config or the symbols, or on which no shape depends
     for_synthesis: tuple[str, ...] = ()  # settings without weights, to report if the reference's layout drops them
     symbol_weights: tuple[str, ...] = ()  # weights with a row for each symbol

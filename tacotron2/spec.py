@@ -11,6 +11,7 @@ TACOTRON2 = ModelSpec(
     config_class=Tacotron2Config,
     reference=reference,
     meanings=("mel_mean", "mel_std"),
+    names=("speakers",),
     not_sizes=("n_mel_channels", "n_symbols", "max_decoder_steps"),
     symbol_weights=("embedding.weight",),
     adapt=adapt_speakers,

@@ -24,7 +24,7 @@ from tacotron2.spec import TACOTRON2
 from tacotron2.text import SYMBOLS
 from tests.helpers.commands import fails_with, load_script, run_here
 from tests.helpers.corpus import SENTENCES, prepare_speakers, write_speakers
-from tests.helpers.runs import TINY_TACOTRON2, losses, train_command
+from tests.helpers.runs import NO_SENTENCES, TINY_TACOTRON2, losses, train_command
 from tests.helpers.tacotron2 import TINY, model_of, outputs_and_gradients, ragged_batch
 from tests.test_data import data_config
 from tests.test_free_running import both
@@ -117,11 +117,13 @@ def test_padding_changes_nothing() -> None:
 
 def test_a_speaker_is_needed_if_there_are_several_and_only_then() -> None:
     batch = ragged_batch()
-    for call in (lambda m, *who: m(*batch, *who), lambda m, *who: m.infer(*batch[:2], 3, None, None, None, *who)):
+    several, one = model_of(SPEAKERS).eval(), model_of(TINY).eval()
+    for speak in (lambda: several(*batch), lambda: several.infer(*batch[:2], 3)):
         with pytest.raises(UserError, match="this model has 2 speakers; choose one with speaker=NAME: anna, bert"):
-            call(model_of(SPEAKERS).eval())
+            speak()
+    for speak in (lambda: one(*batch, WHO), lambda: one.infer(*batch[:2], 3, speaker=WHO)):
         with pytest.raises(UserError, match="this model has one speaker; leave speaker out"):
-            call(model_of(TINY).eval(), WHO)
+            speak()
 
 
 @pytest.mark.parametrize("names", [["a", "a"], ["a", ""], ["a", " b"], ["a", "b\n"]])
@@ -344,18 +346,23 @@ def test_lists_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_training_resumes_and_knows_its_speakers(tmp_path: Path) -> None:
-    root, options = prepare_speakers(tmp_path / "c"), ["model.speaker_dim=3", 'data.sentences=["A.","B."]']
-    command = train_command(root, tmp_path / "run", TINY_TACOTRON2, *options)
-    result = run_here(*command, "trainer.max_steps=2")
+    """The sentences of a validation are spoken by the speakers in turn."""
+    root, dim = prepare_speakers(tmp_path / "c"), "model.speaker_dim=3"
+    command = train_command(root, tmp_path / "run", TINY_TACOTRON2, dim)
+    result = run_here(*command, "trainer.max_steps=2", 'data.sentences=["A.","B."]')
     assert f"listen with: python inference.py tacotron2={tmp_path / 'run'} speaker=anna vocoder" in result.stdout
     checkpoint = files.load(files.find(tmp_path / "run"))
     assert checkpoint.model_config["speakers"] == ["anna", "bert"]
     assert checkpoint.state_dict[EMBEDDING].shape == (2, 3)
-    run_here(*command, "trainer.max_steps=4")
+    run_here(*command, "trainer.max_steps=4", NO_SENTENCES)
     assert losses(tmp_path / "run").keys() == {1, 2, 3, 4}
-    whole = train_command(root, tmp_path / "whole", TINY_TACOTRON2, *options, "trainer.max_steps=4")
-    run_here(*whole)
+    run_here(*train_command(root, tmp_path / "whole", TINY_TACOTRON2, dim, "trainer.max_steps=4", NO_SENTENCES))
     assert losses(tmp_path / "whole") == losses(tmp_path / "run")
+    for name in ("train", "val"):
+        filelist = root / f"filelists/{name}.txt"
+        filelist.write_text(filelist.read_text().replace("|bert", "|carl"))
+    message = "was trained with model.speakers=['anna', 'bert']; use the same, or another run_dir"
+    fails_with(run_here(*command, "trainer.max_steps=6", expect=1), message)
 
 
 def test_an_option_of_speakers_needs_speakers(corpus: Path, tmp_path: Path) -> None:
