@@ -118,7 +118,7 @@ class InferenceConfig(Options):
             self.attention_window,
             self.pauses,
             self.speed,
-            self.speaker,
+            speaker=self.speaker,
         )
 
     @property
