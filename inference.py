@@ -22,10 +22,13 @@ if __name__ == "__main__":  # before the slow imports
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 from common.device import resolve_device
 from common.entry import hydra_entry
+from common.errors import UserError, about
 from common.ops.precision import set_tf32
 from common.schema import from_dict
 from synthesis.engines.loading import load_engine
@@ -34,9 +37,9 @@ from synthesis.job_options import InferenceConfig, Shard
 from synthesis.jobs import Job
 from synthesis.models import load_model
 from synthesis.options import SpeechOptions
-from synthesis.phrases import PhraseFile
+from synthesis.phrases import Phrase, PhraseFile
 from synthesis.synthesizer import Synthesizer
-from synthesis.utterance import Utterance
+from synthesis.utterance import Part, Utterance
 
 __all__ = ["SpeechOptions", "Synthesizer", "Utterance", "load_model"]
 
@@ -57,10 +60,28 @@ def load(config: InferenceConfig) -> SpeechEngine:
     )
 
 
+def check_speakers(engine: SpeechEngine, config: InferenceConfig, phrases: PhraseFile) -> None:
+    """Raise a UserError if a speaker is missing or unknown, before anything is written."""
+    for name, line in phrases.speakers.items():
+        with about(f"input {config.input}:{line}") if name else nullcontext():
+            if isinstance(engine, Synthesizer):
+                engine.reader_of(name or config.speaker)
+            elif name:
+                raise UserError(f"speaker {name}: engine={engine.name} has no such option; leave it out")
+
+
+def parts(engine: SpeechEngine, config: InferenceConfig, phrases: list[Phrase]) -> Iterator[Part]:
+    texts = [phrase.text for phrase in phrases]
+    if isinstance(engine, Synthesizer):
+        return engine.parts(texts, config.batch_size, config.speech, [phrase.speaker for phrase in phrases])
+    return engine.parts(texts, config.batch_size, config.speech)
+
+
 @hydra_entry("inference")
 def main(values: dict[str, Any]) -> None:
     config = from_dict(InferenceConfig, values)
-    job = Job(config, PhraseFile(config.input), Shard.of(config, os.environ))
+    phrase_file = PhraseFile(config.input)
+    job = Job(config, phrase_file, Shard.of(config, os.environ))
     job.check()
     if job.is_shared:
         from common.distributed.ranks import stop_with_the_agent  # programs that use this module do without it
@@ -70,9 +91,10 @@ def main(values: dict[str, Any]) -> None:
     engine = load(config)
     if config.other_engine:
         job.phrases.check(engine.check_length)
+    check_speakers(engine, config, phrase_file)
     with job.opened(engine.audio):
         for phrases in job.batches():
-            for part in engine.parts([phrase.text for phrase in phrases], config.batch_size, config.speech):
+            for part in parts(engine, config, phrases):
                 job.write(phrases[part.number], part)
     sys.exit(job.status)
 

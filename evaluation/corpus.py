@@ -134,8 +134,11 @@ def read_lists(data: DataConfig) -> tuple[dict[str, list[Clip]], list[str]]:
     return lists, problems
 
 
-def check_metadata(data: DataConfig) -> tuple[dict[str, int], list[str]]:
-    """clip id -> its place in metadata.csv, and problems of that file; both are empty if the corpus has none."""
+def check_metadata(data: DataConfig, has_speakers: bool = False) -> tuple[dict[str, int], list[str]]:
+    """clip id -> its place in metadata.csv, and problems of that file; both are empty if the corpus has none.
+
+    If the filelists name speakers, a column of metadata.csv may do so too.
+    """
     metadata = Path(data.root) / "metadata.csv"
     if not metadata.is_file():
         return {}, []
@@ -143,7 +146,7 @@ def check_metadata(data: DataConfig) -> tuple[dict[str, int], list[str]]:
         entries = read_entries(metadata)
     except UserError as error:
         return {}, [str(error)]
-    problem = column_problem(metadata, entries)
+    problem = "" if has_speakers else column_problem(metadata, entries)
     return {entry.clip: place for place, entry in enumerate(entries)}, [problem] if problem else []
 
 

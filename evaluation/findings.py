@@ -133,7 +133,7 @@ def repeated(lists: dict[str, list[Row]]) -> tuple[list[str], list[str]]:
     """(problems, notes): clips that are in several lists, and texts that occur more than once."""
     problems, notes = [], []
     first: dict[str, tuple[str, Row]] = {}
-    by_text: defaultdict[str, list[Row]] = defaultdict(list)
+    by_text: defaultdict[tuple[str, str], list[Row]] = defaultdict(list)  # several speakers may read one text
     for name, rows in lists.items():
         for row in rows:
             other, earlier = first.setdefault(row.clip.path, (name, row))
@@ -142,7 +142,7 @@ def repeated(lists: dict[str, list[Row]]) -> tuple[list[str], list[str]]:
                     f"{row.clip.where}: {row.clip.path} is also in {other} ({earlier.clip.where}); the lists "
                     "must not share clips: remove one of the rows"
                 )
-            by_text[row.text.cleaned.lower()].append(row)
+            by_text[row.clip.speaker, row.text.cleaned.lower()].append(row)
     for rows in by_text.values():
         if len(rows) > 1 and len({row.clip.path for row in rows}) > 1:
             places = ", ".join(row.clip.where for row in rows[1:4])
@@ -163,6 +163,7 @@ def summary(lists: dict[str, list[Row]], unknown: Counter[str], characters: str 
         rate = statistics.median(row.symbols_per_second for row in rows)
         lengths = f"{min(seconds):>7.2f} s {statistics.median(seconds):>5.2f} s {max(seconds):>6.2f} s"
         lines.append(f"{name:<6} {len(rows):>7,} {sum(seconds) / 60:>8,.1f} {lengths} {rate:>10.1f}")
+    lines += speaker_lines(lists)
     every = [row.sound for rows in lists.values() for row in rows]
     if every:
         ends = (
@@ -181,6 +182,33 @@ def summary(lists: dict[str, list[Row]], unknown: Counter[str], characters: str 
         characters = PUNCTUATION + LETTERS if characters is None else characters
         lines.append(f'to keep the letters: data.characters="{characters}{"".join(letters)}"')
     return lines
+
+
+def speaker_lines(lists: dict[str, list[Row]]) -> list[str]:
+    """A line for each speaker."""
+    sounds: defaultdict[str, list[Sound]] = defaultdict(list)
+    for row in (row for rows in lists.values() for row in rows):
+        sounds[row.clip.speaker].append(row.sound)
+    return [
+        f"speaker {name}: {counted(len(own), 'clip')}, {sum(sound.seconds for sound in own) / 60:,.1f} minutes"
+        for name, own in sorted(sounds.items())
+        if name
+    ]
+
+
+def wrong_speakers(lists: dict[str, list[Row]]) -> list[str]:
+    """Say so if a list names speakers that the training list does not, or if only some of the lists name any."""
+    known = {row.clip.speaker for row in lists["train"]}
+    problems = []
+    for name, rows in lists.items():
+        if known and (others := sorted({row.clip.speaker for row in rows} - known)):
+            what = f"the speakers {', '.join(others)}" if others != [""] else "no speakers"
+            mine = ", ".join(sorted(known)) if known != {""} else "none"
+            problems.append(
+                f"the {name} list has {what}, the train list {mine}: a model knows only the speakers that it was "
+                "trained on; write all lists alike, with scripts/prepare_filelists.py --speakers"
+            )
+    return problems
 
 
 def few_texts(rows: Sequence[Row]) -> list[str]:

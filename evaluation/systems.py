@@ -58,6 +58,7 @@ class EvaluateConfig(Options):
     sigma: NonNegative | None = None
     match_mel: Count = 3
     postfilter_strength: NonNegative = 1.0
+    speaker: str | None = None
     device: Device = "auto"
     seed: Seed = 0
     overwrite: bool = False
@@ -256,7 +257,12 @@ def _load(config: EvaluateConfig) -> tuple[Synthesizer | None, list[Vocoder]]:
         vocoder(torch.zeros(config.audio.n_mels, 8, device=vocoder.device), torch.Generator(vocoder.device))
     if config.tacotron2 is None:
         return None, vocoders
-    voice = Synthesizer.load(config.tacotron2, device=device.type, postfilter_strength=config.postfilter_strength)
+    voice = Synthesizer.load(
+        config.tacotron2,
+        device=device.type,
+        postfilter_strength=config.postfilter_strength,
+        speaker=config.speaker,
+    )
     if differences := audio_differences(config.audio, voice.audio, "in the checkpoint"):
         raise UserError(f"tacotron2={config.tacotron2}: {'; '.join(differences)}; set these keys to its values")
     voice.vocoder = vocoders[0]

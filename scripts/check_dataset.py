@@ -37,7 +37,7 @@ from evaluation.corpus import (
     refuse_other_formats,
 )
 from evaluation.corpus_picture import picture
-from evaluation.findings import Findings, bad_length, bad_text, few_texts, repeated, summary, unusual
+from evaluation.findings import Findings, bad_length, bad_text, few_texts, repeated, summary, unusual, wrong_speakers
 from evaluation.mismatch import mismatched_lengths, mismatched_words
 from tacotron2.text import symbol_table
 from tacotron2.text.cleaners import ENGLISH_CLEANERS
@@ -92,8 +92,10 @@ def read_rows(config: CheckConfig, found: Findings) -> tuple[dict[str, list[Row]
 
 def check_rows(config: CheckConfig, lists: dict[str, list[Row]], found: Findings) -> None:
     """Add to `found` what rows show together."""
-    order, found.whole = check_metadata(config.data)
-    rows = in_order([row for rows in lists.values() for row in rows], order)
+    every = [row for rows in lists.values() for row in rows]
+    order, found.whole = check_metadata(config.data, any(row.clip.speaker for row in every))
+    rows = in_order(every, order)
+    found.whole += wrong_speakers(lists)
     overlaps, same_texts = repeated(lists)
     found.rows += overlaps
     if rows:

@@ -10,6 +10,8 @@ DeepLearningExamples. --to overrides this choice. Weights stay bit-identical, wi
 is restored with rounding errors, and --half rounds the weights of a safetensors file to 16 bits, which halves its size.
 If IN is a run directory, its newest checkpoint is converted.
 
+--speaker NAME keeps one speaker of a Tacotron 2 with several, which then speaks the same.
+
 The reference's files do not record audio config, symbols and cleaners. The reference's own values are assumed; --audio,
 --symbols and --cleaners set others.
 """
@@ -29,10 +31,11 @@ from common.checkpoint import files, formats
 from common.checkpoint.checkpoint import Checkpoint
 from common.config import AudioConfig, TextConfig
 from common.entry import run_command
-from common.errors import UserError
+from common.errors import UserError, about
 from common.schema import from_dict
 from common.wording import counted
 from synthesis.models import MODELS
+from tacotron2.speaker_weights import select
 from tacotron2.text import CLEANERS
 
 LAYOUTS = ("ours", "dle", "safetensors")
@@ -67,6 +70,14 @@ def with_text(checkpoint: Checkpoint, symbols: Path | None, cleaners: str | None
     return TextConfig(table, cleaners or text.cleaners, text.limit if cleaners in (None, text.cleaners) else None)
 
 
+def with_speaker(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    """The checkpoint with one of its speakers."""
+    if checkpoint.text is None:
+        raise UserError(f"--speaker is for a Tacotron 2, not for a {checkpoint.model_name}")
+    with about("--speaker"):
+        return select(checkpoint, name)
+
+
 def read_symbols(path: Path, expected: int) -> tuple[str, ...]:
     """Read a JSON list of the model's symbols, `expected` in number."""
     try:
@@ -99,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("target", metavar="OUT", type=Path, help="file to write; it must not exist")
     parser.add_argument("--to", choices=LAYOUTS, help="layout of OUT, instead of the default one")
     parser.add_argument("--half", action="store_true", help="store the weights of OUT.safetensors as float16")
+    parser.add_argument("--speaker", metavar="NAME", help="the speaker to keep, of a Tacotron 2 with several")
     parser.add_argument("--audio", nargs="+", default=[], metavar="KEY=VALUE", help="audio config of IN's training")
     parser.add_argument("--symbols", type=Path, metavar="FILE", help="JSON list of IN's symbols, ordered by id")
     parser.add_argument("--cleaners", choices=sorted(CLEANERS), help="the cleaners that IN was trained with")
@@ -110,6 +122,8 @@ def main() -> None:
     files.check_new_file_outside_runs(options.target)
     source = files.find(options.source)
     checkpoint = formats.load(source, MODELS.values())
+    if options.speaker:
+        checkpoint = with_speaker(checkpoint, options.speaker)
     checkpoint.audio = with_settings(checkpoint.audio, options.audio)
     if options.symbols or options.cleaners:
         checkpoint.text = with_text(checkpoint, options.symbols, options.cleaners)

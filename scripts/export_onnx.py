@@ -66,7 +66,7 @@ def main(values: dict[str, Any]) -> None:
         write_filters(part / FILTERS_FILE, voice.vocoder)
         copy_code(part)
         description = {
-            "tacotron2": dataclasses.asdict(voice.tacotron2.config),
+            "tacotron2": dataclasses.asdict(voice.tacotron2.config) | {"memory_dim": voice.tacotron2.config.memory_dim},
             "waveglow": dataclasses.asdict(waveglow.config),
             "audio": dataclasses.asdict(voice.audio),
             "text": {"symbols": list(voice.symbols), "cleaners": voice.cleaners, "limit": voice.reader.limit},

@@ -64,7 +64,8 @@ def main(values: dict[str, Any]) -> None:
             shutil.copyfile(config.lexicon, part / LEXICON)
         voice = Synthesizer.load(part, device="cpu")
         if config.sample:
-            audio = voice.speak(config.sample).audio.numpy().clip(-1, 1)
+            first = voice.speakers[0] if voice.speakers else None
+            audio = voice.speak(config.sample, speaker=first).audio.numpy().clip(-1, 1)
             soundfile.write(part / "sample.wav", audio, voice.audio.sample_rate)
         write_text(part / CARD, card(output.name, rows, voice, config))
     print(f"{output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
@@ -105,6 +106,7 @@ def card(name: str, rows: list[str], voice: Synthesizer, config: PackConfig) -> 
         "",
         f"- Text: cleaners `{text.cleaners}`, {counted(len(text.symbols), 'symbol')}; pieces of at most "
         f"{counted(text.limit, 'symbol')}.",
+        *([f"- Speakers: {', '.join(voice.speakers)}."] if voice.speakers else []),
         *([f"- Lexicon: {counted(len(text.lexicon), 'entry', 'entries')}."] if text.lexicon else []),
         *(["- [sample.wav](sample.wav): " + config.sample] if config.sample else []),
         f"- License: {config.license or 'not stated; add who may use the recordings and the voice, and for what.'}",

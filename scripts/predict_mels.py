@@ -79,7 +79,8 @@ def main(values: dict[str, Any]) -> None:
         voice = Synthesizer.load(config.tacotron2, device=config.device, postfilter_strength=config.postfilter_strength)
         data = dataclasses.replace(config.data, cleaners=voice.cleaners)
         lists = dict.fromkeys((data.train_filelist, data.val_filelist))
-        datasets = [TextMelDataset(filelist, data, voice.audio, voice.symbols) for filelist in lists]
+        names = voice.tacotron2.config.speakers
+        datasets = [TextMelDataset(filelist, data, voice.audio, voice.symbols, names) for filelist in lists]
         clips = [clip for dataset in datasets for clip in dataset.clips]
         if mel := next((clip for clip in clips if clip.file.suffix in MEL_SUFFIXES), None):
             raise UserError(f"{mel.where}: {mel.path} is a mel; WaveGlow needs a filelist of audio files")

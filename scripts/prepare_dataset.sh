@@ -2,12 +2,13 @@
 # Download LJSpeech 1.1 (2.7 GB, 3.8 GB unpacked), verify and unpack it, and write its filelists.
 #
 #   bash scripts/prepare_dataset.sh [DIR]      DIR: where the corpus goes; default LJSpeech-1.1
+#   bash scripts/prepare_dataset.sh DIR --speakers folders|column     several speakers, see prepare_filelists.py
 #
 # An interrupted download resumes where it stopped. If DIR already holds a corpus (metadata.csv and wavs/, LJSpeech or
 # your own recordings), only the filelists are written. If DIR does not exist and its name is not one for LJSpeech, it is
 # taken for a mistyped one. To use a mirror, set LJSPEECH_URL and, if its archive differs, LJSPEECH_SHA256.
 set -euo pipefail
-usage() { sed -n '2,8s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,9s/^# \{0,1\}//p' "$0"; }
 case ${1:-} in
     -h | --help) usage; exit ;;
     -*) usage >&2; exit 2 ;;
@@ -75,4 +76,4 @@ else
     download
     unpack
 fi
-"$python" "$(dirname "$0")/prepare_filelists.py" "$root"
+"$python" "$(dirname "$0")/prepare_filelists.py" "$root" "${@:2}"

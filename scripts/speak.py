@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("wav", "flac", "ogg", "mp3", "opus", "aac")
 KEY = "TTS_API_KEY"
-HERE = ("device", "seed")  # options of speech that is made here
+HERE = ("device", "seed", "speaker")  # options of speech that is made here
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=FORMATS, help="of the output; default: by the suffix of FILE, else wav")
     parser.add_argument("--voice", help="folder or name of a voice, or a name on the server; default: the bundled one, "
                         "or the first of the server")  # fmt: skip
+    parser.add_argument("--speaker", metavar="NAME", help="of a voice with several; of a server: --voice VOICE/NAME")
     parser.add_argument("--speed", type=float, default=1.0, help="0.25 to 4; default: 1")
     parser.add_argument("--ssml", action="store_true", help="the text is SSML, see docs/ssml.md")
     parser.add_argument("--seed", type=int, help="of the dropout and the noise; default: 0")
@@ -107,7 +108,7 @@ def from_here(options: argparse.Namespace) -> LocalSpeech:
     chosen = SpeechOptions(seed=options.seed or 0)
     found = Voice.find(options.voice or REPOSITORY / "demo/voice")
     source = [marked_up(whole_text(options), chosen.pauses, options.speed)] if options.ssml else None
-    voice = Synthesizer.load(found, device=options.device or "auto")
+    voice = Synthesizer.load(found, device=options.device or "auto", speaker=options.speaker)
     if source:
         return LocalSpeech(voice, source[0], options.speed, chosen)
     if options.text is not None:

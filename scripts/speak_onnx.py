@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--denoiser-strength", type=float, help="0: no denoiser; default: 0.01")
     parser.add_argument("--match-mel", type=int, help="passes of the mel match, instead of the model's own number")
     parser.add_argument("--max-steps", type=int, help="limit of decoder steps, instead of the model's own")
+    parser.add_argument("--speaker", metavar="NAME", help="of a voice with several speakers")
     parser.add_argument("--lexicon", help="file of words and how to read them, as with inference.py")
     return parser
 

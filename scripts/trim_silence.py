@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keep", type=float, default=0.1, metavar="SECONDS", help="silence to keep at each end; default: 0.1"
     )
+    parser.add_argument("--speakers", choices=("folders", "column"), help="as in prepare_filelists.py")
     return parser
 
 
@@ -55,8 +56,8 @@ def main() -> None:
         raise UserError(f"--db {args.db} must be positive, --keep {args.keep} not negative, and both finite")
     before = after = 0.0
     with new_directory(args.target, "OUT") as part:
-        rows = read_metadata(args.source)
-        for clip, path, _ in tqdm(rows, disable=None):
+        rows = read_metadata(args.source, args.speakers)
+        for clip, path, *_ in tqdm(rows, disable=None):
             audio, sample_rate = read_audio(args.source / path)
             trimmed = trim(audio, sample_rate, args.db, args.keep)
             target = part / "wavs" / f"{clip}.wav"

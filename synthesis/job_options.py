@@ -33,7 +33,7 @@ NOT_COMPARED = {
 # Options of Tacotron 2 + WaveGlow, which the other engines do not have.
 OWN_ONLY = (
     "voice", "tacotron2", "waveglow", "vocoder", "denoiser_strength", "sigma", "match_mel", "postfilter_strength",
-    "max_decoder_steps", "attention_window", "lexicon", "speed", "timings",
+    "max_decoder_steps", "attention_window", "lexicon", "speed", "timings", "speaker",
 )  # fmt: skip
 
 
@@ -47,6 +47,7 @@ class InferenceConfig(Options):
     voice: str | None = None
     tacotron2: str | None = None
     waveglow: str | None = None
+    speaker: str | None = None
     vocoder: Literal["waveglow", "griffin_lim"] = "waveglow"
     denoiser_strength: NonNegative = 0.01
     sigma: NonNegative | None = None
@@ -125,6 +126,7 @@ class InferenceConfig(Options):
             self.attention_window,
             self.pauses,
             self.speed,
+            speaker=self.speaker,
         )
 
     @property

@@ -230,7 +230,9 @@ class Job:
     def _finish(self, line: Line, phrase: Phrase) -> None:
         self._remove_earlier()  # only now, when there is something in their place
         stats = line.finish(self.config.advice, self.config.pictures)
-        common = {"line": phrase.line, **({} if phrase.id is None else {"id": phrase.id}), "text": phrase.text}
+        given = {"id": phrase.id, "speaker": phrase.speaker}
+        named = {key: value for key, value in given.items() if value is not None}
+        common = {"line": phrase.line, **named, "text": phrase.text}
         if stats is None:
             return self._log(**common, silent=True)
         self.num_wrong += bool(line.faults)

@@ -38,10 +38,10 @@ class LocalSpeech:
         speed: float = 1.0,
         options: SpeechOptions | None = None,
     ) -> None:
-        self.sample_rate = voice.audio.sample_rate
+        self.sample_rate, reader = voice.audio.sample_rate, voice.reader_of(options.speaker if options else None)
         self.scheduler, self.ready = Scheduler(options), threading.Event()
         self.error: UserError | None = None  # of the text
-        self.script = Script(voice.reader, None if isinstance(source, int) else source, speed)
+        self.script = Script(reader, None if isinstance(source, int) else source, speed)
         self.job = self.scheduler.submit(voice, self.script, self.ready.set)
         if isinstance(source, int):
             arrived: queue.Queue[bytes] = queue.Queue()

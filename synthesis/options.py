@@ -23,3 +23,4 @@ class SpeechOptions(Options):
     pauses: Pauses = field(default_factory=Pauses)  # between the pieces of a text
     speed: Speed = 1.0  # 2: twice as fast, with pauses half as long; the pitch stays
     loudness: Loudness | None = None  # LUFS, see LoudnessMeter.gain; None: as the models make it
+    speaker: str | None = None  # of a voice with several; None: the one that the Synthesizer was loaded with

@@ -20,13 +20,17 @@ class Phrase(NamedTuple):
     line: int  # in the file, from 1
     text: str
     id: str | int | None = None  # of the user, in a file of JSON lines
+    speaker: str | None = None  # likewise
 
 
 class PhraseFile:
-    """A text file with a phrase on each line, or a .jsonl file: on each line {"text": ...}, and "id" if wanted.
+    """A text file with a phrase on each line, or a .jsonl file: on each line {"text": ...}, and "id" and "speaker" if
+    wanted.
 
     The file is read when this object is made, which checks and counts its lines, and in each iteration. Memory does not
     grow with the number of lines. Raises a UserError that names a line that cannot be used, or if the file changes.
+
+    speakers: each speaker that is asked for, with the first line that does so; None: a line asks for none.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -40,8 +44,10 @@ class PhraseFile:
             self.file = copy
         self.version = self._version()
         self.num_phrases = self.last_line = 0
+        self.speakers: dict[str | None, int] = {}
         for phrase in self:
             self.num_phrases, self.last_line = phrase.number + 1, phrase.line
+            self.speakers.setdefault(phrase.speaker, phrase.line)
         if not self.num_phrases:
             raise UserError(f"input {self.path}: the file holds no line of text")
         self.file.seek(0)
@@ -78,4 +84,7 @@ class PhraseFile:
         name = values.get("id")
         if not isinstance(name, str | int | None) or isinstance(name, bool):
             raise UserError(f"{where}: its id is {name!r}; use a string or a whole number")
-        return Phrase(number, line, text.strip(), name)
+        speaker = values.get("speaker")
+        if not isinstance(speaker, str | None) or speaker == "":
+            raise UserError(f"{where}: its speaker is {speaker!r}; use the name of one, or leave it out")
+        return Phrase(number, line, text.strip(), name, speaker)

@@ -21,6 +21,7 @@ class Read:
     piece: Piece
     ids: list[int]
     dropped: list[str]  # parts of the piece that the model has no symbol for, each once
+    speaker: int | None = None  # of the model, if it has speakers
 
     @property
     def name(self) -> str:
@@ -29,14 +30,26 @@ class Read:
 
 
 class Reader:
-    """Cuts texts into pieces of at most `limit` symbols, and looks up their symbols."""
+    """Cuts texts into pieces of at most `limit` symbols, and looks up their symbols.
+
+    speaker: who speaks the pieces, by id; None: the model has no speakers, or none is chosen.
+    """
 
     def __init__(
-        self, cleaners: str, symbols: Sequence[str], limit: int | None = None, lexicon: Lexicon | None = None
+        self,
+        cleaners: str,
+        symbols: Sequence[str],
+        limit: int | None = None,
+        lexicon: Lexicon | None = None,
+        speaker: int | None = None,
     ) -> None:
-        self.cleaners, self.symbols, self.lexicon = cleaners, symbols, lexicon
+        self.cleaners, self.symbols, self.lexicon, self.speaker = cleaners, symbols, lexicon, speaker
         self.limit = DEFAULT_LIMIT if limit is None else limit
         self.language = "en" if cleaners in ENGLISH_CLEANERS else ""  # the names of others are not known
+
+    def speaking_as(self, speaker: int | None) -> Reader:
+        """The same for another speaker."""
+        return Reader(self.cleaners, self.symbols, self.limit, self.lexicon, speaker)
 
     def encode(self, text: str) -> Encoded:
         return encode(text, self.cleaners, self.symbols, self.lexicon)
@@ -67,7 +80,9 @@ class Reader:
         moved = [replace(part.piece, start=at + part.piece.start, end=at + part.piece.end) for part in parts]
         moved[-1] = replace(moved[-1], pause=read.piece.pause)
         dropped = [read.dropped, *([] for _ in parts[1:])]
-        return [Read(piece, part.ids, lost) for piece, part, lost in zip(moved, parts, dropped, strict=True)]
+        return [
+            Read(piece, part.ids, lost, read.speaker) for piece, part, lost in zip(moved, parts, dropped, strict=True)
+        ]
 
 
 class OpenText:
@@ -93,8 +108,9 @@ class OpenText:
         ids, dropped = self.reader.encode(piece.text)
         has_word = bool(word_spans(ids, self.reader.symbols))
         self.has_word |= has_word
-        self.spare = self.spare or (Read(piece, ids, []) if ids else None)
-        return Read(piece, ids if has_word else [], dropped)
+        speaker = self.reader.speaker
+        self.spare = self.spare or (Read(piece, ids, [], speaker) if ids else None)
+        return Read(piece, ids if has_word else [], dropped, speaker)
 
 
 def chunks(text: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ from synthesis.utterance import Part, Utterance, with_speed
 from synthesis.vocoder import SpeechPrecision, Vocoder, total_latency
 from synthesis.voices import VOICES, Voice, is_voice
 from tacotron2.model import Tacotron2
+from tacotron2.speaker_names import speaker_id
 from tacotron2.text import SYMBOLS, Lexicon, left_out
 
 SORTED_BATCHES = 8  # batches of pieces that are sorted by length together
@@ -74,8 +76,9 @@ class Synthesizer:
         postfilter_strength: strength of Tacotron 2's global-variance postfilter; 0: off.
         lexicon: file of words and their readings, see `Lexicon`; it comes before the voice's own.
         griffin_lim: the vocoder, in place of WaveGlow.
-        overrides: fields of Tacotron 2's config.
+        overrides: fields of Tacotron 2's config; and `speaker`, who speaks where no other speaker is chosen.
         """
+        speaker = overrides.pop("speaker", None)
         check(match_mel, Index, "match_mel")
         check(postfilter_strength, NonNegative, "postfilter_strength")
         lexicons = [] if lexicon is None else [lexicon]
@@ -103,7 +106,8 @@ class Synthesizer:
         assert isinstance(model, Tacotron2)
         model.postfilter.strength = postfilter_strength
         reader = Reader(text.cleaners, text.symbols, text.limit, words)
-        return cls(model, vocoder, reader, precision, f"tacotron2={tacotron2}")
+        made = cls(model, vocoder, reader, precision, f"tacotron2={tacotron2}")
+        return made if speaker is None else made.speaking_as(speaker)
 
     @property
     def cleaners(self) -> str:
@@ -112,6 +116,23 @@ class Synthesizer:
     @property
     def symbols(self) -> Sequence[str]:
         return self.reader.symbols
+
+    @property
+    def speakers(self) -> Sequence[str]:
+        """The names that `speaker` may have; none if the voice has one speaker."""
+        return self.tacotron2.config.speakers
+
+    def speaking_as(self, speaker: str) -> Synthesizer:
+        """The same models with a speaker, where no other is chosen. Raises UserError, with the names there are."""
+        other = copy.copy(self)
+        other.reader = self.reader_of(speaker)
+        return other
+
+    def reader_of(self, speaker: str | None = None) -> Reader:
+        """The reader for a speaker, or for the one that is set. Raises UserError if this is none of those there are."""
+        if speaker is None and (self.reader.speaker is not None or not self.speakers):
+            return self.reader
+        return self.reader.speaking_as(speaker_id(speaker, self.speakers))
 
     def speak(self, text: str, **options: Any) -> Utterance:
         """Synthesize one text; `options` are the fields of SpeechOptions.
@@ -125,19 +146,29 @@ class Synthesizer:
         _warn(utterance.dropped, utterance.faults)
         return utterance
 
-    def batches(self, texts: Sequence[str], batch_size: int = 1, **options: Any) -> Iterator[list[Utterance | None]]:
+    def batches(
+        self,
+        texts: Sequence[str],
+        batch_size: int = 1,
+        speakers: Sequence[str | None] | None = None,
+        **options: Any,
+    ) -> Iterator[list[Utterance | None]]:
         """Synthesize `texts` in their order, `batch_size` at a time; None stands for a text with nothing to say.
+
+        `speakers` are those of the texts, if they differ.
 
         A text is synthesized in pieces, see `Splitter`; a batch may hold pieces of several texts. `Utterance.dropped`
         lists what was left out of each text, without a warning. `options` are the fields of SpeechOptions. A model that
         gives NaN or infinity raises a UserError, which names the checkpoint and the text.
         """
-        utterances = self._utterances(texts, batch_size, SpeechOptions(**options))
+        utterances = self._utterances(texts, batch_size, SpeechOptions(**options), speakers)
         while batch := list(itertools.islice(utterances, batch_size)):
             yield batch
 
-    def _utterances(self, texts: Iterable[str], batch_size: int, options: SpeechOptions) -> Iterator[Utterance | None]:
-        for _, group in itertools.groupby(self.parts(texts, batch_size, options), lambda part: part.number):
+    def _utterances(
+        self, texts: Iterable[str], batch_size: int, options: SpeechOptions, speakers: Iterable[str | None] | None
+    ) -> Iterator[Utterance | None]:
+        for _, group in itertools.groupby(self.parts(texts, batch_size, options, speakers), lambda part: part.number):
             parts = list(group)
             audible = [(part.read, part.utterance) for part in parts if part.read and part.utterance]
             pauses = options.pauses.at(options.speed)
@@ -148,9 +179,19 @@ class Synthesizer:
                 utterance.dropped = list(dict.fromkeys(dropped))
             yield utterance
 
-    def parts(self, texts: Iterable[str], batch_size: int, options: SpeechOptions) -> Iterator[Part]:
-        """Synthesize `texts` piece by piece, in their order, in memory that does not grow with their lengths."""
-        reads = _numbered(self.reader, texts)
+    def parts(
+        self,
+        texts: Iterable[str],
+        batch_size: int,
+        options: SpeechOptions,
+        speakers: Iterable[str | None] | None = None,
+    ) -> Iterator[Part]:
+        """Synthesize `texts` piece by piece, in their order, in memory that does not grow with their lengths.
+
+        `speakers` are those of the texts; None, for one or for all: that of the options.
+        """
+        names = itertools.repeat(None) if speakers is None else speakers
+        reads = _numbered((text, self.reader_of(name or options.speaker)) for text, name in zip(texts, names))  # noqa: B905
         while window := list(itertools.islice(reads, batch_size * (SORTED_BATCHES if batch_size > 1 else 1))):
             ids = [read.ids if read else [] for _, read, _ in window]
             order = sorted((k for k in range(len(window)) if ids[k]), key=lambda k: len(ids[k]))
@@ -190,7 +231,7 @@ class Synthesizer:
         self, text: str | Iterable[str], options: SpeechOptions, dropped: dict[str, None], wrong: list[Fault]
     ) -> Iterator[Playable]:
         pauses, is_first = options.pauses.at(options.speed), True
-        for read in self.reader.read(text):
+        for read in self.reader_of(options.speaker).read(text):
             dropped.update(dict.fromkeys(read.dropped))
             if read.ids and is_first:
                 mels = self.text_to_mel.stream(read, options, wrong)
@@ -208,7 +249,8 @@ class Synthesizer:
     def warm_up(self, text: str = "One, 2.") -> None:
         """Speak `text`, so that the first request does not wait for what is compiled and imported at its first use:
         digits alone take two seconds."""
-        options = SpeechOptions(max_decoder_steps=100)
+        anyone = self.speakers[0] if self.speakers else None
+        options = SpeechOptions(max_decoder_steps=100, speaker=anyone)
         list(play(self._playables(text, options, {}, []), self.vocoder, options))
 
     def ids(self, text: str) -> list[int]:
@@ -262,9 +304,12 @@ def _at_loudness(audio: Tensor, target: float | None, sample_rate: int) -> Tenso
     return audio * meter.gain(target)[0]
 
 
-def _numbered(reader: Reader, texts: Iterable[str]) -> Iterator[tuple[int, Read | None, bool]]:
-    """Yield (number of the text, piece, whether it is the last) for all `texts`. The piece of an empty text is None."""
-    for number, text in enumerate(texts):
+def _numbered(texts: Iterable[tuple[str, Reader]]) -> Iterator[tuple[int, Read | None, bool]]:
+    """Yield (number of the text, piece, whether it is the last) for all `texts`, each with the one who reads it.
+
+    The piece of an empty text is None.
+    """
+    for number, (text, reader) in enumerate(texts):
         before: Read | None = None
         for read in reader.read(text):
             if before:

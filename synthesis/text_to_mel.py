@@ -25,6 +25,7 @@ from synthesis.reading import faults as found_faults
 from synthesis.vocoder import INT8, SpeechPrecision
 from tacotron2.continuous import Continuous, SpeechPart, Text
 from tacotron2.model import Tacotron2
+from tacotron2.speakers import id_tensor
 from tacotron2.text import ids_to_text, word_spans
 
 
@@ -67,7 +68,7 @@ class TextToMel:
 
     def text(self, read: Read, options: SpeechOptions, attempt: int = 0, streamed: bool = False) -> Text:
         """A piece that can join a batch; only the seed of the options counts."""
-        return Text(read.ids, for_decoder(options.seed, read.ids, self.device, attempt), streamed)
+        return Text(read.ids, for_decoder(options.seed, read.ids, self.device, attempt), streamed, read.speaker)
 
     def join(self, running: Continuous, texts: Sequence[Text]) -> None:
         with autocast(self.device, self.precision):
@@ -88,11 +89,12 @@ class TextToMel:
         reads = [request.read for request in requests]
         text = pad_last([torch.tensor(read.ids) for read in reads], 0).to(self.device)
         lengths = torch.tensor([len(read.ids) for read in reads], device=self.device)
+        speaker = id_tensor([read.speaker for read in reads], self.device)
         random = [for_decoder(options.seed, read.ids, self.device, attempt) for read, attempt in requests]
         start = now(self.device)
         with autocast(self.device, self.precision):
             speech = self.tacotron2.infer(
-                text, lengths, options.max_decoder_steps, random, self.patience, options.attention_window
+                text, lengths, options.max_decoder_steps, random, self.patience, options.attention_window, speaker
             )
         seconds = (now(self.device) - start) / int(speech.mel_lengths.sum())
         found = []

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from common.ops.chunks import Chunked
 from tacotron2.progress import Limits
+from tacotron2.speakers import id_tensor
 
 if TYPE_CHECKING:
     from tacotron2.free_running import Block, FreeRunning
@@ -43,6 +44,7 @@ class Text:
     ids: Sequence[int]  # (L)
     generator: Generator
     streamed: bool = False  # give its mel in parts; else all at its end
+    speaker: int | None = None  # id, if the model has speakers
     frames: list[Tensor] = field(default_factory=list, init=False)  # (n_mels, t) before the postnet, if not streamed
     alignment: list[Tensor] = field(default_factory=list, init=False)
     postnet: Chunked | None = field(default=None, init=False)
@@ -71,7 +73,8 @@ class Continuous:
         device = self.model.embedding.weight.device
         ids = [torch.tensor(text.ids, device=device) for text in texts]
         lengths = torch.tensor([len(own) for own in ids], device=device)
-        memory = self.model.encode_each(pad_sequence(ids, batch_first=True), lengths)
+        speaker = id_tensor([text.speaker for text in texts], device)
+        memory = self.model.encode_each(pad_sequence(ids, batch_first=True), lengths, speaker)
         batch = self.model.decoder.free_running(memory, lengths, self.limits, [text.generator for text in texts])
         for text in texts:
             text.postnet = Chunked(self.model.after_decoder, (1, 1), self.reach, STREAMED) if text.streamed else None

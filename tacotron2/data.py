@@ -10,10 +10,13 @@ from torch import Tensor
 
 from common.config import AudioConfig, DataConfig
 from common.data.batching import Draw
-from common.data.filelist import raise_problems, read_filelist
+from common.data.filelist import Clip, raise_problems, read_filelist
 from common.data.mels import MelDirectory
 from common.ops.padding import pad_last
+from tacotron2.speaker_names import listed
 from tacotron2.text import SYMBOLS, text_to_ids
+
+ALIKE = "write all lists alike, with scripts/prepare_filelists.py"
 
 
 class Tacotron2Batch(NamedTuple):
@@ -25,11 +28,40 @@ class Tacotron2Batch(NamedTuple):
     mel_lengths: Tensor  # (B) frames
 
 
-class TextMelDataset:
-    """A dataset of (ids (L), mel (n_mels, T)), one per clip of a filelist. Texts are cleaned once, at the start."""
+class SpeakersBatch(NamedTuple):
+    """One padded batch of several speakers."""
 
-    def __init__(self, filelist: str, data: DataConfig, audio: AudioConfig, symbols: Sequence[str] = SYMBOLS) -> None:
-        self.clips = read_filelist(filelist, data.root, data.follow_links)[: data.limit]
+    text: Tensor  # as above
+    text_lengths: Tensor
+    mel: Tensor
+    mel_lengths: Tensor
+    speaker: Tensor  # (B) ids
+
+
+AnyBatch = Tacotron2Batch | SpeakersBatch
+Item = tuple[Tensor, Tensor, int | None]
+
+
+class TextMelDataset:
+    """A dataset of (ids (L), mel (n_mels, T), speaker), one per clip of a filelist. Texts are cleaned at the start.
+
+    `speakers` are the names by id; None: those of the filelist. Raises UserError if a row has another one.
+    """
+
+    def __init__(
+        self,
+        filelist: str,
+        data: DataConfig,
+        audio: AudioConfig,
+        symbols: Sequence[str] = SYMBOLS,
+        speakers: Sequence[str] | None = None,
+    ) -> None:
+        every = read_filelist(filelist, data.root, data.follow_links)
+        self.speakers = sorted({clip.speaker for clip in every} - {""}) if speakers is None else list(speakers)
+        raise_problems(wrong_rows(filelist, every, self.speakers))
+        self.clips = every[: data.limit]
+        number = {name: number for number, name in enumerate(self.speakers)}
+        self.speaker_ids = [number.get(clip.speaker) for clip in self.clips]
         self.mels = MelDirectory(data.mel_dir)
         self.ids = [text_to_ids(clip.text, data.cleaners, symbols) for clip in self.clips]
         raise_problems(
@@ -45,18 +77,37 @@ class TextMelDataset:
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, draw: Draw) -> Item:
         index, _ = draw
         mel = self.mels.load(self.clips[index])
-        return torch.tensor(self.ids[index]), torch.from_numpy(mel)
+        return torch.tensor(self.ids[index]), torch.from_numpy(mel), self.speaker_ids[index]
 
 
-def collate(items: list[tuple[Tensor, Tensor]]) -> Tacotron2Batch:
+def wrong_rows(filelist: str, clips: Sequence[Clip], speakers: Sequence[str]) -> list[str]:
+    """A message for each row whose speaker is not one of `speakers`, or one in all if no row names a speaker."""
+    if speakers and clips and not any(clip.speaker for clip in clips):
+        return [f"filelist {filelist}: its rows name no speaker, those of the training list do: {ALIKE}"]
+    if not speakers and any(clip.speaker for clip in clips):
+        return [f"filelist {filelist}: its rows name speakers, those of the training list do not: {ALIKE}"]
+    return [
+        f"{clip.where}: the speaker {clip.speaker} is not one of the model's, which are {listed(speakers)}; the "
+        "training list must have clips of each speaker"
+        for clip in clips
+        if speakers and clip.speaker not in speakers
+    ]
+
+
+def collate(items: list[Item]) -> AnyBatch:
     """Pad texts with symbol 0 and mels with zeros, to two positions or more: BatchNorm needs two for its statistics."""
-    texts, mels = zip(*items, strict=True)
-    return Tacotron2Batch(
+    texts, mels, speakers = zip(*items, strict=True)
+    batch = Tacotron2Batch(
         text=pad_last(texts, 0, min_length=2),
         text_lengths=torch.tensor([len(text) for text in texts]),
         mel=pad_last(mels, min_length=2),
         mel_lengths=torch.tensor([mel.shape[1] for mel in mels]),
     )
+    return batch if None in speakers else SpeakersBatch(*batch, torch.tensor(speakers))
+
+
+def on_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
+    return type(batch)(*(tensor.to(device) for tensor in batch))

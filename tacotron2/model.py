@@ -1,7 +1,8 @@
 """Tacotron 2: characters to mel spectrogram (Shen et al., 2018, arXiv:1712.05884).
 
-Shapes: B batch, L characters, T mel frames, r frames per decoder step, S = T / r decoder steps, E
-encoder_embedding_dim. Module names follow the reference implementation, so that its weights load by name.
+Shapes: B batch, L characters, T mel frames, r frames per decoder step, S = T / r decoder steps, E memory_dim: that of
+the encoder and, with several speakers, speaker_dim. Module names follow the reference implementation, so that its
+weights load by name.
 
 Random numbers come from the `generator` argument of a method, or if it is None from PyTorch's global generator.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -26,6 +27,8 @@ from common.schema import Count, Options, Positive, Probability
 from tacotron2.free_running import CHARACTERS, FreeRunning, step_weights
 from tacotron2.postfilter import Postfilter
 from tacotron2.progress import CHECK_EVERY, Limits, Progress
+from tacotron2.speaker_names import check_names, wrong_speaker
+from tacotron2.speakers import with_speakers
 from tacotron2.step_torch import at_least_float32
 from tacotron2.teacher_forcing import (
     CHUNK,
@@ -43,7 +46,7 @@ Gain = Literal["linear", "relu", "sigmoid", "tanh"]  # the nonlinearity that fol
 @dataclass(frozen=True)
 class Tacotron2Config(Options):
     """The reference's constructor arguments under their own names, dropout rates that are constants there, and, from
-    p_frame_dropout on, four options that the reference does not have. conf/model/tacotron2.yaml explains all."""
+    p_frame_dropout on, six options that the reference does not have. conf/model/tacotron2.yaml explains all."""
 
     section: ClassVar[str] = "model"
 
@@ -74,6 +77,13 @@ class Tacotron2Config(Options):
     p_own_frames: Probability = 0.0
     mel_mean: float = 0.0
     mel_std: Positive = 1.0
+    speakers: list[str] = field(default_factory=list)  # names by id; not in conf/: the corpus determines them
+    speaker_dim: Count = 64
+
+    @property
+    def memory_dim(self) -> int:
+        """Channels of what the attention reads: the encoder's output and, if there are speakers, an embedding."""
+        return self.encoder_embedding_dim + (self.speaker_dim if self.speakers else 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,6 +95,7 @@ class Tacotron2Config(Options):
                 f"model.encoder_embedding_dim={self.encoder_embedding_dim} must be even: half for each direction "
                 "of the encoder's LSTM"
             )
+        check_names(self.speakers)
 
 
 class Tacotron2Output(NamedTuple):
@@ -153,7 +164,8 @@ class Encoder(nn.Module):
         self.lstm = nn.LSTM(dims[-1], dim // 2, batch_first=True, bidirectional=True)
 
     def forward(self, x: Tensor, lengths: Tensor, generator: Generator | None = None) -> Tensor:
-        """Embedded text (B, L, symbols_embedding_dim), lengths (B) -> memory (B, L, E), 0 beyond the lengths."""
+        """Embedded text (B, L, symbols_embedding_dim), lengths (B) -> (B, L, encoder_embedding_dim), 0 beyond the
+        lengths."""
         mask = lengths_to_mask(lengths, x.shape[1]).unsqueeze(1)
         x = x.transpose(1, 2) * mask  # (B, dim, L)
         for convolution in self.convolutions:
@@ -236,7 +248,7 @@ class Attention(nn.Module):
         super().__init__()
         dim = config.attention_dim
         self.query_layer = LinearNorm(config.attention_rnn_dim, dim, bias=False, gain="tanh")
-        self.memory_layer = LinearNorm(config.encoder_embedding_dim, dim, bias=False, gain="tanh")
+        self.memory_layer = LinearNorm(config.memory_dim, dim, bias=False, gain="tanh")
         self.v = LinearNorm(dim, 1, bias=False)
         self.location_layer = LocationLayer(config)
 
@@ -267,7 +279,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         step_dim = config.n_mel_channels * config.n_frames_per_step
-        memory_dim, rnn_dim = config.encoder_embedding_dim, config.decoder_rnn_dim
+        memory_dim, rnn_dim = config.memory_dim, config.decoder_rnn_dim
         self.prenet = Prenet(step_dim, config.prenet_dim, config.prenet_dropout)
         self.attention_rnn = nn.LSTMCell(config.prenet_dim + memory_dim, config.attention_rnn_dim)
         self.attention_layer = Attention(config)
@@ -500,11 +512,20 @@ class Tacotron2(nn.Module):
         self.decoder = Decoder(config)
         self.postnet = Postnet(config)
         self.postfilter = Postfilter(config.n_mel_channels)
+        # Last: a model without speakers draws the same weights as before there were any.
+        if config.speakers:
+            self.speaker_embedding = nn.Embedding(len(config.speakers), config.speaker_dim)
 
-    def encode(self, text: Tensor, text_lengths: Tensor, generator: Generator | None = None) -> Tensor:
-        """text (B, L), text_lengths (B) -> memory (B, L, E)"""
+    def encode(
+        self, text: Tensor, text_lengths: Tensor, speaker: Tensor | None = None, generator: Generator | None = None
+    ) -> Tensor:
+        """text (B, L), text_lengths (B), speaker (B) ids if the model has speakers -> memory (B, L, E)"""
         memory: Tensor = self.encoder(self.embedding(text), text_lengths, generator)
-        return memory
+        if (speaker is None) == bool(self.config.speakers):
+            raise UserError(wrong_speaker(self.config.speakers))
+        if speaker is None:
+            return memory
+        return with_speakers(memory, text_lengths, self.speaker_embedding(speaker))
 
     def log_mel(self, normalized: Tensor) -> Tensor:
         """Convert a normalized mel, as in the decoder and the postnet, to a log-mel."""
@@ -516,10 +537,12 @@ class Tacotron2(nn.Module):
         text_lengths: Tensor,
         mel: Tensor,
         mel_lengths: Tensor,
+        speaker: Tensor | None = None,
         p_own_frames: float | None = None,
         generator: Generator | None = None,
     ) -> Tacotron2Output:
-        """Teacher forcing: text (B, L) ids, text_lengths (B), mel (B, n_mels, T), mel_lengths (B) frames.
+        """Teacher forcing: text (B, L) ids, text_lengths (B), mel (B, n_mels, T), mel_lengths (B) frames, speaker (B)
+        ids: places in config.speakers, if it has any, else None.
 
         With probability p_own_frames a step sees the decoder's own previous frame instead of the given one; None means
         the config's value in training, and 0 otherwise. T need not be a multiple of n_frames_per_step: the last step is
@@ -532,7 +555,7 @@ class Tacotron2(nn.Module):
         inside = mask.unsqueeze(1)
         normalized = (mel - self.config.mel_mean) / self.config.mel_std
         seen = F.pad(normalized * inside, (0, -num_frames % r))
-        memory = self.encode(text, text_lengths, generator)
+        memory = self.encode(text, text_lengths, speaker, generator)
         if p_own_frames:
             seen = self._with_own_frames(memory, text_lengths, seen, p_own_frames, generator)
         mel_out, gate, alignment = self.decoder(memory, text_lengths, seen, generator)
@@ -564,15 +587,18 @@ class Tacotron2(nn.Module):
         generator: Generators = None,
         patience: int | None = None,
         window: int | None = None,
+        speaker: Tensor | None = None,
     ) -> Tacotron2Speech:
-        """Free running: text (B, L) ids, text_lengths (B); at most max_decoder_steps steps (default: the config's).
+        """Free running: text (B, L) ids, text_lengths (B), speaker (B) ids as in `forward`; at most max_decoder_steps
+        steps (default: the config's).
 
         Given a list of generators, one for each text, a text gives the same speech in any batch. An utterance also ends
         after `patience` frames in which the attention has not moved on. With a `window` the attention is monotonic: it
         may look at most this many symbols ahead. None: no such limit.
         """
         r = self.config.n_frames_per_step
-        memory, limits = self.encode_each(text, text_lengths), self._limits(max_decoder_steps, patience, window)
+        memory = self.encode_each(text, text_lengths, speaker)
+        limits = self._limits(max_decoder_steps, patience, window)
         mel, num_steps, alignment, truncated = self.decoder.infer(memory, text_lengths, limits, generator)
         mask = lengths_to_mask(num_steps * r, mel.shape[2])
         return Tacotron2Speech(
@@ -586,12 +612,13 @@ class Tacotron2(nn.Module):
         max_steps = max_decoder_steps or self.config.max_decoder_steps
         return Limits(max_steps, patience and math.ceil(patience / self.config.n_frames_per_step), window)
 
-    def encode_each(self, text: Tensor, lengths: Tensor) -> Tensor:
+    def encode_each(self, text: Tensor, lengths: Tensor, speaker: Tensor | None = None) -> Tensor:
         """As `encode`; on a CPU each text alone, so that its bits do not depend on the others."""
         if text.device.type != "cpu":
-            return self.encode(text, lengths)
-        rows = zip(text.unsqueeze(1), lengths.unsqueeze(1), strict=True)
-        return pad_sequence([self.encode(row[:, : int(n)], n)[0] for row, n in rows], batch_first=True)
+            return self.encode(text, lengths, speaker)
+        speakers = [None] * len(text) if speaker is None else speaker.unsqueeze(1)
+        rows = zip(text.unsqueeze(1), lengths.unsqueeze(1), speakers, strict=True)
+        return pad_sequence([self.encode(row[:, : int(n)], n, who)[0] for row, n, who in rows], batch_first=True)
 
     def after_decoder_each(self, mel: Tensor, inside: Tensor) -> Tensor:
         """As `after_decoder`, for mel (B, n_mels, T) and the mask (B, 1, T) of its frames; on a CPU each mel alone."""

@@ -14,6 +14,7 @@ from common.checkpoint.checkpoint import Checkpoint
 from common.config import AudioConfig, TextConfig
 from common.errors import UserError
 from common.schema import from_dict
+from common.wording import counted
 from tacotron2.model import Tacotron2Config
 from tacotron2.text import SYMBOLS
 
@@ -76,13 +77,18 @@ def to_reference(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tens
     """
     typed = from_dict(Tacotron2Config, checkpoint.model_config)
     config, default = dataclasses.asdict(typed), dataclasses.asdict(Tacotron2Config())
+    if typed.speakers:
+        raise UserError(
+            f"this model has an embedding of {counted(len(typed.speakers), 'speaker')} (model.speakers), which has no "
+            "place in the reference's layout; convert to safetensors instead"
+        )
     for key in FIXED:
         if (value := config.pop(key)) != default[key]:
             raise UserError(
                 f"model.{key}={value} has no place in the reference's layout, where it is always {default[key]}; "
                 "convert to safetensors instead"
             )
-    for key in TRAINING_ONLY:
+    for key in (*TRAINING_ONLY, "speakers", "speaker_dim"):
         del config[key]
     config |= {"mask_padding": False, "decoder_no_early_stopping": False}
     added = added_weights(typed)

@@ -3,6 +3,7 @@
 from common.spec import ModelSpec
 from tacotron2 import reference
 from tacotron2.model import Tacotron2, Tacotron2Config
+from tacotron2.speaker_weights import adapt_speakers
 
 TACOTRON2 = ModelSpec(
     name="tacotron2",
@@ -10,7 +11,9 @@ TACOTRON2 = ModelSpec(
     config_class=Tacotron2Config,
     reference=reference,
     meanings=("mel_mean", "mel_std"),
+    names=("speakers",),
     not_sizes=("n_mel_channels", "n_symbols", "max_decoder_steps"),
     symbol_weights=("embedding.weight",),
+    adapt=adapt_speakers,
     renamed_weights={"sharpening.": "postfilter."},
 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +20,7 @@ from common.tracking.plots import alignment_figure, mel_figure
 from common.tracking.tracker import Tracker
 from common.training.task import Loss, Speech, Task, task_options
 from common.wording import counted
-from tacotron2.data import Tacotron2Batch, TextMelDataset, collate
+from tacotron2.data import AnyBatch, TextMelDataset, collate, on_device
 from tacotron2.loss import guided_attention_loss, mel_band_difference_loss, tacotron2_loss
 from tacotron2.measures import diagonality, gate_accuracy
 from tacotron2.model import Tacotron2, Tacotron2Config
@@ -27,8 +29,8 @@ from tacotron2.text import symbol_table, text_to_ids
 from tacotron2.text.cleaners import ENGLISH_CLEANERS
 
 THEN = (
-    "listen with: python inference.py tacotron2={run_dir} vocoder=griffin_lim input=filelists/demo_phrases.txt "
-    "output={run_dir}/speech_{step} (or waveglow=RUN instead of vocoder=griffin_lim); "
+    "listen with: python inference.py tacotron2={run_dir} {speaker}vocoder=griffin_lim "
+    "input=filelists/demo_phrases.txt output={run_dir}/speech_{step} (or waveglow=RUN instead of vocoder=griffin_lim); "
     "look at: python scripts/report.py {run_dir}"
 )
 ALIGNED = 0.6  # diagonality of a model whose attention follows the text
@@ -74,7 +76,7 @@ class Tacotron2Objective:
             "gate_accuracy",
         )
 
-    def __call__(self, model: nn.Module, batch: Tacotron2Batch, step: int | None, generator: Generator) -> Loss:
+    def __call__(self, model: nn.Module, batch: AnyBatch, step: int | None, generator: Generator) -> Loss:
         output = model(*batch, generator=generator)
         lengths, text_lengths = batch.mel_lengths, batch.text_lengths
         parts = tacotron2_loss(output, batch.mel, lengths, self.config.n_frames_per_step)
@@ -115,10 +117,10 @@ def calibrate(model: nn.Module, data: TextMelDataset, generator: Generator) -> N
     """Set the postfilter: measure on validation clips how much smoother the model's mels are than recorded ones."""
     assert isinstance(model, Tacotron2)
     device, predicted, recorded = model.embedding.weight.device, [], []
-    clips = range(min(len(data), CALIBRATION_CLIPS))
-    for start in clips[::CALIBRATION_BATCH]:
+    clips = calibration_clips(data)
+    for start in range(0, len(clips), CALIBRATION_BATCH):
         items = [data[(index, 0)] for index in clips[start : start + CALIBRATION_BATCH]]
-        batch = Tacotron2Batch(*(tensor.to(device) for tensor in collate(items)))
+        batch = on_device(collate(items), device)
         outputs = model(*batch, generator=generator).mel_postnet
         for ours, theirs, num_frames in zip(outputs, batch.mel, batch.mel_lengths.tolist(), strict=True):
             predicted.append(ours[:, :num_frames])
@@ -126,9 +128,22 @@ def calibrate(model: nn.Module, data: TextMelDataset, generator: Generator) -> N
     model.postfilter.measure(torch.cat(predicted, 1), torch.cat(recorded, 1))
 
 
+def calibration_clips(data: TextMelDataset) -> Sequence[int]:
+    """The clips that `calibrate` measures: the first ones, or the first ones of each speaker in turn."""
+    order: Sequence[int] = range(len(data))
+    if data.speakers:
+        turn = Counter[int | None]()
+        keys = []
+        for speaker in data.speaker_ids:
+            keys.append(turn[speaker])
+            turn[speaker] += 1
+        order = sorted(order, key=keys.__getitem__)
+    return order[:CALIBRATION_CLIPS]
+
+
 def calibration_warning(data: TextMelDataset, audio: AudioConfig) -> str:
     """Say so if the validation set is too short for `calibrate`."""
-    num_frames = sum(data.lengths[:CALIBRATION_CLIPS])
+    num_frames = sum(data.lengths[clip] for clip in calibration_clips(data))
     if num_frames >= MIN_CALIBRATION_FRAMES:
         return ""
     seconds = audio.hop_length / audio.sample_rate
@@ -180,7 +195,7 @@ class Tacotron2Report:
             tracker.record(step=step, sentences=[text for text, _ in sentences])
             if self.note:
                 tracker.message(self.note)
-        batch = Tacotron2Batch(*(tensor.to(device) for tensor in collate([data[(0, 0)]])))
+        batch = on_device(collate([data[(0, 0)]]), device)
         output = model(*batch, generator=generator)
         tracker.figure("alignment_teacher_forced", alignment_figure(output.alignment[0], f"step {step}"), step)
         tracker.figure("mel_teacher_forced", mel_figure(output.mel_postnet[0], f"step {step}"), step)
@@ -190,33 +205,47 @@ class Tacotron2Report:
             text = torch.tensor([ids], device=device)
             # Early in training a model does not stop by itself.
             max_steps = 1 + MAX_FRAMES_PER_SYMBOL * len(ids) // model.config.n_frames_per_step
-            speech = model.infer(text, torch.tensor([len(ids)], device=device), max_steps, generator)
+            lengths, num_speakers = torch.tensor([len(ids)], device=device), len(model.config.speakers)
+            speaker = torch.tensor([i % num_speakers], device=device) if num_speakers else None  # in turn
+            speech = model.infer(text, lengths, max_steps, generator, speaker=speaker)
             tracker.figure(f"sentence_{i}_alignment", alignment_figure(speech.alignment[0], f"step {step}"), step)
             found.append(Speech(sentence, self.vocoder(speech.mel_postnet[0])))
             tracker.audio(f"sentence_{i}", found[-1].audio, step)
         return found
 
 
-def tacotron2_task(config: TrainConfig) -> Task:
-    """The task that train.py runs for model.name=tacotron2."""
+def _literal(name: str) -> str:
+    """A name for a template of str.format."""
+    return name.replace("{", "{{").replace("}", "}}")
+
+
+def tacotron2_task(config: TrainConfig, known: TextMelDataset | None = None) -> Task:
+    """The task that train.py runs for model.name=tacotron2; `known` is its training set, once that was read."""
     data, audio, symbols = config.data, config.audio, symbol_table(config.data.characters)
     options = task_options(Tacotron2Options, config)
     if options.judge_waveglow and not config.trainer.judge:
         raise UserError(f"task.judge_waveglow={options.judge_waveglow} is only for trainer.judge=true: set that too")
     values: dict[str, Any] = {"n_symbols": len(symbols)} | config.model_values()
+    values["speakers"] = known.speakers if known else []
     model_config = from_dict(Tacotron2Config, values)
+    if known and not known.speakers and model_config.speaker_dim != Tacotron2Config.speaker_dim:
+        raise UserError(
+            f"model.speaker_dim={model_config.speaker_dim}: the rows of {data.train_filelist} name no speakers; leave "
+            "it out, or write the filelists with scripts/prepare_filelists.py --speakers"
+        )
     check_derived(
         n_mel_channels=(model_config.n_mel_channels, audio.n_mels), n_symbols=(model_config.n_symbols, len(symbols))
     )
 
     def datasets() -> tuple[TextMelDataset, TextMelDataset]:
         train = TextMelDataset(data.train_filelist, data, audio, symbols)
-        return train, TextMelDataset(data.val_filelist, data, audio, symbols)
+        return train, TextMelDataset(data.val_filelist, data, audio, symbols, train.speakers)
 
+    names = model_config.speakers
     return Task(
         spec=TACOTRON2,
         model_config=model_config,
-        text=TextConfig(symbols, data.cleaners),
+        text=TextConfig(symbols, data.cleaners, longest(known) if known else None),
         item_name="frames",
         build_model=lambda: Tacotron2(model_config),
         datasets=datasets,
@@ -224,8 +253,8 @@ def tacotron2_task(config: TrainConfig) -> Task:
         objective=Tacotron2Objective(options, model_config),
         report=Tacotron2Report(config, symbols),
         report_with=lambda vocoder: Tacotron2Report(config, symbols, vocoder),
-        then=THEN,
+        then=THEN.replace("{speaker}", f"speaker={quote(_literal(names[0]))} " if names else ""),
         calibrate=calibrate,
         warning=lambda data: calibration_warning(data, audio),
-        text_of=lambda train: TextConfig(symbols, data.cleaners, longest(train)),
+        of_data=None if known else lambda train: tacotron2_task(config, train),
     )

@@ -116,7 +116,7 @@ def test_half_precision_weights_become_float(tmp_path: Path) -> None:
 @pytest.mark.parametrize("frames_per_step", [1, 2])
 def test_sizes_come_from_the_tensors(frames_per_step: int, tmp_path: Path) -> None:
     """No size equals its default, except n_frames_per_step=1, and the file holds no config."""
-    sizes = {
+    sizes: dict[str, Any] = {
         "n_mel_channels": 20, "n_symbols": 30, "symbols_embedding_dim": 18, "encoder_kernel_size": 3,
         "encoder_n_convolutions": 2, "encoder_embedding_dim": 12, "attention_rnn_dim": 14, "attention_dim": 7,
         "attention_location_n_filters": 5, "attention_location_kernel_size": 9, "decoder_rnn_dim": 10,

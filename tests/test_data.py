@@ -142,8 +142,11 @@ def table(row: str, rows: list[tuple[str, str]] = ROWS) -> str:
         ("file|text\n" + table(TEXT), ["metadata.csv:1", "if this is a header, remove the line"]),
         (table("{0}.wav|{1}\n"), ["metadata.csv:1", "the id clip0.wav ends in .wav", "sed -i"]),
         (table("{1}" + "very long " * 99 + "|{0}\n"), ["metadata.csv:1", "no wavs/The first line."]),
-        (table("{0}|{1}|{3}\n"), ["last column should be the transcript", "2 values", "'voice 0'", "cut -d'|' -f1,2"]),
-        (table("{0}|{3}|{1}\n"), ["the second column holds 2 values in 8 rows", "mix their voices", "-f1,3"]),
+        (
+            table("{0}|{1}|{3}\n"),
+            ["last column should be the transcript", "2 values", "'voice 0'", "--speakers column", "cut -d'|' -f1,2"],
+        ),
+        (table("{0}|{3}|{1}\n"), ["the second column holds 2 values in 8 rows", "--speakers column", "-f1,3"]),
         (table(TEXT).encode("utf-16"), ["UTF-16", "iconv -f utf-16 -t utf-8"]),
         (table(TEXT).encode("utf-16-le"), ["UTF-16", "iconv -f utf-16le"]),
         (table(TEXT).encode("utf-16-be"), ["UTF-16", "iconv -f utf-16be"]),

@@ -330,7 +330,7 @@ def test_a_phrase_sounds_the_same_in_a_batch(tacotron2_run: Path, waveglow_run: 
     """Without noise, the other phrases of a batch and the padding change nothing."""
     voice = Synthesizer.load(tacotron2_run, waveglow_run, device="cpu", prenet_dropout=0.0)
     texts = ["One.", "A much longer phrase than the first.", "Three words here."]
-    options = {"sigma": 0.0, "max_decoder_steps": 20}
+    options: dict[str, Any] = {"sigma": 0.0, "max_decoder_steps": 20}
     together = next(voice.batches(texts, batch_size=3, **options))
     for text, utterance in zip(texts, together, strict=True):
         alone = voice.speak(text, **options)

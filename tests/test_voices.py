@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def test_a_voice_is_what_it_was_made_of(packed: Path, tacotron2_run: Path, waveg
     card = (packed / "README.md").read_text()
     assert "CC0" in card
     assert "2 entries" in card
-    options = {"max_decoder_steps": 10, "attempts": 1}
+    options: dict[str, Any] = {"max_decoder_steps": 10, "attempts": 1}
     voice, models = Synthesizer.load(packed, device="cpu"), Synthesizer.load(tacotron2_run, waveglow_run, device="cpu")
     batches = [next(v.batches(["Linux"], **options))[0] for v in (voice, models)]
     linnucks = next(models.batches(["linnucks"], **options))[0]

@@ -195,7 +195,7 @@ MISTAKES: list[tuple[list[Eventable], str, str]] = [
     ([Synthesize("Hi.", SynthesizeVoice("alloy"))], "voice_not_found", "the voices are: voice"),
     ([SynthesizeStart(SynthesizeVoice("../voice"))], "voice_not_found", "the voices are: voice"),
     ([Synthesize("Hi.", SynthesizeVoice(language="de"))], "voice_not_found", "the languages are: en"),
-    ([Synthesize("Hi.", SynthesizeVoice("voice", speaker="7"))], "invalid_value", "one speaker"),
+    ([Synthesize("Hi.", SynthesizeVoice("voice", speaker="7"))], "invalid_value", "the voices are: voice"),
     ([Synthesize("Hi.", text_format="x")], "invalid_value", "text or ssml"),
     ([SynthesizeStart(text_format="ssml")], "invalid_value", "one synthesize"),
     ([Synthesize("")], "invalid_input", "no word that can be spoken"),

@@ -13,7 +13,8 @@ from common.checkpoint import files, formats
 from common.config import AudioConfig, TextConfig
 from common.data.mels import audio_differences
 from common.errors import UserError
-from common.spec import ModelSpec
+from common.schema import from_dict
+from common.spec import Adapted, ModelSpec, Weights
 from common.wording import counted
 
 Symbols = tuple[str, ...] | None
@@ -53,15 +54,19 @@ def initialize(target: Target, path: str, warm_start: bool) -> str:
         if ours != theirs and key in taken and own[key].shape[1:] == taken[key].shape[1:]:
             taken[key], note = _rows_by_symbol(own[key], taken[key], ours, theirs)
             notes.append(f"{key}: {note}")
+    adapted = _adapted(target, taken, checkpoint.model_config, own)
+    taken = dict(adapted.weights)
     left = {key: tensor for key, tensor in own.items() if key not in taken or taken[key].shape != tensor.shape}
     has_other_sizes = bool(left or taken.keys() - own.keys())
     found = _mismatch(target, checkpoint.audio, ours, theirs, checkpoint.model_config, has_other_sizes)
+    found.differences += filter(None, [adapted.difference])
     if not warm_start:
         if found.differences:
             cure = f"set {' '.join(found.same)}, or " if found.same else ""
             raise UserError(f"init_from={path}: {'; '.join(found.differences)}; {cure}{WARM_START}")
         files.load_state(target.model, taken, path, WARM_START)
         return "\n  ".join([f"initialized with all weights of {path}", *notes])
+    notes += adapted.notes
     target.model.load_state_dict({key: taken[key] for key in own if key not in left}, strict=False)
     notes += [
         f"not taken: {key} {tuple(tensor.shape)}, "
@@ -72,6 +77,13 @@ def initialize(target: Target, path: str, warm_start: bool) -> str:
     head = f"initialized with {len(own) - len(left)} of {counted(len(own), 'weight')} of {path}"
     notes = [f"differs: {difference}" for difference in found.differences] + notes
     return "\n  ".join([head, *notes]) if notes else f"{head}: all of them, warm_start=true was not needed"
+
+
+def _adapted(target: Target, taken: Weights, settings: dict[str, Any], own: Weights) -> Adapted:
+    """What the model itself does with the weights `taken` of a checkpoint with these settings."""
+    if target.spec.adapt is None:
+        return Adapted(taken)
+    return target.spec.adapt(taken, from_dict(target.spec.config_class, settings), own, target.config)
 
 
 def _mismatch(

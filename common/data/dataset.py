@@ -61,7 +61,10 @@ class RunData:
     def measure(self) -> int:
         """Identifies what chooses the best validation: the clips and the options that change its loss or its audio."""
         options = self.config.trainer
-        clips = [(clip.path, clip.text, frames) for clip, frames in zip(self.val.clips, self.val.lengths, strict=True)]
+        clips = [
+            (clip.path, clip.text, frames, *filter(None, [clip.speaker]))
+            for clip, frames in zip(self.val.clips, self.val.lengths, strict=True)
+        ]
         number = options.val_batches and [options.val_batches, options.batch_size, options.batch_frames]
         task = {key: value for key, value in self.config.task.items() if not key.startswith("judge_")}
         measure = repr((clips, task, self.config.seed, number))

@@ -1,6 +1,7 @@
-"""Filelists: text files with a row `path|transcript` for each clip. Paths are relative to the data root.
+"""Filelists: text files with a row `path|transcript` for each clip, or `path|transcript|speaker` if the corpus has
+several speakers. Paths are relative to the data root.
 
-Rows with more columns, such as LJSpeech's `id|raw|normalized`, are refused; scripts/prepare_filelists.py converts them.
+Other columns, such as LJSpeech's `id|raw|normalized`, are refused; scripts/prepare_filelists.py converts them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from common.config import DataConfig  # imports PyTorch, which an ONNX export does without
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+ROW = "a row is path|transcript, or path|transcript|speaker"
+SAME = 0.5  # a column with at most this fraction of different values holds labels, one with more holds texts
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Clip:
     text: str
     file: Path
     where: str
+    speaker: str = ""  # "": the rows name none
 
 
 def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
@@ -145,8 +149,9 @@ def read_filelist(path: str | Path, root: str | Path, follow_links: bool = False
 def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False) -> tuple[list[Clip], list[str]]:
     """The valid rows of a filelist, and a message for each other row.
 
-    A row is invalid if it does not have two columns, its transcript is empty, its path is absolute, contains `..`,
-    leaves `root` through a link (unless `follow_links`) or is repeated, or its file is missing or cannot be read.
+    A row is invalid if it does not have two columns, or three as the first row, one of them is empty, its path is
+    absolute, contains `..`, leaves `root` through a link (unless `follow_links`) or is repeated, or its file is missing
+    or cannot be read.
     """
     problems, clips, seen = [], [], dict[str, int]()
     root = Path(root)
@@ -156,18 +161,23 @@ def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False
         cure = f"bash scripts/prepare_dataset.sh {shlex.quote(str(root))}"
         raise UserError(f"filelist {path}: no such file; to write it, run: {cure}")
     real_root = os.path.realpath(root)
-    for number, line in read_lines(path, "filelist"):
+    lines = read_lines(path, "filelist")
+    first, width = lines[0][0], 3 if lines[0][1].count("|") == 2 else 2
+    for number, line in lines:
         where = f"{path}:{number}"
         columns = line.split("|")
-        if len(columns) != 2:
-            problems.append(f"{where}: {counted(len(columns), 'column')} in {line[:60]!r}; a row is path|transcript")
+        if len(columns) != width:
+            alike = f"; all rows must be like line {first}" if len(columns) in (2, 3) else ""
+            problems.append(f"{where}: {counted(len(columns), 'column')} in {line[:60]!r}; {ROW}{alike}")
             continue
-        name, text = normal(columns[0].strip()), columns[1].strip()
+        name, text, speaker = normal(columns[0].strip()), columns[1].strip(), columns[2].strip() if width == 3 else ""
         file = root / name
         if not name:
-            problems.append(f"{where}: the row names no clip; a row is path|transcript")
+            problems.append(f"{where}: the row names no clip; {ROW}")
         elif not text:
             problems.append(f"{where}: the transcript of {shown(name)} is empty; write what is said, or remove the row")
+        elif width == 3 and not speaker:
+            problems.append(f"{where}: the speaker of {shown(name)} is empty; write who speaks, or remove the row")
         elif leaves(name):
             problems.append(
                 f"{where}: {shown(name)} is not a path below data.root={root}; write it relative to that, without '..'"
@@ -182,8 +192,19 @@ def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False
             )
         else:
             seen[name] = number
-            clips.append(Clip(name, text, file, where))
-    return clips, problems
+            clips.append(Clip(name, text, file, where, speaker))
+    return clips, problems or _too_many_speakers(path, clips)
+
+
+def _too_many_speakers(path: str | Path, clips: list[Clip]) -> list[str]:
+    """Say so if the third column holds texts: nearly each value is another one."""
+    speakers = {clip.speaker for clip in clips}
+    if len(clips) < 4 or len(speakers) <= SAME * len(clips):
+        return []
+    return [
+        f"filelist {path}: its third column holds {counted(len(speakers), 'value')} in {len(clips):,} rows, such as "
+        f"{clips[0].speaker[:40]!r}; it must name the speaker of each clip. {ROW}"
+    ]
 
 
 def raise_problems(problems: list[str], shown: int = 10) -> None:

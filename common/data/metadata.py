@@ -6,14 +6,15 @@ import csv
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from common.data.filelist import AUDIO_SUFFIXES, file_problem, leaves, normal, raise_problems, read_lines, shown
+from common.data.filelist import AUDIO_SUFFIXES, SAME, file_problem, leaves, normal, raise_problems, read_lines, shown
 from common.errors import UserError
 from common.wording import counted
 
 SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas"}
 FORMAT = "a row is id|text or id|raw text|text as read, for wavs/id.wav, without a header"
+WITH_SPEAKERS = "a row is id|text|speaker or id|raw text|text as read|speaker, or has the speaker before the text"
 # Rewrite a table in our format, into a copy. "{0}" is the file, "{1}" its separator.
 CONVERT_TABLE = (
     "python -c \"import csv; rows = csv.reader(open(0, encoding='utf-8-sig', newline=''), delimiter='{1}'); "
@@ -21,7 +22,7 @@ CONVERT_TABLE = (
     'for row in rows if row)" < {0} > {0}.new'
 )
 CONVERT_FIRST = "sed 's/{1}/|/' {0} > {0}.new"
-SAME = 0.5  # a column with fewer different values than this fraction of its rows holds labels, not texts
+SpeakerSource = Literal["folders", "column"]  # what says who speaks: the first folder of an id, or a column
 
 
 class Entry(NamedTuple):
@@ -30,10 +31,20 @@ class Entry(NamedTuple):
     number: int
     clip: str
     texts: list[str]
+    speaker: str = ""
 
 
-def read_metadata(corpus: Path) -> list[tuple[str, str, str]]:
-    """(id, path relative to the corpus, transcript) of each row. The transcript is the last column.
+class MetadataRow(NamedTuple):
+    """A clip as its row describes it."""
+
+    clip: str  # its id
+    path: str  # relative to the corpus
+    text: str
+    speaker: str = ""  # "": the corpus has one
+
+
+def read_metadata(corpus: Path, speakers: SpeakerSource | None = None) -> list[MetadataRow]:
+    """The rows of metadata.csv. The transcript is the last column, or the last one besides that of the speakers.
 
     An id may name a clip in a folder below wavs/, such as speaker1/a.
 
@@ -41,27 +52,60 @@ def read_metadata(corpus: Path) -> list[tuple[str, str, str]]:
     """
     metadata = corpus / "metadata.csv"
     entries = read_entries(metadata)
+    if speakers == "column":
+        entries = _without_column(metadata, entries)
+    if speakers == "folders":
+        entries = [entry._replace(speaker=entry.clip.split("/")[0] if "/" in entry.clip else "") for entry in entries]
     rows, problems, seen = [], [], set[str]()
-    for number, clip, texts in entries:
+    for number, clip, texts, speaker in entries:
         where = f"{metadata}:{number}"
         files = [f"wavs/{clip}{suffix}" for suffix in AUDIO_SUFFIXES]
         found = [path for path in files if not file_problem(corpus / path)]
         if len(texts) not in (1, 2):
             columns = counted(len(texts) + 1, "column")
-            problems.append(f"{where}: {columns} in {'|'.join([clip, *texts])[:60]!r}; a row is id|text or id|raw|text")
+            cure = "; if one names the speaker, add --speakers column" if len(texts) == 3 else ""
+            problems.append(
+                f"{where}: {columns} in {'|'.join([clip, *texts])[:60]!r}; a row is id|text or id|raw|text{cure}"
+            )
         elif not texts[-1].strip():
             problems.append(f"{where}: the transcript of {shown(clip)} is empty; write what is said, or remove the row")
         elif clip in seen:
             problems.append(f"{where}: {clip} is already in a row above; remove one of the rows")
         elif not found:
             problems.append(f"{where}: {_missing(corpus, clip, number == entries[0].number)}")
+        elif speakers and not speaker:
+            folder = "is in no folder below wavs/; move it to wavs/SPEAKER/" if speakers == "folders" else "has none"
+            problems.append(f"{where}: the row must name its speaker, but {shown(clip)} {folder}, or remove the row")
         else:
             seen.add(clip)
-            rows.append((clip, found[0], texts[-1].strip()))
+            rows.append(MetadataRow(clip, found[0], texts[-1].strip(), speaker))
     raise_problems(problems)
     if problem := column_problem(metadata, entries):
         raise UserError(problem)
     return rows
+
+
+def _without_column(metadata: Path, entries: Sequence[Entry]) -> list[Entry]:
+    """`entries` with the speakers' column moved to `speaker`: the one with the fewest different values."""
+    width = max(len(entry.texts) for entry in entries)
+    raise_problems(
+        [
+            f"{metadata}:{number}: {counted(len(texts) + 1, 'column')}, others have {width + 1}; {WITH_SPEAKERS}"
+            for number, _, texts, _ in entries
+            if len(texts) != width or width not in (2, 3)
+        ]
+    )
+    different = [len({entry.texts[column].strip() for entry in entries}) for column in range(width)]
+    column = min(reversed(range(width)), key=different.__getitem__)  # if in doubt, the last one
+    if different[column] > SAME * len(entries):
+        raise UserError(
+            f"metadata {metadata}: no column names speakers: each holds {different[column]:,} or more different values "
+            f"in {len(entries):,} rows; {WITH_SPEAKERS}"
+        )
+    return [
+        entry._replace(texts=entry.texts[:column] + entry.texts[column + 1 :], speaker=entry.texts[column].strip())
+        for entry in entries
+    ]
 
 
 def without_row(corpus: Path, paths: Sequence[str]) -> list[str]:
@@ -134,18 +178,22 @@ def column_problem(metadata: Path, entries: Sequence[Entry]) -> str:
         return (
             f"metadata {metadata}, {_lines(rows)}: the last column should be the transcript, but holds "
             f"{counted(len(last), 'value')} in {len(rows):,} rows ({_some(last)}), while the one before it differs in "
-            f"each row. If the rows are id|text|speaker, write id|text: cut -d'|' -f1,2 {metadata} > new.csv && "
+            f"each row. If the rows are id|text|speaker, add --speakers column ({_command(metadata)}), for a model of "
+            f"several speakers; if all are one voice, write id|text: cut -d'|' -f1,2 {metadata} > new.csv && "
             f"mv new.csv {metadata}"
         )
     if 1 < len(middle) <= few < len(last):
-        one = min(middle)
         return (
             f"metadata {metadata}, {_lines(rows)}: the second column holds {counted(len(middle), 'value')} in "
-            f"{len(rows):,} rows ({_some(middle)}). If they are speakers, a model would mix their voices: prepare a "
-            f"corpus for each, with the same wavs/ and its rows: grep '|{one}|' {metadata}. If they are not, remove "
-            f"the column: cut -d'|' -f1,3 {metadata} > new.csv && mv new.csv {metadata}"
+            f"{len(rows):,} rows ({_some(middle)}). If they are speakers, a model would mix their voices: add "
+            f"--speakers column ({_command(metadata)}). If they are not, remove the column: cut -d'|' -f1,3 "
+            f"{metadata} > new.csv && mv new.csv {metadata}"
         )
     return ""
+
+
+def _command(metadata: Path) -> str:
+    return f"bash scripts/prepare_dataset.sh {shlex.quote(str(metadata.parent))} --speakers column"
 
 
 def _lines(rows: Sequence[Entry]) -> str:

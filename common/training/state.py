@@ -83,7 +83,8 @@ class TrainingState:
 
 
 def _check(checkpoint: Checkpoint, task: Task, config: TrainConfig) -> None:
-    """Raise a UserError if the checkpoint's model, audio, text or a setting in ModelSpec.meanings is not the task's."""
+    """Raise a UserError if the checkpoint's model, audio, text, or a setting in ModelSpec.meanings or names, is not the
+    task's."""
     run_dir = f"run_dir={config.run_dir}"
     if checkpoint.model_name != task.spec.name:
         raise UserError(f"{run_dir} holds a {checkpoint.model_name}; choose another run_dir")
@@ -98,5 +99,6 @@ def _check(checkpoint: Checkpoint, task: Task, config: TrainConfig) -> None:
         raise UserError(f"{run_dir}: trained with other symbols (data.characters); use the same, or another run_dir")
     ours = dataclasses.asdict(task.model_config)
     theirs = ours | checkpoint.with_present_names(task.spec).model_config
-    if other := [f"model.{key}={theirs[key]}" for key in task.spec.meanings if theirs[key] != ours[key]]:
+    kept = (*task.spec.meanings, *task.spec.names)
+    if other := [f"model.{key}={theirs[key]}" for key in kept if theirs[key] != ours[key]]:
         raise UserError(f"{run_dir} was trained with {' '.join(other)}; use the same, or another run_dir")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Generator, Tensor, nn
@@ -88,12 +88,12 @@ class Task:
     report_with: Callable[[Callable[[Tensor], Tensor]], Report] | None = None
     judge: Callable[[Sequence[Speech]], Verdict] | None = None  # on rank 0, if trainer.judge is true
     memory_option: str = ""  # ends the message when memory runs out, for example " or KEY=VALUE"
-    # `text` with what only the training set tells.
-    text_of: Callable[[Any], TextConfig] | None = None
+    # The same task with what only the training set tells.
+    of_data: Callable[[Any], Task] | None = None
 
     def knowing(self, train: ClipDataset) -> Task:
-        """This task with the text config of a run on the training set `train`."""
-        return self if self.text_of is None else replace(self, text=self.text_of(train))
+        """This task for a run on the training set `train`."""
+        return self if self.of_data is None else self.of_data(train)
 
 
 def task_options(cls: type[T], config: TrainConfig) -> T:

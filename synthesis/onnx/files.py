@@ -34,7 +34,7 @@ CODE = (
     "synthesis/__init__.py", "synthesis/clauses.py", "synthesis/reader.py", "synthesis/sentences.py",
     "synthesis/onnx/__init__.py", "synthesis/onnx/corrections.py",
     "synthesis/onnx/files.py", "synthesis/onnx/voice.py",
-    "tacotron2/__init__.py", "tacotron2/text/*.py",
+    "tacotron2/__init__.py", "tacotron2/speaker_names.py", "tacotron2/text/*.py",
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The models as ONNX graphs. Batch B, text length L and number of frames T are dynamic.
 
-encoder       text (B, L) int64, text_lengths (B) int64 -> memory (B, L, E), keys (B, L, attention_dim)
+encoder       text (B, L) int64, text_lengths (B) int64, and if the model has speakers, speaker (B) int64
+              -> memory (B, L, E), keys (B, L, attention_dim)
 decoder_step  frames (B, n_mels * r), the last r frames; prenet_masks (2, B, prenet_dim), 0 where the prenet drops
               and 1 / (1 - p) elsewhere; memory, keys, text_lengths; the state, see STATE
               -> next_frames, gate (B) logits, and the state for the next step, each named next_...
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from common.ops.padding import lengths_to_mask
 from tacotron2.model import AttentionState, Memory, Tacotron2
+from tacotron2.speakers import with_speakers
 from waveglow.model import WN, InvertibleConv, WaveGlow
 
 STATE = {  # input of decoder_step: its last dimension
@@ -31,7 +33,7 @@ STATE = {  # input of decoder_step: its last dimension
     "attention_cell": "attention_rnn_dim",
     "attention_weights": "length",
     "attention_weights_sum": "length",
-    "attention_context": "encoder_embedding_dim",
+    "attention_context": "memory_dim",
     "decoder_hidden": "decoder_rnn_dim",
     "decoder_cell": "decoder_rnn_dim",
 }
@@ -51,15 +53,16 @@ def graphs(tacotron2: Tacotron2, waveglow: WaveGlow) -> dict[str, Graph]:
     """The four graphs by name."""
     step, postnet = DecoderStepGraph(tacotron2), PostnetGraph(tacotron2)
 
-    def encoded(text: Tensor, text_lengths: Tensor) -> tuple[Tensor, ...]:
-        memory = tacotron2.encode(text, text_lengths)
+    def encoded(text: Tensor, text_lengths: Tensor, speaker: Tensor | None = None) -> tuple[Tensor, ...]:
+        memory = tacotron2.encode(text, text_lengths, speaker)
         return memory, tacotron2.decoder.attention_layer.memory_layer(memory)
 
     def audio(mel: Tensor, z: Tensor) -> Tensor:
         return waveglow.infer(mel, 1.0, z)
 
+    encoder = SpeakersEncoderGraph(tacotron2) if tacotron2.config.speakers else EncoderGraph(tacotron2)
     return {
-        "encoder": Graph(EncoderGraph(tacotron2), ["memory", "keys"], encoded),
+        "encoder": Graph(encoder, ["memory", "keys"], encoded),
         "decoder_step": Graph(step, ["next_frames", "gate", *(f"next_{name}" for name in STATE)], step),
         "postnet": Graph(postnet, ["mel_postnet"], postnet),
         "waveglow": Graph(WaveGlowGraph(waveglow), ["audio"], audio),
@@ -89,6 +92,11 @@ class EncoderGraph(nn.Module):
         self.register_buffer("biases", torch.cat((of_both("bias_ih"), of_both("bias_hh")), 1))
 
     def forward(self, text: Tensor, text_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        memory = self.encoded(text, text_lengths)
+        return memory, self.keys(memory)
+
+    def encoded(self, text: Tensor, text_lengths: Tensor) -> Tensor:
+        """The encoder's output (B, L, E)."""
         (batch, length), mask = text.shape, lengths_to_mask(text_lengths, text.shape[1]).unsqueeze(1)
         x = self.embedding(text).transpose(1, 2) * mask
         for convolution in self.convolutions:
@@ -100,7 +108,18 @@ class EncoderGraph(nn.Module):
             dtype=x.dtype,
             shape=(length, 2, batch, self.hidden_size),
         )
-        memory = directions.permute(2, 0, 1, 3).flatten(2)
+        return directions.permute(2, 0, 1, 3).flatten(2)
+
+
+class SpeakersEncoderGraph(EncoderGraph):
+    """The same with an embedding of the speaker."""
+
+    def __init__(self, model: Tacotron2) -> None:
+        super().__init__(model)
+        self.speaker_embedding = model.speaker_embedding
+
+    def forward(self, text: Tensor, text_lengths: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        memory = with_speakers(self.encoded(text, text_lengths), text_lengths, self.speaker_embedding(speaker))
         return memory, self.keys(memory)
 
 
@@ -235,9 +254,10 @@ def example_inputs(
     text = torch.randint(1, config.n_symbols, (batch, length), generator=generator)
     text_lengths, mel_lengths = torch.full((batch,), length), torch.full((batch,), num_frames)
     text_lengths[-1], mel_lengths[-1] = length // 2, num_frames // 2
-    memory = tacotron2.encode(text, text_lengths)
+    speaker = {"speaker": torch.arange(batch) % len(config.speakers)} if config.speakers else {}
+    memory = tacotron2.encode(text, text_lengths, speaker.get("speaker"))
     keys = tacotron2.decoder.attention_layer.memory_layer(memory)
-    sizes = dataclasses.asdict(config) | {"length": length}
+    sizes = dataclasses.asdict(config) | {"length": length, "memory_dim": config.memory_dim}
     state = {name: torch.rand(batch, sizes[size], generator=generator) for name, size in STATE.items()}
     masks = torch.randint(0, 2, (2, batch, config.prenet_dim), generator=generator) * 2.0
     frames = torch.randn(batch, config.n_mel_channels * config.n_frames_per_step, generator=generator)
@@ -245,7 +265,7 @@ def example_inputs(
     z = torch.randn(batch, waveglow.config.n_group, num_frames * hop // waveglow.config.n_group, generator=generator)
     step = {"frames": frames, "prenet_masks": masks, "memory": memory, "keys": keys, "text_lengths": text_lengths}
     return {
-        "encoder": {"text": text, "text_lengths": text_lengths},
+        "encoder": {"text": text, "text_lengths": text_lengths} | speaker,
         "decoder_step": step | state,
         "postnet": {"mel": mel, "mel_lengths": mel_lengths},
         "waveglow": {"mel": mel, "z": z},

@@ -18,6 +18,7 @@ from synthesis.onnx.corrections import Corrections
 from synthesis.onnx.files import GRAPHS, read_config
 from synthesis.reader import Reader
 from synthesis.sentences import Pauses
+from tacotron2.speaker_names import speaker_id
 from tacotron2.text import Lexicon
 
 
@@ -31,6 +32,7 @@ class SpeechOptions(Options):
     match_mel: Index | None = None  # passes of the mel match; None: the model's own number
     max_steps: Count | None = None  # limit of decoder steps of a piece; None: the model's own
     pauses: Pauses = field(default_factory=Pauses)  # between the pieces of a text
+    speaker: str | None = None  # of a voice with several
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,18 @@ class Voice:
         """The characters of `text` that the model has no symbol for."""
         return self.reader.encode(text).dropped
 
-    def mel(self, ids: list[int], rng: np.random.Generator, max_steps: int | None = None) -> tuple[np.ndarray, bool]:
-        """ids -> mel (n_mels, T), truncated. Decodes until the gate opens or the steps are used up."""
+    def mel(
+        self, ids: list[int], rng: np.random.Generator, max_steps: int | None = None, speaker: str | None = None
+    ) -> tuple[np.ndarray, bool]:
+        """ids -> mel (n_mels, T), truncated. Decodes until the gate opens or the steps are used up.
+
+        Raises UserError if the voice has several speakers, and `speaker` is none of them.
+        """
         config, lengths = self.config["tacotron2"], np.array([len(ids)])
         text = np.array([ids], dtype=np.int64)
-        memory, keys = self.encoder.run(None, {"text": text, "text_lengths": lengths})
+        number = speaker_id(speaker, config.get("speakers", []))  # exports of earlier versions have no such key
+        who = {} if number is None else {"speaker": np.array([number])}
+        memory, keys = self.encoder.run(None, {"text": text, "text_lengths": lengths} | who)
         sizes = config | {"length": len(ids)}
         state = {name: np.zeros((1, sizes[size]), np.float32) for name, size in self.config["state"].items()}
         frames = np.zeros((1, config["n_mel_channels"] * config["n_frames_per_step"]), np.float32)
@@ -123,7 +132,7 @@ class Voice:
         parts, truncated = [np.zeros(0, np.float32)], False
         for place, read in enumerate(reads, 1):
             with about(repr(text[:60])):
-                mel, stopped = self.mel(read.ids, rng, chosen.max_steps)
+                mel, stopped = self.mel(read.ids, rng, chosen.max_steps, chosen.speaker)
                 truncated |= stopped
                 parts.append(self.audio(mel, rng, chosen))
             if place < len(reads):

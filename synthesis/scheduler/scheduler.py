@@ -110,7 +110,7 @@ class Scheduler:
     def __init__(self, options: SpeechOptions | None = None, lanes: int = 1, max_rows: int = MAX_ROWS) -> None:
         self.options, self.max_rows = options or SpeechOptions(), max_rows
         self._changed = threading.Condition()
-        self._batches: dict[int, _VoiceBatch] = {}  # by id of their voices
+        self._batches: dict[int, _VoiceBatch] = {}  # by id of their models, which the speakers of a voice share
         self._jobs: list[Job] = []
         self._is_closing = False
         self._lanes = [threading.Thread(target=self._work, name=f"lane {k}", daemon=True) for k in range(lanes)]
@@ -123,9 +123,9 @@ class Scheduler:
         with self._changed:
             if self._is_closing:
                 raise ClosedError("the scheduler is closed")
-            batch = self._batches.get(id(voice))
+            batch = self._batches.get(id(voice.text_to_mel))
             if batch is None:
-                batch = self._batches[id(voice)] = _VoiceBatch(voice, self.options, self.max_rows)
+                batch = self._batches[id(voice.text_to_mel)] = _VoiceBatch(voice, self.options, self.max_rows)
             batch.jobs = [*batch.jobs, job]
             self._jobs.append(job)
             self._changed.notify()
@@ -235,6 +235,6 @@ class Scheduler:
     def _forget(self, job: Job) -> None:
         if job in self._jobs:
             self._jobs.remove(job)
-        batch = self._batches[id(job.voice)]
+        batch = self._batches[id(job.voice.text_to_mel)]
         if job in batch.jobs:
             batch.jobs = [other for other in batch.jobs if other is not job]

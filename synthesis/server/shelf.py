@@ -1,4 +1,7 @@
-"""The voices of a server: those of one folder, each loaded when it is first asked for."""
+"""The voices of a server: those of one folder, each loaded when it is first asked for.
+
+The speakers of a voice with several are voices FOLDER/SPEAKER, which share its models.
+"""
 
 from __future__ import annotations
 
@@ -32,19 +35,29 @@ class Shelf:
             raise UserError(
                 f"voices={folder}: no voice there; make one with scripts/pack_voice.py output={folder}/NAME"
             )
-        self.voices = {(path.name or path.resolve().name): path for path in folders}  # . has none
+        self.voices: dict[str, Path] = {}  # name -> folder
+        self._speakers: dict[str, str] = {}  # name -> speaker, of voices that have several
+        for path in folders:
+            name, speakers = path.name or path.resolve().name, _speakers(path)  # . has no name
+            own = {f"{name}/{speaker}": speaker for speaker in speakers} if len(speakers) > 1 else {}
+            self.voices |= dict.fromkeys(own or [name], path)
+            self._speakers |= own
         self.aliases = {_text(alias): _text(name) for alias, name in aliases.items()}
         for alias, name in self.aliases.items():
             if name not in self.voices:
                 raise UserError(f"aliases.{alias}={name}: no such voice{did_you_mean(name, self.voices)}")
         self._load = load
-        self._loaded: dict[str, Synthesizer] = {}
-        self._locks = {name: threading.Lock() for name in self.voices}
+        self._loaded: dict[Path, Synthesizer] = {}
+        self._locks = {path: threading.Lock() for path in folders}
 
     def names(self) -> dict[str, str]:
         """Each name that a request may give, with a title for people."""
-        titles = {name: _title(path) or name for name, path in self.voices.items()}
+        titles = {name: self._title(name) for name in self.voices}
         return titles | {alias: titles[name] for alias, name in self.aliases.items()}
+
+    def _title(self, name: str) -> str:
+        title, speaker = _title(self.voices[name]), self._speakers.get(name)
+        return f"{title}: {speaker}" if title and speaker else title or name
 
     def language(self, name: str) -> str:
         """The code of a voice's language, such as "en", without loading the voice."""
@@ -60,13 +73,15 @@ class Shelf:
     def get(self, name: str) -> Synthesizer:
         """The voice, loaded if it was not yet, which takes seconds. Raises UserError if its files are damaged."""
         name = self.find(name)
-        with self._locks[name]:
-            if name not in self._loaded:
-                self._loaded[name] = self._load(Voice.find(self.voices[name]))
-            return self._loaded[name]
+        folder, speaker = self.voices[name], self._speakers.get(name)
+        with self._locks[folder]:
+            if folder not in self._loaded:
+                self._loaded[folder] = self._load(Voice.find(folder))
+            voice = self._loaded[folder]
+        return voice.speaking_as(speaker) if speaker else voice
 
     def is_loaded(self, name: str) -> bool:
-        return self.find(name) in self._loaded
+        return self.voices[self.find(name)] in self._loaded
 
 
 def _text(name: object) -> str:
@@ -88,9 +103,20 @@ def _title(folder: Path) -> str:
 
 def _language(folder: Path) -> str:
     """Of the cleaners that its Tacotron 2 names."""
+    return "en" if _described(folder, "text").get("cleaners") in ENGLISH_CLEANERS else UNKNOWN_LANGUAGE
+
+
+def _speakers(folder: Path) -> list[str]:
+    """The names that its Tacotron 2 has for speakers."""
+    names = _described(folder, "model_config").get("speakers", [])
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _described(folder: Path, part: str) -> dict[str, Any]:
+    """A part of the description in its Tacotron 2; empty if there is none, or if the file is damaged."""
     try:
         with safe_open(folder / TACOTRON2, "pt") as file:
-            text = json.loads((file.metadata() or {})["text"])
-        return "en" if text["cleaners"] in ENGLISH_CLEANERS else UNKNOWN_LANGUAGE
+            found = json.loads((file.metadata() or {})[part])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-        return UNKNOWN_LANGUAGE
+        return {}
+    return found if isinstance(found, dict) else {}

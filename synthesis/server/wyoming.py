@@ -305,7 +305,10 @@ class Speech:
         shelf, wanted = self.studio.shelf, _field(self.data, "voice", dict) or {}
         name, language, speaker = (_field(wanted, key, str) for key in ("name", "language", "speaker"))
         if speaker is not None:
-            raise ApiError(400, f"speaker {speaker[:60]!r} is unknown: a voice has one speaker", "invalid_value")
+            if name is not None and f"{name}/{speaker}" in shelf.voices:
+                return f"{name}/{speaker}"
+            message = f"speaker {speaker[:60]!r} is unknown; the voices are: {', '.join(shelf.names())}"
+            raise ApiError(400, message, "invalid_value")
         if name is not None:
             return str(name)
         if language is None:

@@ -40,6 +40,30 @@ def write_corpus(root: Path, sentences: list[str] = SENTENCES) -> Path:
     return root
 
 
+def write_speakers(root: Path, row: str = "{id}|{text}") -> Path:
+    """Write the same clips as those of two speakers, anna and bert, in a folder each, and return the root.
+
+    `row` is a row of metadata.csv, of {id}, {text}, {speaker} and {number}.
+    """
+    write_corpus(root)
+    rows = []
+    for i, text in enumerate(SENTENCES):
+        speaker = "anna" if i < 4 else "bert"
+        (root / "wavs" / speaker).mkdir(exist_ok=True)
+        (root / f"wavs/clip{i}.wav").rename(root / f"wavs/{speaker}/clip{i}.wav")
+        rows.append(row.format(id=f"{speaker}/clip{i}", text=text, speaker=speaker, number=i) + "\n")
+    (root / "metadata.csv").write_text("".join(rows), encoding="utf-8")
+    return root
+
+
+def prepare_speakers(root: Path) -> Path:
+    """Write and prepare a corpus of two speakers, and return its root."""
+    write_speakers(root)
+    run_here("scripts/prepare_filelists.py", root, "--speakers", "folders")
+    run_here("scripts/prepare_mels.py", f"data.root={root}", "num_processes=1")
+    return root
+
+
 def prepare(root: Path) -> Path:
     """Make the filelists and mels of a corpus, and return its root."""
     run_here("scripts/prepare_filelists.py", root)
