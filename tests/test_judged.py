@@ -1,4 +1,7 @@
-"""Validations are judged by ear: the best checkpoint and the end of a run follow the judges, the training does not."""
+"""Validations are judged by ear: the best checkpoint and the end of a run follow the judges, the training does not.
+
+Some of these tests take 5 to 10 seconds: each validation draws its pictures and synthesizes what is judged.
+"""
 
 from __future__ import annotations
 
