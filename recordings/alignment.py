@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import bisect
 import functools
+import itertools
+import math
 import re
 import statistics
 from collections import Counter
@@ -23,6 +25,8 @@ APOSTROPHE = "\u2019"
 RUNS = (4, 3, 2, 1)  # words that must be the same, one after the other, and occur once; longer ones first
 MAX_CELLS = 250_000  # of dynamic programming; a larger gap without a common word is left unaligned
 SUBSTITUTION, GAP = 1.0, 0.7  # costs; two gaps cost more than a substitution, so that a word heard wrong keeps its time
+MIN_LETTER = 0.04  # seconds of a letter, half of what is usual
+MAX_NEIGHBORS = 4  # words on each side of those without a time that may give them some of theirs
 SIMILAR = 0.5  # cost of a substitution by a word with the same first or last letters
 
 
@@ -88,27 +92,72 @@ def _filled(
     given: Sequence[str], spans: Sequence[tuple[float, float] | None], heard: Sequence[Word]
 ) -> list[tuple[float, float]]:
     """Spans for the words that have none; all starts and ends in order."""
-    result: list[tuple[float, float]] = []
-    before, place = heard[0].start, 0
+    result = [span or (math.nan, math.nan) for span in spans]
+    edges = (heard[0].start, heard[-1].end)
+    place = 0
     while place < len(spans):
-        last = place
+        last = place  # the run of words without a span ends before it
         while last < len(spans) and spans[last] is None:
             last += 1
-        after = spans[last][0] if last < len(spans) else heard[-1].end  # type: ignore[index] # not None there
-        letters = [1 + len(word) for word in given[place:last]]
-        room = max(0.0, after - before)
-        passed = 0
-        for size in letters:
-            start = before + room * passed / sum(letters)
-            passed += size
-            result.append((start, before + room * passed / sum(letters)))
-        if last < len(spans):
-            start, end = spans[last]  # type: ignore[misc] # not None there
-            start = max(start, result[-1][1] if result else start)
-            result.append((start, max(start, end)))
-            before = result[-1][1]
+        if last > place:
+            first, end = _with_neighbors(given, result, place, last, edges)
+            start, stop = _room(result, first, end, edges)
+            sizes = [_size(word) for word in given[first:end]]
+            bounds = [start + (stop - start) * passed / sum(sizes) for passed in itertools.accumulate(sizes, initial=0)]
+            result[first:end] = list(itertools.pairwise(bounds))
         place = last + 1
+    now = 0.0
+    for k, (start, stop) in enumerate(result):
+        now = max(now, start)
+        result[k] = (now, max(now, stop))
+        now = result[k][1]
     return result
+
+
+def _size(word: str) -> int:
+    """The length of a word in letters, with one for the space."""
+    return 1 + len(word)
+
+
+def _room(
+    spans: Sequence[tuple[float, float]], first: int, end: int, edges: tuple[float, float]
+) -> tuple[float, float]:
+    """From when to when the words `first` to `end` are said; those at its ends may have no span of their own."""
+    start = spans[first][0] if first < len(spans) else math.nan
+    if math.isnan(start):
+        start = spans[first - 1][1] if first else edges[0]
+    stop = spans[end - 1][1]
+    if math.isnan(stop):
+        stop = spans[end][0] if end < len(spans) else edges[1]
+    return start, max(start, stop)
+
+
+def _with_neighbors(
+    given: Sequence[str], spans: Sequence[tuple[float, float]], place: int, last: int, edges: tuple[float, float]
+) -> tuple[int, int]:
+    """Widen a run of words without a span by words around it, until it has room to be said.
+
+    Where Whisper misses words, their time is often that of a word beside them, which then seems to last for seconds.
+    """
+    first, end = place, last
+    while True:
+        start, stop = _room(spans, first, end, edges)
+        if stop - start >= MIN_LETTER * sum(map(_size, given[first:end])):
+            return first, end
+        before = _slack(given, spans, first - 1) if first > max(0, place - MAX_NEIGHBORS) else -math.inf
+        after = _slack(given, spans, end) if end < min(len(spans), last + MAX_NEIGHBORS) else -math.inf
+        if before == after == -math.inf:
+            return place, last  # nobody says these words here
+        if before >= after:
+            first -= 1
+        else:
+            end += 1
+
+
+def _slack(given: Sequence[str], spans: Sequence[tuple[float, float]], place: int) -> float:
+    """How many seconds a word lasts longer than it must; none for a word without a span."""
+    start, stop = spans[place]
+    return -math.inf if math.isnan(start) else stop - start - MIN_LETTER * _size(given[place])
 
 
 def _matches(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:

@@ -1,6 +1,6 @@
 """Checks each clip: is its text what is said, at a usual rate, undistorted, without noise, by the voice of the others?
 
-`measure` takes about two seconds a clip; `problem` decides from what it found, and costs nothing. The limits are set
+`hear` takes about two seconds a clip; `problem` decides from what it found, and costs nothing. The limits are set
 so that clips of LJSpeech stay; docs/data.md, "From recordings", has the figures.
 """
 
@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,30 +35,36 @@ MIN_CLIPS = 8  # below this number, medians of the corpus say nothing
 
 
 class Job(NamedTuple):
-    """What `measure` needs to know of a clip."""
+    """What `hear` needs to know of a clip."""
 
-    name: str
     file: Path
-    text: str
-    key: str  # names the clip's audio, its text and the model
+    key: str  # names the clip's audio and the model
     whisper: str | None
     language: str
 
 
+class Sound(NamedTuple):
+    """What the judges found in the audio of a clip, whatever its text."""
+
+    key: str
+    heard: str  # by Whisper
+    clean: float  # DNSMOS, overall
+    voice: list[float]  # Resemblyzer's embedding (256)
+
+
 @dataclass
 class Measured:
-    """What the judges found in a clip. `edge`: words at an end of the text that are not heard, or that are heard but
-    are not in the text."""
+    """A clip as the judges hear it, beside its text. `edge`: words at an end of the text that are not heard, or that
+    are heard but are not in the text."""
 
     name: str
-    key: str
     heard: str
     words: int
     word_errors: int
     edge: str
     letters_per_second: float
     clean: float
-    voice: list[float]  # Resemblyzer's embedding (256)
+    voice: list[float]
 
     @property
     def error_rate(self) -> float:
@@ -75,53 +81,44 @@ def _judges(whisper: str | None, language: str) -> tuple[Listener, Cleanness, Sp
 def check_all(
     clips: Sequence[Clips], audio: Path, work: Path, whisper: str | None, language: str, num_processes: int | None
 ) -> dict[str, Measured]:
-    """What is found in each clip that has audio, by name. `work` keeps the results of earlier runs, clip by clip."""
+    """What is found in each clip that has audio, by name. `work` keeps the results of earlier runs, clip by clip; they
+    depend on the audio, so that a text can be corrected without hearing the clip again."""
     make_directory(work, "output")
     file = work / "clips.jsonl"
-    jobs = [
-        Job(clip.name, audio / f"{clip.name}.wav", clip.text, _key(clip, found, whisper), whisper, language)
-        for found in clips
-        for clip in found.clips
-        if not clip.problem
-    ]
+    every = [clip for found in clips for clip in found.clips if not clip.problem]
+    keys = {clip.name: f"{clip.audio_key}:{whisper or 'tiny.en'}:{language}:{VERSION}" for clip in every}
     rows = read_json_lines(file) if file.is_file() else []
-    kept = {row["key"]: row for row in rows if row.get("key")}
-    known = {job.name: Measured(**kept[job.key]) for job in jobs if job.key in kept}
-    new = [job for job in jobs if job.name not in known]
-    if not new:
-        return known
-    with open(file, "a", encoding="utf-8") as results:
-        if rows:
-            results.write("\n")  # the last line of a run that was killed may have no end
-        for measured in in_parallel(measure, new, num_processes, "clip"):
-            with writing(file):
-                results.write(json.dumps(asdict(measured), ensure_ascii=False) + "\n")
-                results.flush()
-            known[measured.name] = measured
-    return {job.name: known[job.name] for job in jobs}
+    known = {row["key"]: Sound(**row) for row in rows if set(row) == set(Sound._fields)}
+    new = [
+        Job(audio / f"{clip.name}.wav", keys[clip.name], whisper, language)
+        for clip in every
+        if keys[clip.name] not in known
+    ]
+    if new:
+        with open(file, "a", encoding="utf-8") as results:
+            if rows:
+                results.write("\n")  # the last line of a run that was killed may have no end
+            for sound in in_parallel(hear, new, num_processes, "clip"):
+                with writing(file):
+                    results.write(json.dumps(sound._asdict(), ensure_ascii=False) + "\n")
+                    results.flush()
+                known[sound.key] = sound
+    return {clip.name: measure(clip, known[keys[clip.name]]) for clip in every}
 
 
-def _key(clip: Clip, found: Clips, whisper: str | None) -> str:
-    return f"{found.fingerprint}:{clip.name}:{whisper or 'tiny.en'}:{VERSION}"
-
-
-def measure(job: Job) -> Measured:
+def hear(job: Job) -> Sound:
     """Let the judges hear one clip."""
     listener, cleanness, encoder = _judges(job.whisper, job.language)
     samples, rate = read_audio(job.file)
-    heard = listener(samples, rate)
-    words, wrong, edge = compare(job.text, heard)
-    return Measured(
-        job.name,
-        job.key,
-        heard,
-        words,
-        wrong,
-        edge,
-        round(sum(map(str.isalnum, job.text)) / (len(samples) / rate), 3),
-        round(cleanness(samples, rate)["ovrl"], 3),
-        [round(float(value), 5) for value in encoder(samples, rate)],
-    )
+    voice = [round(float(value), 5) for value in encoder(samples, rate)]
+    return Sound(job.key, listener(samples, rate), round(cleanness(samples, rate)["ovrl"], 3), voice)
+
+
+def measure(clip: Clip, sound: Sound) -> Measured:
+    """Compare what was heard in a clip with its text."""
+    words, wrong, edge = compare(clip.text, sound.heard)
+    rate = sum(map(str.isalnum, clip.text)) / clip.seconds
+    return Measured(clip.name, sound.heard, words, wrong, edge, rate, sound.clean, sound.voice)
 
 
 def compare(text: str, heard: str) -> tuple[int, int, str]:

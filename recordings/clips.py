@@ -36,6 +36,7 @@ FULL_SCALE = 0.999  # a sample at this level or above is clipped, as in evaluati
 @dataclass(frozen=True)
 class Clip:
     """A clip of a recording: its `name`, where it is from, its text, and the share of clipped samples in the source.
+    `audio_key` is the same for the same audio, whatever its text.
 
     `problem` says why there is no audio for it; "" if there is.
     """
@@ -47,6 +48,7 @@ class Clip:
     text: str
     clipped: float = 0.0
     problem: str = ""
+    audio_key: str = ""
 
     @property
     def seconds(self) -> float:
@@ -91,7 +93,7 @@ def cut_one(
 ) -> Clips:
     """The clips of one recording; see `cut_all`."""
     depends = {**before, "text": transcript.text, "loudness": loudness, "version": VERSION}
-    fingerprint = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+    fingerprint = _digest(depends)
     file = work / f"{clip_stem(recording.name)}.json"
     kept = _kept(file, fingerprint, work)
     if kept is not None:
@@ -102,6 +104,10 @@ def cut_one(
     result = Clips(clips, share, fingerprint)
     write_text(file, json.dumps(dataclasses.asdict(result), ensure_ascii=False))
     return result
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _kept(file: Path, fingerprint: str, work: Path) -> Clips | None:
@@ -153,7 +159,8 @@ def _written(recording: Recording, cuts: Sequence[Cut], work: Path, loudness: fl
         audio = next(sounds)
         clipped = float((np.abs(audio) >= FULL_SCALE).mean()) if len(audio) else 0.0
         save_audio(work / f"{name}.wav", leveled(converted(audio, recording.sample_rate), loudness), RATE)
-        yield Clip(name, recording.name, start, end, found.text, clipped)
+        key = _digest([recording.fingerprint, start, end, loudness, VERSION])
+        yield Clip(name, recording.name, start, end, found.text, clipped, audio_key=key)
 
 
 def converted(audio: np.ndarray, rate: int) -> np.ndarray:

@@ -29,7 +29,7 @@ def clip(name: str = "a", **changes: Any) -> Clip:
 
 def measured(name: str = "a", **changes: Any) -> Measured:
     usual: dict[str, Any] = {
-        "name": name, "key": name, "heard": "some text", "words": 10, "word_errors": 1, "edge": "",
+        "name": name, "heard": "some text", "words": 10, "word_errors": 1, "edge": "",
         "letters_per_second": 12.0, "clean": 3.2, "voice": voice(0.0),
     }  # fmt: skip
     return Measured(**{**usual, **changes})

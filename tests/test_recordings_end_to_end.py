@@ -89,8 +89,8 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path: Path) -> None:
     shutil.rmtree(output / "wavs")
     cut_recordings(folder)
     assert {p.name: p.read_bytes() for p in output.rglob("*") if p.suffix in (".wav", ".csv")} == expected
-    names = [json.loads(line)["name"] for line in checked.read_text().splitlines() if line.endswith("}")]
-    assert sorted(names) == sorted(json.loads(line)["name"] for line in lines)  # only two were heard again
+    keys = [json.loads(line)["key"] for line in checked.read_text().splitlines() if line.endswith("}")]
+    assert sorted(keys) == sorted(json.loads(line)["key"] for line in lines)  # only two were heard again
 
 
 def test_what_is_no_corpus_is_refused(tmp_path: Path) -> None:
