@@ -102,7 +102,7 @@ class Synthesizer:
         model = formats.build(checkpoint, tacotron2, MODELS.values(), **overrides).to(where)
         assert isinstance(model, Tacotron2)
         model.postfilter.strength = postfilter_strength
-        reader = Reader(text.cleaners, text.symbols, text.limit, words)
+        reader = Reader(text.cleaners, text.symbols, text.limit, words, text.language)
         return cls(model, vocoder, reader, precision, f"tacotron2={tacotron2}")
 
     @property

@@ -13,7 +13,9 @@ from common.data.batching import Draw
 from common.data.filelist import raise_problems, read_filelist
 from common.data.mels import MelDirectory
 from common.ops.padding import pad_last
-from tacotron2.text import SYMBOLS, text_to_ids
+from tacotron2.text import SYMBOLS, prepare, text_to_ids
+
+PREPARED = 1000  # texts whose phonemes are found together
 
 
 class Tacotron2Batch(NamedTuple):
@@ -31,11 +33,15 @@ class TextMelDataset:
     def __init__(self, filelist: str, data: DataConfig, audio: AudioConfig, symbols: Sequence[str] = SYMBOLS) -> None:
         self.clips = read_filelist(filelist, data.root, data.follow_links)[: data.limit]
         self.mels = MelDirectory(data.mel_dir)
-        self.ids = [text_to_ids(clip.text, data.cleaners, symbols) for clip in self.clips]
+        self.ids: list[list[int]] = []
+        for start in range(0, len(self.clips), PREPARED):
+            texts = [clip.text for clip in self.clips[start : start + PREPARED]]
+            prepare(texts, data.cleaners, language=data.language)
+            self.ids += [text_to_ids(text, data.cleaners, symbols, language=data.language) for text in texts]
         raise_problems(
             [
                 f"{clip.where}: nothing is left of {clip.text[:40]!r} after {data.cleaners}; correct or remove the "
-                "row, or add its letters to data.characters"
+                "row, or set data.language, or add its letters to data.characters"
                 for clip, ids in zip(self.clips, self.ids, strict=True)
                 if not ids
             ]

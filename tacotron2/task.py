@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +22,7 @@ from tacotron2.loss import guided_attention_loss, mel_band_difference_loss, taco
 from tacotron2.measures import diagonality, gate_accuracy
 from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.spec import TACOTRON2
-from tacotron2.text import symbol_table, text_to_ids
+from tacotron2.text import language_of, symbols_of, text_to_ids
 from tacotron2.text.cleaners import ENGLISH_CLEANERS
 
 THEN = (
@@ -152,7 +152,7 @@ class Tacotron2Report:
         data, self.audio, self.logged = config.data, config.audio, False
         texts = list(ENGLISH_SENTENCES) if data.cleaners in ENGLISH_CLEANERS else None
         texts = texts if data.sentences is None else data.sentences
-        ids = [(text, text_to_ids(text, data.cleaners, symbols)) for text in texts or []]
+        ids = [(text, text_to_ids(text, data.cleaners, symbols, language=data.language)) for text in texts or []]
         # (text, ids), without those that have no ids; None: the first of the validation set
         self.sentences = None if texts is None else [(text, found) for text, found in ids if found]
 
@@ -182,7 +182,9 @@ class Tacotron2Report:
 
 def tacotron2_task(config: TrainConfig) -> Task:
     """The task that train.py runs for model.name=tacotron2."""
-    data, audio, symbols = config.data, config.audio, symbol_table(config.data.characters)
+    data, audio = config.data, config.audio
+    symbols = symbols_of(data.cleaners, data.language, data.characters)
+    text = TextConfig(symbols, data.cleaners, language=language_of(data.cleaners, data.language))
     values: dict[str, Any] = {"n_symbols": len(symbols)} | config.model_values()
     model_config = from_dict(Tacotron2Config, values)
     check_derived(
@@ -196,7 +198,7 @@ def tacotron2_task(config: TrainConfig) -> Task:
     return Task(
         spec=TACOTRON2,
         model_config=model_config,
-        text=TextConfig(symbols, data.cleaners),
+        text=text,
         item_name="frames",
         build_model=lambda: Tacotron2(model_config),
         datasets=datasets,
@@ -206,5 +208,5 @@ def tacotron2_task(config: TrainConfig) -> Task:
         then=THEN,
         calibrate=calibrate,
         warning=lambda data: calibration_warning(data, audio),
-        text_of=lambda train: TextConfig(symbols, data.cleaners, longest(train)),
+        text_of=lambda train: replace(text, limit=longest(train)),
     )
