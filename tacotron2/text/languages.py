@@ -30,10 +30,14 @@ class Rules:
     cents: str  # between a currency and its cents; "": nothing
     signs: Mapping[str, str]
     currencies: Mapping[str, tuple[str, str]]  # sign -> (one, several)
+    months: str  # from January on
+    date: str  # of day, month and year
     units: tuple[str, ...]  # in the order of SYMBOLIC_UNITS
     abbreviations: Mapping[str, str]
     spaced_thousands: bool = False  # "3 500"; "3.500" and "3,5" are read in all these languages
     has_century_years: bool = False  # "1984" is nineteen hundred eighty-four
+    decade: str = ""  # the ending of "1990er"
+    plural: bool = False  # a number before a word in "s" is before what is counted
     before_noun: tuple[tuple[str, str], ...] = ()  # (ending, ending before what is counted): "uno" -> "un"
     # (pattern, ending): the first group is a number that is read as an ordinal with its last letter replaced by
     # `ending`, if there is one
@@ -67,6 +71,8 @@ GERMAN = Rules(
     minus="minus", comma="Komma", point="Punkt", until="bis", hour="Uhr", cents="",
     signs={"%": "Prozent", "&": "und", "+": "plus", "=": "gleich", "§": "Paragraf", "@": "at"},
     currencies={"€": ("Euro", "Euro"), "$": ("Dollar", "Dollar"), "£": ("Pfund", "Pfund")},
+    months="Januar Februar März April Mai Juni Juli August September Oktober November Dezember",
+    date="{}. {} {}",
     units=(
         "Kilometer pro Stunde", "Kilometer", "Zentimeter", "Millimeter", "Meter", "Kilogramm", "Gramm", "Liter",
         "Grad Celsius", "Grad",
@@ -79,6 +85,7 @@ GERMAN = Rules(
         "ggf.": "gegebenenfalls", "vgl.": "vergleiche", "Str.": "Straße", "Mio.": "Millionen", "Mrd.": "Milliarden",
     },
     has_century_years=True,
+    decade="er",
     before_noun=(("eins", "ein"),),
     ordinals=(
         (r"(?<=\b[AaIi]m) ([0-9]{1,3})\.(?= [^\W\d_])", "en"),
@@ -93,6 +100,8 @@ SPANISH = Rules(
     minus="menos", comma="coma", point="punto", until="a", hour="y", cents="con",
     signs={"%": "por ciento", "&": "y", "+": "más", "=": "igual a", "@": "arroba"},
     currencies={"€": ("euro", "euros"), "$": ("dólar", "dólares"), "£": ("libra", "libras")},
+    months="enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre",
+    date="{} de {} de {}",
     units=(
         "kilómetros por hora", "kilómetros", "centímetros", "milímetros", "metros", "kilogramos", "gramos", "litros",
         "grados Celsius", "grados",
@@ -103,6 +112,7 @@ SPANISH = Rules(
         "p. ej.": "por ejemplo", "etc.": "etcétera", "núm.": "número", "pág.": "página", "a. C.": "antes de Cristo",
         "d. C.": "después de Cristo",
     },
+    plural=True,
     before_noun=(("veintiuno", "veintiún"), ("uno", "un")),
     ordinals=((r"\b([0-9]{1,3})\.?º", ""), (r"\b([0-9]{1,3})\.?ª", "a")),
 )  # fmt: skip
@@ -111,6 +121,8 @@ FRENCH = Rules(
     minus="moins", comma="virgule", point="point", until="à", hour="heures", cents="",
     signs={"%": "pour cent", "&": "et", "+": "plus", "=": "égale", "@": "arobase"},
     currencies={"€": ("euro", "euros"), "$": ("dollar", "dollars"), "£": ("livre", "livres")},
+    months="janvier février mars avril mai juin juillet août septembre octobre novembre décembre",
+    date="{} {} {}",
     units=(
         "kilomètres heure", "kilomètres", "centimètres", "millimètres", "mètres", "kilogrammes", "grammes", "litres",
         "degrés Celsius", "degrés",
@@ -128,6 +140,8 @@ ITALIAN = Rules(
     minus="meno", comma="virgola", point="punto", until="a", hour="e", cents="e",
     signs={"%": "per cento", "&": "e", "+": "più", "=": "uguale", "@": "chiocciola"},
     currencies={"€": ("euro", "euro"), "$": ("dollaro", "dollari"), "£": ("sterlina", "sterline")},
+    months="gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre",
+    date="{} {} {}",
     units=(
         "chilometri all'ora", "chilometri", "centimetri", "millimetri", "metri", "chilogrammi", "grammi", "litri",
         "gradi Celsius", "gradi",
@@ -147,6 +161,8 @@ PORTUGUESE = Rules(
     currencies={
         "R$": ("real", "reais"), "€": ("euro", "euros"), "$": ("dólar", "dólares"), "£": ("libra", "libras"),
     },
+    months="janeiro fevereiro março abril maio junho julho agosto setembro outubro novembro dezembro",
+    date="{} de {} de {}",
     units=(
         "quilômetros por hora", "quilômetros", "centímetros", "milímetros", "metros", "quilogramas", "gramas", "litros",
         "graus Celsius", "graus",
@@ -163,6 +179,8 @@ DUTCH = Rules(
     minus="min", comma="komma", point="punt", until="tot", hour="uur", cents="",
     signs={"%": "procent", "&": "en", "+": "plus", "=": "is", "@": "apenstaartje"},
     currencies={"€": ("euro", "euro"), "$": ("dollar", "dollar"), "£": ("pond", "pond")},
+    months="januari februari maart april mei juni juli augustus september oktober november december",
+    date="{} {} {}",
     units=(
         "kilometer per uur", "kilometer", "centimeter", "millimeter", "meter", "kilogram", "gram", "liter",
         "graden Celsius", "graden",

@@ -82,24 +82,25 @@ class _Speaker:
         whole = _WHOLE_SPACED if rules.spaced_thousands else _WHOLE
         self.number = rf"{whole}(?:,[0-9]+)?"
         self.currency = "|".join(map(re.escape, rules.currencies))
+        self.signs = "".join(sign for sign in (*rules.signs, *rules.currencies) if len(sign) == 1)
         self.units = dict(zip(SYMBOLIC_UNITS, rules.units, strict=True))
 
     def read(self, text: str) -> str:
-        text = _abbreviations(self.code).sub(lambda match: self.rules.abbreviations[match[0]], text)
+        text = _abbreviations(base(self.code)).sub(self._abbreviation, text)
         if re.search("[0-9]", text):
             text = self.numbers(text)
-        for sign, (_, several) in self.rules.currencies.items():
-            text = text.replace(sign, f" {several} ")
-        for sign, word in self.rules.signs.items():
-            text = text.replace(sign, f" {word} ")
-        return text
+        return re.sub(rf"[{re.escape(self.signs)}]", self._sign, text)
 
     def numbers(self, text: str) -> str:
         """From the longest forms to the shortest."""
         text = re.sub(r"(?<!\S)[-\u2212](?=[0-9])", f"{self.rules.minus} ", text)
+        text = re.sub(r"(?<![\w.,/-])([0-9]{1,2})[./-]([0-9]{1,2})[./-]([0-9]{4})(?![\w/-])", self._date, text)
         for pattern, ending in self.rules.ordinals:
             text = re.sub(pattern, functools.partial(self._ordinal, ending=ending), text)
-        text = re.sub(r"(?<![\w:.,])([0-9]{1,2}):([0-9]{2})(?![\w:]|[.,][0-9])( Uhr| uur)?", self._time, text)
+        between = " ?h ?|:" if self.rules.hour == "heures" else ":"
+        text = re.sub(
+            rf"(?<![\w:.,])([0-9]{{1,2}})(?:{between})([0-9]{{2}})(?![\w:]|[.,][0-9])( Uhr| uur)?", self._time, text
+        )
         one = rf"(?<![\w.,])(?:(?P<before>{self.currency}) ?)?(?P<number>{self.number})"
         text = re.sub(rf"{one}(?: ?(?P<after>{self.currency})(?!\w))?", self._money, text)
         counted = "|".join(map(re.escape, SYMBOLIC_UNITS))
@@ -107,12 +108,30 @@ class _Speaker:
         text = re.sub(r"(?<=[0-9])[-\u2013](?=[0-9])", f" {self.rules.until} ", text)
         # What is left of a date or a version: 2.5.1
         text = re.sub(r"(?<=[0-9])\.(?=(?![0-9]{3}(?![0-9]))[0-9])", f" {self.rules.point} ", text)
-        return re.sub(self.number, lambda match: self._spaced(match, self._plain(match[0])), text)
+        return re.sub(self.number, self._number, text)
 
-    def _spaced(self, match: Match, words: str) -> str:
-        """`words` apart from the letters beside them: "A4" -> "A vier"."""
-        before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
-        return f"{' ' * before.isalnum()}{words}{' ' * after.isalnum()}"
+    def _abbreviation(self, match: Match) -> str:
+        known = self.rules.abbreviations
+        return known[match[0]] if match[0] in known else known[match[0][0].lower() + match[0][1:]]
+
+    def _sign(self, match: Match) -> str:
+        words = self.rules.signs.get(match[0]) or self.rules.currencies[match[0]][1]
+        before, after = _beside(match)
+        return f"{' ' * (not before.isspace())}{words}{' ' * after.isalnum()}"
+
+    def _number(self, match: Match) -> str:
+        """Its words, apart from the letters beside them: "A4" -> "A vier". German "1990er" is one word."""
+        before, after = _beside(match)
+        joined = self.rules.decade and re.match(rf"{self.rules.decade}\b", match.string[match.end() : match.end() + 3])
+        plural = re.compile(r" [^\W\d_]{1,30}s\b").match(match.string, match.end()) if self.rules.plural else None
+        words = self._counting(match[0]) if plural else self._plain(match[0])
+        return f"{' ' * before.isalnum()}{words}{' ' * (after.isalnum() and not joined)}"
+
+    def _date(self, match: Match) -> str:
+        day, month = int(match[1]), int(match[2])
+        if not (1 <= day <= 31 and 1 <= month <= 12):
+            return match[0]
+        return self.rules.date.format(day, self.rules.months.split()[month - 1], match[3])
 
     def _plain(self, written: str) -> str:
         whole, comma, decimals = written.partition(",")
@@ -163,14 +182,21 @@ class _Speaker:
         return f"{self._counting(match[1])} {self.units[match[2]]}"
 
 
+def _beside(match: Match) -> tuple[str, str]:
+    """The characters before and after a match."""
+    return match.string[max(0, match.start() - 1) : match.start()], match.string[match.end() : match.end() + 1]
+
+
 def _first(words: str, ending: str) -> str:
     """French "premier" -> "première"."""
     return words.removesuffix("er") + ending if ending else words
 
 
 @functools.cache
-def _abbreviations(code: str) -> re.Pattern[str]:
-    rules = LANGUAGES[base(code)].rules
+def _abbreviations(language: str) -> re.Pattern[str]:
+    """Abbreviations, also with a capital where a sentence begins."""
+    rules = LANGUAGES[language].rules
     assert rules is not None
-    longest = sorted(rules.abbreviations, key=len, reverse=True)
+    written = {*rules.abbreviations, *(name[0].upper() + name[1:] for name in rules.abbreviations)}
+    longest = sorted(written, key=len, reverse=True)
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest))})(?!\w)")
