@@ -102,6 +102,7 @@ def card(name: str, rows: list[str], voice: Synthesizer, config: PackConfig) -> 
         "|---|---|---|---|",
         *rows,
         "",
+        *([f"- Language: {text.language}."] if text.language else []),
         f"- Text: cleaners `{text.cleaners}`, {counted(len(text.symbols), 'symbol')}; pieces of at most "
         f"{counted(text.limit, 'symbol')}.",
         *([f"- Lexicon: {counted(len(text.lexicon), 'entry', 'entries')}."] if text.lexicon else []),

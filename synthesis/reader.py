@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from synthesis.sentences import DEFAULT_LIMIT, Piece, Splitter
-from tacotron2.text import Encoded, Lexicon, encode, prepare, word_spans
+from tacotron2.text import PHONEMES, Encoded, Lexicon, encode, prepare, word_spans
 from tacotron2.text.cleaners import ENGLISH_CLEANERS
 from tacotron2.text.languages import base
 
@@ -47,6 +47,11 @@ class Reader:
 
     def encode(self, text: str) -> Encoded:
         return encode(text, self.cleaners, self.symbols, self.lexicon, self.language)
+
+    @property
+    def alphabet(self) -> str:
+        """Of the phonemes in braces, as SSML calls it."""
+        return "ipa" if self.cleaners == PHONEMES else "x-arpabet"
 
     def prepare(self, texts: Iterable[str]) -> None:
         """Before `encode` of many texts, which is then faster."""

@@ -3,6 +3,7 @@
 from common.spec import ModelSpec
 from tacotron2 import reference
 from tacotron2.model import Tacotron2, Tacotron2Config
+from tacotron2.text.alike import ALIKE
 
 TACOTRON2 = ModelSpec(
     name="tacotron2",
@@ -12,5 +13,6 @@ TACOTRON2 = ModelSpec(
     meanings=("mel_mean", "mel_std"),
     not_sizes=("n_mel_channels", "n_symbols", "max_decoder_steps"),
     symbol_weights=("embedding.weight",),
+    alike_symbols=ALIKE,
     renamed_weights={"sharpening.": "postfilter."},
 )

@@ -15,6 +15,7 @@ from synthesis.engines.protocol import UnknownVoiceError
 from synthesis.synthesizer import Synthesizer
 from synthesis.voices import CARD, TACOTRON2, Voice, is_voice
 from tacotron2.text.cleaners import ENGLISH_CLEANERS
+from tacotron2.text.languages import ENGLISH, base
 
 UNKNOWN_LANGUAGE = "und"  # as BCP 47 calls it
 
@@ -87,10 +88,12 @@ def _title(folder: Path) -> str:
 
 
 def _language(folder: Path) -> str:
-    """Of the cleaners that its Tacotron 2 names."""
+    """Of the texts that its Tacotron 2 was trained with."""
     try:
         with safe_open(folder / TACOTRON2, "pt") as file:
             text = json.loads((file.metadata() or {})["text"])
-        return "en" if text["cleaners"] in ENGLISH_CLEANERS else UNKNOWN_LANGUAGE
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        if text["cleaners"] in ENGLISH_CLEANERS:
+            return ENGLISH
+        return base(text.get("language", "")) or UNKNOWN_LANGUAGE
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return UNKNOWN_LANGUAGE

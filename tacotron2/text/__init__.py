@@ -16,6 +16,7 @@ from tacotron2.text.symbols import ARPABET, ARPABET_PREFIX, PAD, SYMBOL_TO_ID, S
 
 __all__ = [
     "CLEANERS",
+    "PHONEMES",
     "SYMBOLS",
     "Encoded",
     "Lexicon",
@@ -82,7 +83,11 @@ def encode(
     dropped: dict[str, None] = {}
     for symbol in _tokenize(text, cleaners, lexicon, language):
         known = _in_table(symbol, table)
-        if known is None and cleaners == "language_cleaners" and (letter := unicodedata.normalize("NFD", symbol)[0]) in table:
+        if (
+            known is None
+            and cleaners == "language_cleaners"
+            and (letter := unicodedata.normalize("NFD", symbol)[0]) in table
+        ):
             known = (letter,)
         if known is None:
             dropped[symbol] = None

@@ -41,7 +41,8 @@ def _num2words() -> Callable[..., str]:
         )
     from num2words import num2words
 
-    return num2words  # type: ignore[no-any-return]
+    found: Callable[..., str] = num2words
+    return found
 
 
 @functools.cache
