@@ -50,15 +50,17 @@ class AudioConfig(Options):
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How a model reads text: its symbols, ordered by id (None if unknown), its cleaners, and its limit.
+    """How a model reads text: its symbols, ordered by id (None if unknown), its cleaners, its limit and its language.
 
     limit: symbols of the longest training texts, beyond which attention fails; None: unknown, as in checkpoints of
     other programs and of earlier versions.
+    language: a code such as "de"; "": unknown.
     """
 
     symbols: tuple[str, ...] | None
     cleaners: str
     limit: int | None = None
+    language: str = ""
 
 
 @dataclass
@@ -72,7 +74,8 @@ class DataConfig(Options):
     val_filelist: str = "???"
     test_filelist: str | None = None
     mel_dir: str = "???"
-    cleaners: str = "english_cleaners"
+    language: str = "en"
+    cleaners: str = "auto"
     characters: str | None = None
     follow_links: bool = False
     convert_audio: bool = False
@@ -80,6 +83,11 @@ class DataConfig(Options):
     sentences: list[str] | None = None
     limit: Count | None = None
     num_workers: Index = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cleaners == "auto":
+            self.cleaners = "english_cleaners" if self.language == "en" else "language_cleaners"
 
 
 @dataclass

@@ -54,6 +54,8 @@ class ModelSpec:
     not_sizes: tuple[str, ...] = ()  # integers set by the audio config or the symbols, or on which no shape depends
     for_synthesis: tuple[str, ...] = ()  # settings without weights, to report if the reference's layout drops them
     symbol_weights: tuple[str, ...] = ()  # weights with a row for each symbol
+    # (cleaners of a new model, of a checkpoint) -> symbol -> the checkpoint's symbol that it starts from
+    alike_symbols: Mapping[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
     renamed_settings: Mapping[str, str] = field(default_factory=dict)  # name in older checkpoints -> current name
     renamed_weights: Mapping[str, str] = field(default_factory=dict)  # the same for the prefixes of weight names
     # How a checkpoint differs in what its config names, and its weights for this model; see `Adapted`. It gets a

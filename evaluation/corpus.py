@@ -120,8 +120,9 @@ def _pauses(speech: np.ndarray) -> dict[str, Any]:
 
 def read_text(clip: Clip, data: DataConfig, symbols: Sequence[str]) -> Text:
     """The properties of a clip's transcript."""
-    ids, dropped = encode(clip.text, data.cleaners, symbols)
-    return Text(clean_text(clip.text, data.cleaners), len(ids), len(word_spans(ids, symbols)), dropped)
+    ids, dropped = encode(clip.text, data.cleaners, symbols, language=data.language)
+    cleaned = clean_text(clip.text, data.cleaners, language=data.language)
+    return Text(cleaned, len(ids), len(word_spans(ids, symbols)), dropped)
 
 
 def read_lists(data: DataConfig) -> tuple[dict[str, list[Clip]], list[str]]:

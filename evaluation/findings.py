@@ -8,10 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from common.config import DataConfig
 from common.data.filelist import Clip
 from common.wording import counted
 from evaluation.corpus import CheckConfig, Row, Sound, Text
-from tacotron2.text.symbols import LETTERS, PUNCTUATION
+from tacotron2.text import symbols_of
+from tacotron2.text.languages import LANGUAGES
+from tacotron2.text.symbols import PAD
 
 LONG_SILENCE_SECONDS = 0.5  # at either end
 SIGNS = frozenset("%&+=@\u00a7\u00b0")  # that are read aloud, besides currencies
@@ -65,7 +68,7 @@ def bad_text(clip: Clip, text: Text, cleaners: str) -> str:
     if not text.num_symbols:
         return (
             f"{clip.where}: nothing is left of {clip.text[:40]!r} after {cleaners}; correct or remove the row, or add "
-            "its letters to data.characters"
+            "its letters to data.characters, or set data.language"
         )
     lost = [symbol for symbol in text.dropped if is_read_aloud(symbol)]
     if not lost:
@@ -152,7 +155,7 @@ def repeated(lists: dict[str, list[Row]]) -> tuple[list[str], list[str]]:
     return problems, notes
 
 
-def summary(lists: dict[str, list[Row]], unknown: Counter[str], characters: str | None) -> list[str]:
+def summary(lists: dict[str, list[Row]], unknown: Counter[str], data: DataConfig) -> list[str]:
     """A table with a line for each list; silence, clipping, and the symbols that the model lacks."""
     head = f"{'list':<6} {'clips':>7} {'minutes':>8} {'shortest':>9} {'median':>7} {'longest':>8} {'symbols/s':>10}"
     lines = [head]
@@ -179,8 +182,11 @@ def summary(lists: dict[str, list[Row]], unknown: Counter[str], characters: str 
     listed = ", ".join(f"{symbol!r} x {count}" for symbol, count in unknown.most_common(20)) or "none"
     lines.append(f"symbols that the model lacks, which are left out: {listed}")
     if letters := sorted(filter(is_letter, unknown)):
-        characters = PUNCTUATION + LETTERS if characters is None else characters
+        # Before the ARPAbet, which no run names.
+        table = symbols_of(data.cleaners, data.language, data.characters)
+        characters = "".join(symbol for symbol in table if len(symbol) == 1 and symbol != PAD)
         lines.append(f'to keep the letters: data.characters="{characters}{"".join(letters)}"')
+        lines.append(f"or those of a language: data.language={' '.join(LANGUAGES)}; see docs/languages.md")
     return lines
 
 

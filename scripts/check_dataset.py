@@ -38,8 +38,9 @@ from evaluation.corpus import (
 )
 from evaluation.corpus_picture import picture
 from evaluation.findings import Findings, bad_length, bad_text, few_texts, repeated, summary, unusual, wrong_speakers
+from evaluation.languages import other_language
 from evaluation.mismatch import mismatched_lengths, mismatched_words
-from tacotron2.text import symbol_table
+from tacotron2.text import prepare, symbols_of
 from tacotron2.text.cleaners import ENGLISH_CLEANERS
 
 
@@ -56,7 +57,7 @@ def main(values: dict[str, Any]) -> None:
     found = Findings()
     lists, unknown = read_rows(config, found)
     check_rows(config, lists, found)
-    report = [*summary(lists, unknown, config.data.characters), *found.lines()]
+    report = [*summary(lists, unknown, config.data), *found.lines()]
     print("\n".join(report))
     write_text(output / "report.txt", "\n".join(report) + "\n")
     with replacing(output / "report.png") as temporary:
@@ -70,7 +71,8 @@ def main(values: dict[str, Any]) -> None:
 
 def read_rows(config: CheckConfig, found: Findings) -> tuple[dict[str, list[Row]], Counter[str]]:
     """The rows of each list that can be used, and how often each symbol is left out; add the bad ones to `found`."""
-    data, symbols = config.data, symbol_table(config.data.characters)
+    data = config.data
+    symbols = symbols_of(data.cleaners, data.language, data.characters)
     clip_lists, found.rows = read_lists(data)
     if not data.convert_audio:
         refuse_other_formats([clip for clips in clip_lists.values() for clip in clips], config.audio)
@@ -79,6 +81,7 @@ def read_rows(config: CheckConfig, found: Findings) -> tuple[dict[str, list[Row]
     lists: dict[str, list[Row]] = {name: [] for name in clip_lists}
     unknown: Counter[str] = Counter()
     for name, clips in clip_lists.items():
+        prepare((clip.text for clip in clips), data.cleaners, language=data.language)
         for clip in clips:
             sound, text = next(sounds), read_text(clip, data, symbols)
             unknown.update(text.dropped)
@@ -100,6 +103,7 @@ def check_rows(config: CheckConfig, lists: dict[str, list[Row]], found: Findings
     found.rows += overlaps
     if rows:
         found.notes = unusual(rows, config) + same_texts
+        found.whole += other_language((row.clip.text for row in rows), config.data)
         found.whole += few_texts(rows) or mismatched_lengths(rows)
     if rows and config.whisper:
         whole, bad, notes = mismatched_words(rows, config.whisper_clips)

@@ -36,7 +36,7 @@ from common.schema import from_dict
 from common.wording import counted
 from synthesis.models import MODELS
 from tacotron2.speaker_weights import select
-from tacotron2.text import CLEANERS
+from tacotron2.text import CLEANERS, language_of
 
 LAYOUTS = ("ours", "dle", "safetensors")
 
@@ -67,7 +67,10 @@ def with_text(checkpoint: Checkpoint, symbols: Path | None, cleaners: str | None
         raise UserError(f"--symbols and --cleaners are for a Tacotron 2, not for a {checkpoint.model_name}")
     table = text.symbols if symbols is None else read_symbols(symbols, checkpoint.model_config["n_symbols"])
     # Other cleaners make texts of other lengths.
-    return TextConfig(table, cleaners or text.cleaners, text.limit if cleaners in (None, text.cleaners) else None)
+    if cleaners in (None, text.cleaners):
+        return dataclasses.replace(text, symbols=table)
+    assert cleaners is not None
+    return TextConfig(table, cleaners, None, language_of(cleaners, text.language))
 
 
 def with_speaker(checkpoint: Checkpoint, name: str) -> Checkpoint:

@@ -69,7 +69,12 @@ def main(values: dict[str, Any]) -> None:
             "tacotron2": dataclasses.asdict(voice.tacotron2.config) | {"memory_dim": voice.tacotron2.config.memory_dim},
             "waveglow": dataclasses.asdict(waveglow.config),
             "audio": dataclasses.asdict(voice.audio),
-            "text": {"symbols": list(voice.symbols), "cleaners": voice.cleaners, "limit": voice.reader.limit},
+            "text": {
+                "symbols": list(voice.symbols),
+                "cleaners": voice.cleaners,
+                "limit": voice.reader.limit,
+                "language": voice.reader.language,
+            },
             "state": STATE,
         }
         write_text(part / CONFIG_FILE, json.dumps(description, indent=2) + "\n")

@@ -104,6 +104,7 @@ def card(name: str, rows: list[str], voice: Synthesizer, config: PackConfig) -> 
         "|---|---|---|---|",
         *rows,
         "",
+        *([f"- Language: {text.language}."] if text.language else []),
         f"- Text: cleaners `{text.cleaners}`, {counted(len(text.symbols), 'symbol')}; pieces of at most "
         f"{counted(text.limit, 'symbol')}.",
         *([f"- Speakers: {', '.join(voice.speakers)}."] if voice.speakers else []),

@@ -77,7 +77,7 @@ def main(values: dict[str, Any]) -> None:
     config = from_dict(PredictConfig, values)
     with new_directory(Path(config.output), "output") as part:
         voice = Synthesizer.load(config.tacotron2, device=config.device, postfilter_strength=config.postfilter_strength)
-        data = dataclasses.replace(config.data, cleaners=voice.cleaners)
+        data = dataclasses.replace(config.data, cleaners=voice.cleaners, language=voice.reader.language)
         lists = dict.fromkeys((data.train_filelist, data.val_filelist))
         names = voice.tacotron2.config.speakers
         datasets = [TextMelDataset(filelist, data, voice.audio, voice.symbols, names) for filelist in lists]

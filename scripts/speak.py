@@ -107,10 +107,10 @@ def from_here(options: argparse.Namespace) -> LocalSpeech:
     check_value(options.speed, Speed, "--speed")
     chosen = SpeechOptions(seed=options.seed or 0)
     found = Voice.find(options.voice or REPOSITORY / "demo/voice")
-    source = [marked_up(whole_text(options), chosen.pauses, options.speed)] if options.ssml else None
     voice = Synthesizer.load(found, device=options.device or "auto", speaker=options.speaker)
-    if source:
-        return LocalSpeech(voice, source[0], options.speed, chosen)
+    if options.ssml:
+        passages = marked_up(whole_text(options), chosen.pauses, options.speed, voice.reader)
+        return LocalSpeech(voice, passages, options.speed, chosen)
     if options.text is not None:
         return LocalSpeech(voice, [plain(options.text)], options.speed, chosen)
     if sys.stdin.isatty():

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from synthesis.sentences import DEFAULT_LIMIT, Piece, Splitter
-from tacotron2.text import Encoded, Lexicon, encode, word_spans
+from tacotron2.text import PHONEMES, Encoded, Lexicon, encode, prepare, word_spans
 from tacotron2.text.cleaners import ENGLISH_CLEANERS
+from tacotron2.text.languages import base
 
 CHUNK = 1000  # characters of a text that are read at once
 SMALLER = 0.6  # limit of the parts of a piece, as a fraction of its length
@@ -41,18 +42,29 @@ class Reader:
         symbols: Sequence[str],
         limit: int | None = None,
         lexicon: Lexicon | None = None,
+        language: str = "",
         speaker: int | None = None,
     ) -> None:
+        """`language`: a code such as "de"; "": unknown, unless the cleaners are for English."""
         self.cleaners, self.symbols, self.lexicon, self.speaker = cleaners, symbols, lexicon, speaker
         self.limit = DEFAULT_LIMIT if limit is None else limit
-        self.language = "en" if cleaners in ENGLISH_CLEANERS else ""  # the names of others are not known
+        self.language = "en" if cleaners in ENGLISH_CLEANERS else language
 
     def speaking_as(self, speaker: int | None) -> Reader:
         """The same for another speaker."""
-        return Reader(self.cleaners, self.symbols, self.limit, self.lexicon, speaker)
+        return Reader(self.cleaners, self.symbols, self.limit, self.lexicon, self.language, speaker)
 
     def encode(self, text: str) -> Encoded:
-        return encode(text, self.cleaners, self.symbols, self.lexicon)
+        return encode(text, self.cleaners, self.symbols, self.lexicon, self.language)
+
+    @property
+    def alphabet(self) -> str:
+        """Of the phonemes in braces, as SSML calls it."""
+        return "ipa" if self.cleaners == PHONEMES else "x-arpabet"
+
+    def prepare(self, texts: Iterable[str]) -> None:
+        """Before `encode` of many texts, which is then faster."""
+        prepare(texts, self.cleaners, self.lexicon, self.language)
 
     def length(self, text: str) -> int:
         """Number of symbols."""
@@ -60,7 +72,7 @@ class Reader:
 
     def open(self) -> OpenText:
         """For a text that comes as a stream."""
-        return OpenText(self, Splitter(self.length, self.limit, self.language))
+        return OpenText(self, Splitter(self.length, self.limit, base(self.language)))
 
     def read(self, text: str | Iterable[str]) -> Iterator[Read]:
         """Read a text, whole or in chunks of any size: yield each piece as soon as no further text can change it."""
@@ -74,7 +86,7 @@ class Reader:
         limit = int(SMALLER * len(read.ids))
         if limit < SHORTEST:
             return [read]
-        smaller = Reader(self.cleaners, self.symbols, limit, self.lexicon)
+        smaller = Reader(self.cleaners, self.symbols, limit, self.lexicon, self.language)
         parts = [part for part in smaller.read(read.piece.text) if part.ids]
         at = read.piece.start
         moved = [replace(part.piece, start=at + part.piece.start, end=at + part.piece.end) for part in parts]

@@ -19,6 +19,7 @@ from synthesis.clauses import MAX_BRACES
 from synthesis.passages import Passage, Passages, span
 from synthesis.sentences import Pauses
 from synthesis.speed import Speed
+from tacotron2.text.languages import base
 from tacotron2.text.say_as import KINDS, say_as
 from tacotron2.text.symbols import ARPABET
 
@@ -68,13 +69,17 @@ _DOCTYPE_CURE = (
 )
 
 
-def parse(document: str, pauses: Pauses | None = None) -> list[Passage]:
+def parse(
+    document: str, pauses: Pauses | None = None, language: str = "en", alphabet: str = "x-arpabet"
+) -> list[Passage]:
     """The passages of an SSML document; none if it has no text and no break. `pauses` are those of speed 1.
+
+    `language` and `alphabet`, x-arpabet or ipa, are those of the voice; the language "" is unknown.
 
     Raises a UserError with line and column (both from 1) if the document is not well-formed XML, or asks for what the
     models do not have.
     """
-    return _Parser(document, pauses or Pauses()).passages()
+    return _Parser(document, pauses or Pauses(), language, alphabet).passages()
 
 
 @dataclass
@@ -92,8 +97,8 @@ class _Spoken:
 class _Parser:
     """Handlers of expat's events for one document."""
 
-    def __init__(self, document: str, pauses: Pauses) -> None:
-        self.document, self.pauses = document, pauses
+    def __init__(self, document: str, pauses: Pauses, language: str, alphabet: str) -> None:
+        self.document, self.pauses, self.language, self.alphabet = document, pauses, language, alphabet
         self.out = Passages()
         self.open: list[str] = []  # elements
         self.rates = [1.0]
@@ -251,7 +256,7 @@ class _Parser:
                 message = f"<{name} {attribute[:SHOWN]}> is not supported; remove the attribute; {supported}"
                 raise self._error(self._attribute_place(at, name, attribute), message)
             with self._value(at, name, attribute):
-                _check_value(attribute, value)
+                _check_value(attribute, value, self.language, self.alphabet)
         if missing := [attribute for attribute in NEEDED.get(name, ()) if attribute not in attributes]:
             raise self._error(at, f"<{name}> needs {' and '.join(missing)}; it has {', '.join(attributes) or 'none'}")
 
@@ -289,7 +294,8 @@ class _Parser:
             except UserError as error:
                 raise self._error(start, f"<say-as interpret-as={attributes['interpret-as']!r}>: {error}") from None
         elif spoken.name == "phoneme":
-            words = f"{{{' '.join(attributes['ph'].upper().split())}}}"
+            names = attributes["ph"].split()
+            words = f"{{{' '.join(names if self.alphabet == 'ipa' else map(str.upper, names))}}}"
         else:
             words = " ".join(attributes["alias"].split())
         if content[:1].isspace():  # whitespace at the ends of the content is around the words
@@ -302,25 +308,31 @@ class _Parser:
             self.out.space(end, here)
 
 
-def _check_value(attribute: str, value: str) -> None:
+def _check_value(attribute: str, value: str, language: str, alphabet: str) -> None:
     """Raise a UserError if an attribute cannot have this value, whatever is around its element."""
     if attribute == "version" and value not in ("1.0", "1.1"):
         raise UserError(f"{value[:SHOWN]!r} is unknown; use 1.0 or 1.1")
     if attribute == "xmlns" and value != NAMESPACE:
         raise UserError(f"{value[:SHOWN]!r} is not SSML; use {NAMESPACE}")
-    if attribute == "xml:lang" and not re.fullmatch("en(?:[-_].*)?", value, re.IGNORECASE | re.DOTALL):
-        raise UserError(f"{value[:SHOWN]!r} is not supported; the language is English: en, en-US, en-GB, ...")
+    if attribute == "xml:lang" and language and base(value) != base(language):
+        raise UserError(f"{value[:SHOWN]!r} is not the language of the voice; use {base(language)}, or leave it out")
     if attribute == "strength" and value not in STRENGTHS:
         raise UserError(f"{value[:SHOWN]!r} is unknown; choose from: {', '.join(STRENGTHS)}")
-    if attribute == "alphabet" and value != "x-arpabet":
+    if attribute == "alphabet" and value != alphabet:
+        known = "ipa" if alphabet == "ipa" else "x-arpabet: the symbols of the CMU dictionary, as HH AH0 L OW1"
+        raise UserError(f"{value[:SHOWN]!r} is not supported by this voice; use {known}")
+    if attribute == "interpret-as" and base(language) not in ("", "en"):
         raise UserError(
-            f"{value[:SHOWN]!r} is not supported; use x-arpabet: the symbols of the CMU dictionary, as HH AH0 L OW1"
+            f"say-as is read in English, and the voice speaks {base(language)}; write the words, with <sub>"
         )
     if attribute == "interpret-as" and value not in KINDS:
         raise UserError(
             f"{value[:SHOWN]!r} is not supported; choose from: {', '.join(KINDS)}; or write the words, with <sub>"
         )
-    if attribute == "ph":
+    if attribute == "ph" and alphabet == "ipa":
+        if not value.strip() or len(value) > MAX_BRACES or set("{}") & set(value):
+            raise UserError(f"{value[:SHOWN]!r}: write 1 to {MAX_BRACES} symbols of the IPA, without braces")
+    elif attribute == "ph":
         _check_phonemes(value)
 
 

@@ -105,7 +105,7 @@ class Synthesizer:
         model = formats.build(checkpoint, tacotron2, MODELS.values(), **overrides).to(where)
         assert isinstance(model, Tacotron2)
         model.postfilter.strength = postfilter_strength
-        reader = Reader(text.cleaners, text.symbols, text.limit, words)
+        reader = Reader(text.cleaners, text.symbols, text.limit, words, text.language)
         made = cls(model, vocoder, reader, precision, f"tacotron2={tacotron2}")
         return made if speaker is None else made.speaking_as(speaker)
 

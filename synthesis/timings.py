@@ -108,6 +108,7 @@ def owners(reader: Reader, text: str, ids: Sequence[int]) -> list[Owned]:
     read = _words(reader, ids)
     written = [match.span() for match in WRITTEN.finditer(text)]
     alone, dropped = [], []
+    reader.prepare(text[start:end] for start, end in written)
     for start, end in written:
         encoded = reader.encode(text[start:end])
         alone.append(_words(reader, encoded.ids))

@@ -14,7 +14,9 @@ from common.data.filelist import Clip, raise_problems, read_filelist
 from common.data.mels import MelDirectory
 from common.ops.padding import pad_last
 from tacotron2.speaker_names import listed
-from tacotron2.text import SYMBOLS, text_to_ids
+from tacotron2.text import SYMBOLS, prepare, text_to_ids
+
+PREPARED = 1000  # texts whose phonemes are found together
 
 ALIKE = "write all lists alike, with scripts/prepare_filelists.py"
 
@@ -63,11 +65,15 @@ class TextMelDataset:
         number = {name: number for number, name in enumerate(self.speakers)}
         self.speaker_ids = [number.get(clip.speaker) for clip in self.clips]
         self.mels = MelDirectory(data.mel_dir)
-        self.ids = [text_to_ids(clip.text, data.cleaners, symbols) for clip in self.clips]
+        self.ids: list[list[int]] = []
+        for start in range(0, len(self.clips), PREPARED):
+            texts = [clip.text for clip in self.clips[start : start + PREPARED]]
+            prepare(texts, data.cleaners, language=data.language)
+            self.ids += [text_to_ids(text, data.cleaners, symbols, language=data.language) for text in texts]
         raise_problems(
             [
                 f"{clip.where}: nothing is left of {clip.text[:40]!r} after {data.cleaners}; correct or remove the "
-                "row, or add its letters to data.characters"
+                "row, or set data.language, or add its letters to data.characters"
                 for clip, ids in zip(self.clips, self.ids, strict=True)
                 if not ids
             ]

@@ -64,7 +64,7 @@ def from_reference(state_dict: dict[str, Tensor], settings: Mapping[str, Any]) -
         model_name="tacotron2",
         model_config=dataclasses.asdict(config),
         audio=AudioConfig(n_mels=n_mels),
-        text=TextConfig(SYMBOLS if config.n_symbols == len(SYMBOLS) else None, "english_cleaners"),
+        text=TextConfig(SYMBOLS if config.n_symbols == len(SYMBOLS) else None, "english_cleaners", language="en"),
         state_dict={key: value.float() if value.is_floating_point() else value for key, value in weights.items()},
     )
 

@@ -4,6 +4,7 @@ from common.spec import ModelSpec
 from tacotron2 import reference
 from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.speaker_weights import adapt_speakers
+from tacotron2.text.alike import ALIKE
 
 TACOTRON2 = ModelSpec(
     name="tacotron2",
@@ -15,5 +16,6 @@ TACOTRON2 = ModelSpec(
     not_sizes=("n_mel_channels", "n_symbols", "max_decoder_steps"),
     symbol_weights=("embedding.weight",),
     adapt=adapt_speakers,
+    alike_symbols=ALIKE,
     renamed_weights={"sharpening.": "postfilter."},
 )

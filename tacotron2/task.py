@@ -25,7 +25,7 @@ from tacotron2.loss import guided_attention_loss, mel_band_difference_loss, taco
 from tacotron2.measures import diagonality, gate_accuracy
 from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.spec import TACOTRON2
-from tacotron2.text import symbol_table, text_to_ids
+from tacotron2.text import language_of, symbols_of, text_to_ids
 from tacotron2.text.cleaners import ENGLISH_CLEANERS
 
 THEN = (
@@ -177,7 +177,7 @@ class Tacotron2Report:
         self.note = f"the judges hear data.sentences through {name}" if config.trainer.judge else ""
         texts = list(ENGLISH_SENTENCES) if data.cleaners in ENGLISH_CLEANERS else None
         texts = texts if data.sentences is None else data.sentences
-        ids = [(text, text_to_ids(text, data.cleaners, symbols)) for text in texts or []]
+        ids = [(text, text_to_ids(text, data.cleaners, symbols, language=data.language)) for text in texts or []]
         # (text, ids), without those that have no ids; None: the first of the validation set
         self.sentences = None if texts is None else [(text, found) for text, found in ids if found]
         if config.trainer.judge and self.sentences == []:
@@ -221,7 +221,10 @@ def _literal(name: str) -> str:
 
 def tacotron2_task(config: TrainConfig, known: TextMelDataset | None = None) -> Task:
     """The task that train.py runs for model.name=tacotron2; `known` is its training set, once that was read."""
-    data, audio, symbols = config.data, config.audio, symbol_table(config.data.characters)
+    data, audio = config.data, config.audio
+    symbols = symbols_of(data.cleaners, data.language, data.characters)
+    limit = longest(known) if known else None
+    text = TextConfig(symbols, data.cleaners, limit, language_of(data.cleaners, data.language))
     options = task_options(Tacotron2Options, config)
     if options.judge_waveglow and not config.trainer.judge:
         raise UserError(f"task.judge_waveglow={options.judge_waveglow} is only for trainer.judge=true: set that too")
@@ -245,7 +248,7 @@ def tacotron2_task(config: TrainConfig, known: TextMelDataset | None = None) -> 
     return Task(
         spec=TACOTRON2,
         model_config=model_config,
-        text=TextConfig(symbols, data.cleaners, longest(known) if known else None),
+        text=text,
         item_name="frames",
         build_model=lambda: Tacotron2(model_config),
         datasets=datasets,

@@ -175,6 +175,6 @@ def test_words_in_silence_are_not_words() -> None:
 
 def test_a_short_recording_stays_whole_without_the_silence_at_its_ends() -> None:
     found = whole("text", np.array([[0.0, 0.8], [2.0, 2.4], [4.0, 5.0]]), 5.0)
-    assert found.span == (pytest.approx(0.7), pytest.approx(4.1))
+    assert list(found.span) == pytest.approx([0.7, 4.1])
     assert "less than 1 s" in whole("text", np.array([[0.0, 0.8], [1.3, 5.0]]), 5.0).problem
     assert whole("text", np.zeros((0, 2)), 5.0).span == (0.0, 5.0)

@@ -50,7 +50,8 @@ def _text(text: Mapping[str, Any]) -> TextConfig:
     limit = text.get("limit")  # earlier versions did not store it
     if limit is not None and _of_type(int, limit, "limit") < 1:
         raise TypeError(f"limit is {limit}")
-    return TextConfig(symbols, _of_type(str, text["cleaners"], "cleaners"), limit)
+    language = _of_type(str, text.get("language", ""), "language")  # nor this
+    return TextConfig(symbols, _of_type(str, text["cleaners"], "cleaners"), limit, language)
 
 
 def _progress(values: Mapping[str, Any]) -> Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from common.spec import Adapted, ModelSpec, Weights
 from common.wording import counted
 
 Symbols = tuple[str, ...] | None
+SHOWN = 60  # symbols, in messages
 WARM_START = "set warm_start=true to load only the weights that fit"
 
 
@@ -52,7 +54,8 @@ def initialize(target: Target, path: str, warm_start: bool) -> str:
     notes = _other_cleaners(target.text, checkpoint.text)
     for key in target.spec.symbol_weights:
         if ours != theirs and key in taken and own[key].shape[1:] == taken[key].shape[1:]:
-            taken[key], note = _rows_by_symbol(own[key], taken[key], ours, theirs)
+            alike = _alike(target, checkpoint.text)
+            taken[key], note = _rows_by_symbol(own[key], taken[key], ours, theirs, alike)
             notes.append(f"{key}: {note}")
     adapted = _adapted(target, taken, checkpoint.model_config, own)
     taken = dict(adapted.weights)
@@ -107,7 +110,7 @@ def _symbol_difference(ours: Symbols, theirs: Symbols) -> str:
     if theirs is None:
         return "the checkpoint does not name its symbols (convert it first: scripts/convert_checkpoint.py --symbols)"
     assert ours is not None
-    new, gone = (" ".join(map(repr, _without(a, b))) or "none" for a, b in ((ours, theirs), (theirs, ours)))
+    new, gone = (_listed(_without(a, b)) for a, b in ((ours, theirs), (theirs, ours)))
     if new == gone:
         return "the symbols are in a different order"
     return f"the symbols differ: only this run has {new}, only the checkpoint has {gone} (data.characters)"
@@ -117,24 +120,45 @@ def _without(symbols: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
     return [symbol for symbol in symbols if symbol not in others]
 
 
-def _rows_by_symbol(own: Tensor, taken: Tensor, ours: Symbols, theirs: Symbols) -> tuple[Tensor, str]:
-    """`own` with the rows of `taken` for the symbols that both have, and a note on the other rows."""
+def _listed(symbols: list[str]) -> str:
+    more = f" and {len(symbols) - SHOWN} more" if len(symbols) > SHOWN else ""
+    return " ".join(map(repr, symbols[:SHOWN])) + more or "none"
+
+
+def _alike(target: Target, theirs: TextConfig | None) -> Mapping[str, str]:
+    if not target.text or not theirs:
+        return {}
+    return target.spec.alike_symbols.get((target.text.cleaners, theirs.cleaners), {})
+
+
+def _rows_by_symbol(
+    own: Tensor, taken: Tensor, ours: Symbols, theirs: Symbols, alike: Mapping[str, str]
+) -> tuple[Tensor, str]:
+    """`own` with the rows of `taken` for the symbols that both have, or that are `alike`, and a note on the others."""
     assert ours is not None
     if theirs is None:
         return own, "all rows are new"
     index = {symbol: row for row, symbol in enumerate(theirs)}
-    pairs = [(row, index[symbol]) for row, symbol in enumerate(ours) if symbol in index]
+    sources = {symbol: alike[symbol] if alike.get(symbol) in index else symbol for symbol in ours}
+    pairs = [(row, index[sources[symbol]]) for row, symbol in enumerate(ours) if sources[symbol] in index]
     mapped = own.clone()
     to, source = torch.tensor(pairs).T
     mapped[to] = taken[source].to(mapped)
-    new = " ".join(map(repr, _without(ours, theirs))) or "none"
-    return mapped, f"{counted(len(pairs), 'row')} copied by symbol; new rows for {new}"
+    num_alike = sum(sources[symbol] != symbol for symbol in ours)
+    similar = f", {num_alike} of them from symbols that sound alike" if num_alike else ""
+    new = _listed([symbol for symbol in ours if sources[symbol] not in index])
+    return mapped, f"{counted(len(pairs), 'row')} copied by symbol{similar}; new rows for {new}"
 
 
 def _other_cleaners(ours: TextConfig | None, theirs: TextConfig | None) -> list[str]:
-    if not ours or not theirs or ours.cleaners == theirs.cleaners:
+    if not ours or not theirs:
         return []
-    return [f"data.cleaners={ours.cleaners}, the checkpoint was trained with {theirs.cleaners}"]
+    differences = {"language": (ours.language, theirs.language), "cleaners": (ours.cleaners, theirs.cleaners)}
+    return [
+        f"data.{key}={own}, the checkpoint was trained with {other}"
+        for key, (own, other) in differences.items()
+        if own != other and other
+    ]
 
 
 def _other_settings(target: Target, theirs: dict[str, Any], has_other_sizes: bool) -> list[str]:

@@ -95,6 +95,11 @@ def _check(checkpoint: Checkpoint, task: Task, config: TrainConfig) -> None:
             f"{run_dir} was trained with data.cleaners={checkpoint.text.cleaners}, not {task.text.cleaners}; use the "
             "same, or another run_dir"
         )
+    if checkpoint.text and task.text and checkpoint.text.language not in ("", task.text.language):
+        raise UserError(
+            f"{run_dir} was trained with data.language={checkpoint.text.language}, not {config.data.language}; use the "
+            "same, or another run_dir"
+        )
     if checkpoint.text and task.text and checkpoint.text.symbols != task.text.symbols:
         raise UserError(f"{run_dir}: trained with other symbols (data.characters); use the same, or another run_dir")
     ours = dataclasses.asdict(task.model_config)

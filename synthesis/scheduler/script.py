@@ -26,9 +26,9 @@ def plain(text: str) -> Passage:
     return Passage(text, range(len(text) + 1))
 
 
-def marked_up(document: str, pauses: Pauses, speed: float = 1.0) -> list[Passage]:
-    """An SSML document. `pauses` are those of speed 1. Raises UserError."""
-    passages = parse(document, pauses.at(speed))
+def marked_up(document: str, pauses: Pauses, speed: float, reader: Reader) -> list[Passage]:
+    """An SSML document for the voice of `reader`. `pauses` are those of speed 1. Raises UserError."""
+    passages = parse(document, pauses.at(speed), reader.language, reader.alphabet)
     for passage in passages:
         with about("the speed of the request times that of <prosody>"):
             check(speed * passage.speed, Speed, "rate")

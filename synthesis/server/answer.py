@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from synthesis.passages import Passage
+from synthesis.reader import Reader
 from synthesis.reading import Fault
 from synthesis.scheduler.job import Chunk
 from synthesis.scheduler.script import Script
@@ -83,14 +84,14 @@ class SpeechAnswer(Response):
                 (Sse(request) if is_sse else None),
             )
         voice = await self.studio.voice(request.voice_name)
-        script = Script(voice.reader, self._passages(), request.speed)
+        script = Script(voice.reader, self._passages(voice.reader), request.speed)
         sse = Sse(request, voice) if is_sse else None
         return Stream(self.studio.scheduler, voice, script), voice.audio.sample_rate, sse
 
-    def _passages(self) -> Sequence[Passage]:
+    def _passages(self, reader: Reader) -> Sequence[Passage]:
         """The input as passages. Raises ApiError."""
         request = self.request
-        passages = self.studio.passages(request.input, request.input_type, request.speed)
+        passages = self.studio.passages(request.input, request.input_type, reader, request.speed)
         if request.include and request.stream_format != "sse":
             raise ApiError(400, "include needs stream_format sse", "invalid_value", "include")
         return passages

@@ -18,6 +18,7 @@ from synthesis.engines.protocol import UnknownVoiceError
 from synthesis.synthesizer import Synthesizer
 from synthesis.voices import CARD, TACOTRON2, Voice, is_voice
 from tacotron2.text.cleaners import ENGLISH_CLEANERS
+from tacotron2.text.languages import ENGLISH, base
 
 UNKNOWN_LANGUAGE = "und"  # as BCP 47 calls it
 
@@ -102,8 +103,11 @@ def _title(folder: Path) -> str:
 
 
 def _language(folder: Path) -> str:
-    """Of the cleaners that its Tacotron 2 names."""
-    return "en" if _described(folder, "text").get("cleaners") in ENGLISH_CLEANERS else UNKNOWN_LANGUAGE
+    """Of the texts that its Tacotron 2 was trained with."""
+    text = _described(folder, "text")
+    if text.get("cleaners") in ENGLISH_CLEANERS:
+        return ENGLISH
+    return base(str(text.get("language", ""))) or UNKNOWN_LANGUAGE
 
 
 def _speakers(folder: Path) -> list[str]:

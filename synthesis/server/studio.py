@@ -13,6 +13,7 @@ from common.errors import UserError
 from synthesis.engines.protocol import UnknownVoiceError, VoicedEngine
 from synthesis.options import SpeechOptions
 from synthesis.passages import Passage
+from synthesis.reader import Reader
 from synthesis.reading import Fault
 from synthesis.scheduler.scheduler import Scheduler
 from synthesis.scheduler.script import marked_up, plain
@@ -85,13 +86,15 @@ class Studio:
         """How engines synthesize."""
         return SpeechOptions(seed=self.options.seed)
 
-    def passages(self, text: str, kind: Literal["text", "ssml"], speed: float = 1.0) -> Sequence[Passage]:
-        """A text as passages. Raises ApiError."""
+    def passages(
+        self, text: str, kind: Literal["text", "ssml"], reader: Reader, speed: float = 1.0
+    ) -> Sequence[Passage]:
+        """A text for the voice of `reader` as passages. Raises ApiError."""
         self.check_length(len(text))
         if kind == "text":
             return [plain(text)]
         try:
-            return marked_up(text, self.scheduler.options.pauses, speed)
+            return marked_up(text, self.scheduler.options.pauses, speed, reader)
         except UserError as error:
             raise ApiError(400, str(error), "invalid_ssml", "input") from None
 

@@ -274,8 +274,9 @@ class Speech:
         text = "" if self.in_parts else _field(self.data, "text", str, is_needed=True)
         self.record.text = text
         name = self._voice_name()
-        passages = None if self.in_parts else self.studio.passages(text, kind)
+        self.studio.check_length(len(text))
         voice = await self.studio.voice(name)
+        passages = None if self.in_parts else self.studio.passages(text, kind, voice.reader)
         async with Stream(self.studio.scheduler, voice, Script(voice.reader, passages)) as stream:
             sending = asyncio.create_task(self._send(stream, voice))
             watching = asyncio.create_task(self._feed(stream) if self.in_parts else self._watch())

@@ -7,26 +7,34 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from common.errors import UserError, did_you_mean
-from tacotron2.text.cleaners import ARPABET_CLEANERS, CLEANERS
+from tacotron2.text import languages
+from tacotron2.text.cleaners import ARPABET_CLEANERS, CLEANERS, ENGLISH_CLEANERS, LANGUAGE_CLEANERS, phonetic_form
 from tacotron2.text.lexicon import Lexicon
+from tacotron2.text.phonemes import PHONEMES as PHONEME_CHARACTERS
+from tacotron2.text.phonemes import remember
 from tacotron2.text.symbols import ARPABET, ARPABET_PREFIX, PAD, SYMBOL_TO_ID, SYMBOLS, TYPOGRAPHIC, symbol_table
 
 __all__ = [
     "CLEANERS",
+    "PHONEMES",
     "SYMBOLS",
     "Encoded",
     "Lexicon",
     "clean_text",
     "encode",
     "ids_to_text",
+    "language_of",
     "left_out",
+    "prepare",
     "symbol_table",
+    "symbols_of",
     "text_to_ids",
     "word_spans",
 ]
 
 Cleaners = str | Sequence[str]  # the name of one cleaner, or names to apply in turn
 
+PHONEMES = "phonemes"  # the cleaner
 SILENT = frozenset('"[]')  # marks without a sound: dropped, but not reported
 
 # Matches "{HH AW1 S}"; or an opening brace that is never closed, with the ARPAbet after it, which cannot be read as
@@ -52,8 +60,13 @@ def encode(
     cleaners: Cleaners = "english_cleaners",
     symbols: Sequence[str] = SYMBOLS,
     lexicon: Lexicon | None = None,
+    language: str = "",
 ) -> Encoded:
-    """Clean `text` and look up its symbols. `{HH AW1 S}`, in upper or lower case, is ARPAbet and is not cleaned.
+    """Clean `text` and look up its symbols. `{HH AW1 S}`, in upper or lower case, is ARPAbet and is not cleaned; with
+    the cleaner `phonemes`, braces hold IPA.
+
+    `language` is a code such as "de", for the cleaners that depend on it. With these, a letter whose accent the table
+    lacks is read without it.
 
     The words of `lexicon` are replaced by their readings first. What the symbols cannot hold is never lost unseen: the
     cleaners transliterate the letters of other scripts, and emoji and all else without a symbol are left out and listed
@@ -62,14 +75,20 @@ def encode(
 
     Letters may be composed or decomposed (Unicode's NFC or NFD). A typographic mark without a symbol is replaced by its
     ASCII form. Each run of whitespace becomes one space, and the ends are stripped. The result may be empty. Raises
-    UserError for an unknown cleaner.
+    UserError for an unknown cleaner, or if a program or package is absent that the language needs.
     """
     table = _ids_of(symbols)
     space = table.get(" ")
     ids: list[int] = []
     dropped: dict[str, None] = {}
-    for symbol in _tokenize(text, cleaners, lexicon):
+    for symbol in _tokenize(text, cleaners, lexicon, language):
         known = _in_table(symbol, table)
+        if (
+            known is None
+            and cleaners == "language_cleaners"
+            and (letter := unicodedata.normalize("NFD", symbol)[0]) in table
+        ):
+            known = (letter,)
         if known is None:
             dropped[symbol] = None
             continue
@@ -92,17 +111,59 @@ def text_to_ids(
     cleaners: Cleaners = "english_cleaners",
     symbols: Sequence[str] = SYMBOLS,
     lexicon: Lexicon | None = None,
+    language: str = "",
 ) -> list[int]:
     """Return the ids of `encode`, with a warning for each symbol that it drops."""
-    encoded = encode(text, cleaners, symbols, lexicon)
+    encoded = encode(text, cleaners, symbols, lexicon, language)
     for symbol in encoded.dropped:
         _warn_dropped(symbol)
     return encoded.ids
 
 
-def clean_text(text: str, cleaners: Cleaners = "english_cleaners", lexicon: Lexicon | None = None) -> str:
+def symbols_of(cleaners: str, language: str, characters: str | None) -> tuple[str, ...]:
+    """The symbol table of a new model: with `characters`, or else with those of the cleaners and the language.
+
+    Raises UserError for cleaners of another language, or a language whose letters are not known here.
+    """
+    is_english = languages.base(language) == languages.ENGLISH
+    if cleaners in ENGLISH_CLEANERS and not is_english:
+        raise UserError(
+            f"data.cleaners={cleaners} is for English, and data.language={language}; leave out one of the two, or use "
+            f"data.cleaners={' or '.join(LANGUAGE_CLEANERS)}"
+        )
+    if cleaners == PHONEMES:
+        return symbol_table(PHONEME_CHARACTERS if characters is None else characters, arpabet=False)
+    if characters is None and not is_english and cleaners != "transliteration_cleaners":
+        characters = languages.characters(language)
+    return symbol_table(characters)
+
+
+def language_of(cleaners: str, language: str) -> str:
+    """The language of texts, as a checkpoint stores it: "" if it is not known.
+
+    data.language is "en" unless it is set, and so says nothing of texts that are not cleaned as English.
+    """
+    if cleaners in ENGLISH_CLEANERS:
+        return languages.ENGLISH
+    return language if cleaners in LANGUAGE_CLEANERS or languages.base(language) != languages.ENGLISH else ""
+
+
+def clean_text(
+    text: str, cleaners: Cleaners = "english_cleaners", lexicon: Lexicon | None = None, language: str = ""
+) -> str:
     """Return the cleaned text, with ARPAbet in braces and without unmatched braces. Errors as in `encode`."""
-    return " ".join(_join(symbol for symbol in _tokenize(text, cleaners, lexicon) if symbol not in ("{", "}")).split())
+    symbols = _tokenize(text, cleaners, lexicon, language)
+    return " ".join(_join(symbol for symbol in symbols if symbol not in ("{", "}")).split())
+
+
+def prepare(texts: Iterable[str], cleaners: Cleaners, lexicon: Lexicon | None = None, language: str = "") -> None:
+    """Look at texts before `encode` does: one run of espeak-ng finds the phonemes of all, instead of one run for each.
+
+    Without effect for other cleaners. Errors as in `encode`.
+    """
+    if cleaners == PHONEMES:
+        outside = (part for text in texts for part, is_inside in _by_braces(text, lexicon) if not is_inside)
+        remember((phonetic_form(part, language) for part in outside), language)
 
 
 def ids_to_text(ids: Iterable[int], symbols: Sequence[str] = SYMBOLS) -> str:
@@ -117,31 +178,48 @@ def ids_to_text(ids: Iterable[int], symbols: Sequence[str] = SYMBOLS) -> str:
 
 
 def word_spans(ids: Sequence[int], symbols: Sequence[str] = SYMBOLS) -> list[tuple[int, int]]:
-    """Return (first, end) of each word in `ids`, end exclusive. A word is a run of letters, apostrophes and ARPAbet."""
-    inside = [symbols[i][:1].isalpha() or symbols[i] == "'" or symbols[i].startswith(ARPABET_PREFIX) for i in ids]
+    """Return (first, end) of each word in `ids`, end exclusive. A word is a run of letters with their marks, digits of
+    tones, apostrophes and ARPAbet."""
+    inside = [_is_of_word(symbols[i]) for i in ids]
     edges = [k for k in range(len(ids) + 1) if (k > 0 and inside[k - 1]) != (k < len(ids) and inside[k])]
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def _tokenize(text: str, cleaners: Cleaners, lexicon: Lexicon | None) -> Iterator[str]:
-    """Yield the symbols of the cleaned text, known or unknown: characters, "@HH" for ARPAbet, and unmatched braces."""
-    names = [cleaners] if isinstance(cleaners, str) else list(cleaners)
+def _is_of_word(symbol: str) -> bool:
+    if symbol.startswith(ARPABET_PREFIX) or symbol == "'" or symbol[:1].isalnum():
+        return True
+    return unicodedata.category(symbol[0])[0] == "M" if symbol else False
+
+
+def _by_braces(text: str, lexicon: Lexicon | None) -> Iterator[tuple[str, bool]]:
+    """Yield the parts of a text, and whether they are within braces: then with these, which may be unmatched."""
     text = _SURROGATE.sub("\ufffd", text)
     text = unicodedata.normalize("NFC", text if lexicon is None else lexicon.apply(text))
     position = 0
     for match in _BRACES.finditer(text):
-        yield from _cleaned_symbols(text[position : match.start()], names)
-        if match["inside"] is None:
-            yield match[0][0]
-        else:
-            yield from _arpabet(match["inside"])
+        yield text[position : match.start()], False
+        yield match[0], True
         position = match.end()
-    yield from _cleaned_symbols(text[position:], names)
+    yield text[position:], False
 
 
-def _cleaned_symbols(text: str, names: Sequence[str]) -> Iterator[str]:
+def _tokenize(text: str, cleaners: Cleaners, lexicon: Lexicon | None, language: str) -> Iterator[str]:
+    """Yield the symbols of the cleaned text, known or unknown: characters, "@HH" for ARPAbet, and unmatched braces."""
+    names = [cleaners] if isinstance(cleaners, str) else list(cleaners)
+    for part, is_inside in _by_braces(text, lexicon):
+        if not is_inside:
+            yield from _cleaned_symbols(part, names, language)
+        elif part[0] != "{" or part[-1] != "}":
+            yield part[0]
+        elif PHONEMES in names:
+            yield from part[1:-1].strip()
+        else:
+            yield from _arpabet(part[1:-1])
+
+
+def _cleaned_symbols(text: str, names: Sequence[str], language: str) -> Iterator[str]:
     """Yield the symbols of a text without braces. Text that a cleaner puts in braces is ARPAbet."""
-    cleaned = _clean(text, names)
+    cleaned = _clean(text, names, language)
     if not names or names[-1] not in ARPABET_CLEANERS:
         yield from cleaned
         return
@@ -153,13 +231,17 @@ def _arpabet(names: str) -> Iterator[str]:
     return (ARPABET_PREFIX + name.upper() for name in names.split())
 
 
-def _clean(text: str, names: Sequence[str]) -> str:
+def _clean(text: str, names: Sequence[str], language: str) -> str:
     """Apply the cleaners to text outside braces. They strip its ends; a space there is put back."""
     cleaned = text
     for name in names:
-        if name not in CLEANERS:
-            raise UserError(f"data.cleaners={name!r} is unknown{did_you_mean(name, CLEANERS)}")
-        cleaned = CLEANERS[name](cleaned)
+        if name in LANGUAGE_CLEANERS:
+            cleaned = LANGUAGE_CLEANERS[name](cleaned, language)
+        elif name in CLEANERS:
+            cleaned = CLEANERS[name](cleaned)
+        else:
+            choices = [*CLEANERS, *LANGUAGE_CLEANERS]
+            raise UserError(f"data.cleaners={name!r} is unknown{did_you_mean(name, choices)}")
     return f"{' ' * text[:1].isspace()}{cleaned}{' ' * text[-1:].isspace()}"
 
 

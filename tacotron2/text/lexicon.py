@@ -9,7 +9,8 @@ A UTF-8 file with one entry on each line, the written form and its reading:
 
 The two are separated by a tab, or else by the first space; a written form of several words needs the tab. A reading is
 text, which the cleaners treat like any other, or ARPAbet in braces (upper or lower case, with or without stress
-digits), or both. Lines that start with "#" are comments.
+digits), or both. Voices that read IPA (data.cleaners=phonemes) have IPA in braces, with at least one symbol that is not
+ASCII, such as the mark of stress. Lines that start with "#" are comments.
 """
 
 from __future__ import annotations
@@ -163,12 +164,14 @@ def _checked(reading: str) -> str:
     if any(name[-1] in "012" for name in names) and set(names) <= set(ARPABET):
         raise UserError(f"{reading[:60]!r} is ARPAbet; put it in braces: {{{' '.join(names)}}}")
     for inside in _BRACES.findall(reading):
-        for name in inside.upper().split():
+        for name in inside.upper().split() if inside.isascii() else ():
             if name not in ARPABET:
                 near = difflib.get_close_matches(name, ARPABET, n=4, cutoff=0.5)
                 near = near or [known for known in ARPABET if not known[-1].isdigit()]
                 raise UserError(f"unknown ARPAbet symbol {name!r} in {reading[:60]!r}; near it: {', '.join(near)}")
-    return _BRACES.sub(lambda match: f"{{{' '.join(match[1].upper().split())}}}", reading)
+    return _BRACES.sub(
+        lambda match: f"{{{' '.join((match[1].upper() if match[1].isascii() else match[1]).split())}}}", reading
+    )
 
 
 def _with_ending(reading: str, ending: str) -> str:

@@ -31,8 +31,9 @@ CONSONANTS = (
 ARPABET = tuple(sorted([vowel + stress for vowel in VOWELS for stress in ("", "0", "1", "2")] + list(CONSONANTS)))
 
 
-def symbol_table(characters: str | None = None) -> tuple[str, ...]:
-    """Return padding, then `characters` (default: the reference's), then ARPAbet. Raises UserError for a duplicate.
+def symbol_table(characters: str | None = None, arpabet: bool = True) -> tuple[str, ...]:
+    """Return padding, then `characters` (default: the reference's), then ARPAbet, if wanted. Raises UserError for a
+    duplicate.
 
     Decomposed letters are composed (Unicode's NFC), as `encode` does with text.
     """
@@ -42,7 +43,7 @@ def symbol_table(characters: str | None = None) -> tuple[str, ...]:
             f"data.characters={characters!r}: repeated or reserved: {' '.join(twice)}; list each character once, and "
             f"leave out {PAD}, the padding"
         )
-    return (PAD, *characters, *(ARPABET_PREFIX + name for name in ARPABET))
+    return (PAD, *characters, *(ARPABET_PREFIX + name for name in ARPABET if arpabet))
 
 
 SYMBOLS: tuple[str, ...] = symbol_table()
