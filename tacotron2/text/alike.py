@@ -1,5 +1,5 @@
-"""The nearest ARPAbet of letters and of the IPA: from there a voice of another language starts if its training starts from
-an English one."""
+"""The nearest ARPAbet of letters and of the IPA. A voice of another language starts from there if its training starts
+from an English one."""
 
 from __future__ import annotations
 
