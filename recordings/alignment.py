@@ -74,24 +74,43 @@ def align(given: Sequence[str], heard: Sequence[Word]) -> Aligned:
     pairs = _matches([key.word for key in a], [key.word for key in b])
     spans: list[tuple[float, float] | None] = [None] * len(given)
     used, equal = set[int](), set[int]()
+    parts = _parts(given, pairs, a, b, heard)
     for i, j in pairs:
-        word, owner = heard[b[j].owner], a[i].owner
-        start, end = spans[owner] or (word.start, word.end)
-        spans[owner] = (min(start, word.start), max(end, word.end))
+        part, owner = parts[(a[i].owner, b[j].owner)], a[i].owner
+        start, end = spans[owner] or part
+        spans[owner] = (min(start, part[0]), max(end, part[1]))
         used.add(b[j].owner)
         if a[i].word == b[j].word:
             equal.add(owner)
     return Aligned(
-        [Word(word, *span) for word, span in zip(given, _filled(given, spans, heard), strict=True)],
+        _filled(given, spans, heard),
         len(equal),
         [word for place, word in enumerate(heard) if place not in used],
     )
 
 
-def _filled(
-    given: Sequence[str], spans: Sequence[tuple[float, float] | None], heard: Sequence[Word]
-) -> list[tuple[float, float]]:
-    """Spans for the words that have none; all starts and ends in order."""
+def _parts(
+    given: Sequence[str], pairs: Sequence[tuple[int, int]], a: Sequence[_Key], b: Sequence[_Key], heard: Sequence[Word]
+) -> dict[tuple[int, int], tuple[float, float]]:
+    """(given word, heard word) -> its time. Given words that are heard as one, like a number in digits, share it."""
+    owners: dict[int, list[int]] = {}
+    for i, j in pairs:
+        group = owners.setdefault(b[j].owner, [])
+        if a[i].owner not in group:
+            group.append(a[i].owner)
+    found = {}
+    for place, group in owners.items():
+        word, sizes = heard[place], [_size(given[owner]) for owner in group]
+        length = (word.end - word.start) / sum(sizes)
+        bounds = [word.start + length * passed for passed in itertools.accumulate(sizes, initial=0)]
+        for owner, span in zip(group, itertools.pairwise(bounds), strict=True):
+            found[(owner, place)] = span
+    return found
+
+
+def _filled(given: Sequence[str], spans: Sequence[tuple[float, float] | None], heard: Sequence[Word]) -> list[Word]:
+    """The given words with their spans, and with guessed ones where they have none; all starts and ends in order."""
+    guessed: set[int] = set()
     result = [span or (math.nan, math.nan) for span in spans]
     edges = (heard[0].start, heard[-1].end)
     place = 0
@@ -105,13 +124,14 @@ def _filled(
             sizes = [_size(word) for word in given[first:end]]
             bounds = [start + (stop - start) * passed / sum(sizes) for passed in itertools.accumulate(sizes, initial=0)]
             result[first:end] = list(itertools.pairwise(bounds))
+            guessed.update(range(first, end))
         place = last + 1
     now = 0.0
     for k, (start, stop) in enumerate(result):
         now = max(now, start)
         result[k] = (now, max(now, stop))
         now = result[k][1]
-    return result
+    return [Word(word, *result[k], k not in guessed) for k, word in enumerate(given)]
 
 
 def _size(word: str) -> int:

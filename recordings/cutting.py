@@ -23,6 +23,9 @@ from recordings.sources import Span
 MIN_SECONDS, MAX_SECONDS = 1.0, 10.0  # of a clip
 MARGIN_SECONDS = 0.1  # silence that a clip keeps at each end
 REACH = 0.25  # seconds between a pause and the gap of two words that it can belong to: twice the error of word times
+UNMARKED = 0.1  # seconds that a place without punctuation must be nearer to a pause than one with it
+UNSURE_COST = 5.0  # of a cut beside a word whose time is a guess
+NO_MARK = 0.8  # cost of a cut after a word without punctuation
 UNTOLD_SECONDS = 0.4  # of sound between two pauses at the same place in the text: nothing is written for it
 GOOD_SECONDS = 6.0  # the length of a clip that costs nothing
 SURE_PAUSE = 0.3  # seconds; a cut in a shorter pause costs more, down to MIN_PAUSE
@@ -94,7 +97,7 @@ def _places(words: Sequence[Word], pauses: np.ndarray, seconds: float) -> list[_
     gaps.append((words[-1].end, max(seconds, words[-1].end)))
     middles = [(start + end) / 2 for start, end in gaps]
     for pause in (Span(float(start), float(end)) for start, end in pauses):
-        if (boundary := _boundary(pause, gaps, middles)) is not None:
+        if (boundary := _boundary(pause, gaps, middles, words)) is not None:
             by_boundary.setdefault(boundary, []).append(pause)
     nothing, end = Span(0.0, 0.0), Span(seconds, seconds)
     by_boundary.setdefault(0, [nothing])
@@ -102,7 +105,9 @@ def _places(words: Sequence[Word], pauses: np.ndarray, seconds: float) -> list[_
     return [_place(boundary, found, words) for boundary, found in sorted(by_boundary.items())]
 
 
-def _boundary(pause: Span, gaps: Sequence[tuple[float, float]], middles: Sequence[float]) -> int | None:
+def _boundary(
+    pause: Span, gaps: Sequence[tuple[float, float]], middles: Sequence[float], words: Sequence[Word]
+) -> int | None:
     """The place in the text of a pause; None if it is inside a word."""
     middle = (pause.start + pause.end) / 2
     near = bisect.bisect_left(middles, middle)
@@ -110,10 +115,24 @@ def _boundary(pause: Span, gaps: Sequence[tuple[float, float]], middles: Sequenc
     for i in range(max(0, near - 3), min(len(gaps), near + 4)):
         start, end = gaps[i]
         distance = max(0.0, pause.start - end, start - pause.end)
-        cost = distance + 0.1 * abs(middle - middles[i])
+        cost = distance + 0.1 * abs(middle - middles[i]) + UNMARKED * (_mark(words, i) == NO_MARK)
         if distance <= REACH and cost < best_cost:
             best, best_cost = i, cost
     return best
+
+
+def _mark(words: Sequence[Word], boundary: int) -> float:
+    """What a cut before word `boundary` costs for the sign at the end of the word before it."""
+    if not 0 < boundary < len(words):
+        return 0.0
+    mark = words[boundary - 1].text.rstrip("\"')\u2019\u201d")
+    return 0.0 if mark.endswith(ENDS) else 0.3 if mark.endswith(COMMAS) else NO_MARK
+
+
+def _is_unsure(words: Sequence[Word], boundary: int) -> bool:
+    """Whether a word beside a place has guessed times, so that it may be on the other side of the pause there."""
+    is_inner = 0 < boundary < len(words)
+    return is_inner and not (words[boundary - 1].is_sure and words[boundary].is_sure)
 
 
 def _place(boundary: int, found: Sequence[Span], words: Sequence[Word]) -> _Place:
@@ -125,9 +144,8 @@ def _place(boundary: int, found: Sequence[Span], words: Sequence[Word]) -> _Plac
         end, start = found[0], found[-1]
     length = longest.end - longest.start
     cost = max(0.0, 1 - length / SURE_PAUSE) * 2
-    if 0 < boundary < len(words):
-        mark = words[boundary - 1].text.rstrip("\"')\u2019\u201d")
-        cost += 0.0 if mark.endswith(ENDS) else 0.3 if mark.endswith(COMMAS) else 0.8
+    cost += _mark(words, boundary)
+    cost += UNSURE_COST * _is_unsure(words, boundary)
     return _Place(
         boundary,
         # Never beyond the middle of a pause, so that clips do not overlap.
@@ -170,6 +188,10 @@ def _cut_between(a: _Place, b: _Place, words: Sequence[Word]) -> Cut:
     length = end - start
     if length < MIN_SECONDS:
         return Cut(Span(start, max(start, end)), text, f"{max(0.0, length):.2f} s, less than {MIN_SECONDS:g} s")
+    for boundary in (a.word, b.word):
+        if _is_unsure(words, boundary):
+            near = " ".join(word.text for word in words[boundary - 1 : boundary + 1])
+            return Cut(Span(start, end), text, f"Whisper does not hear the words where it was cut: {near!r}")
     if length > MAX_SECONDS:
         return Cut(
             Span(start, end), text, f"{length:.1f} s without a pause between two words, more than {MAX_SECONDS:g} s"

@@ -32,11 +32,13 @@ MIN_SPEECH_SECONDS = 0.3  # in a piece without more, Whisper would write down wh
 
 
 class Word(NamedTuple):
-    """A word as it is written, and when it is heard: seconds from the start of the recording."""
+    """A word as it is written, and when it is heard: seconds from the start of the recording. `is_sure` is False if the
+    times are only a guess."""
 
     text: str
     start: float
     end: float
+    is_sure: bool = True
 
 
 class Piece(NamedTuple):

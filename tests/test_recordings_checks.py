@@ -43,6 +43,7 @@ def measured(name: str = "a", **changes: Any) -> Measured:
         ("one two three four", "one too three four", 4, 1, ""),
         ("one two three four", "two three four", 4, 1, "one"),
         ("one two three four", "one two three four and then", 4, 2, "and then"),
+        ("Caslon's type is clear", "Cast one's type is clear", 5, 2, ""),
         ("To be or not", "", 4, 4, "to be or not"),
     ],
 )
@@ -60,7 +61,7 @@ def test_words_are_compared(text: str, heard: str, words: int, wrong: int, edge:
         ({}, {"edge": "a"}, ""),  # Whisper often misses an article
         ({"clipped": 0.02}, {}, "clipping: 2.00% of the samples are at full scale, more than 0.1%"),
         ({}, {"clean": 1.5}, "noise: DNSMOS gives 1.50, less than"),
-        ({}, {"letters_per_second": 24.0}, "an unusual rate: 24.0 letters per second, 2.00 times the median"),
+        ({}, {"letters_per_second": 30.0}, "an unusual rate: 30.0 letters per second, 2.50 times the median"),
         ({}, {"letters_per_second": 5.0}, "an unusual rate: 5.0 letters per second"),
         ({}, {"voice": voice(1.2)}, "another voice: its similarity with the others is 0.36, less than"),
     ],

@@ -166,6 +166,16 @@ def test_a_pause_inside_a_word_is_no_place_to_cut() -> None:
     assert [found.text for found in cut(words, quiet, 12.0)] == ["a bcdef", "g"]
 
 
+def test_a_cut_beside_words_that_were_not_heard_is_a_problem() -> None:
+    words = timed("one two three four five", word_seconds=0.6) + timed("six seven eight nine ten", 3.5, 0.6)
+    quiet = np.array([[3.0, 3.5]])
+    assert len(cut(words, quiet, 6.5)) in (1, 2)
+    long = [*words, *timed(" ".join(f"w{k}" for k in range(12)), 6.5, 0.6)]  # too long for one clip
+    assert cut(long, quiet, 13.7)[0].problem == ""
+    long[4] = long[4]._replace(is_sure=False)
+    assert "does not hear the words where it was cut: 'five six'" in cut(long, quiet, 13.7)[0].problem
+
+
 def test_words_in_silence_are_not_words() -> None:
     words = [*timed("one two three"), Word("Thanks.", 2.0, 2.5), Word("Four", 2.9, 3.8)]  # that begins too early
     found = audible(words, np.array([[0.0, 0.1], [0.9, 3.5]]))
