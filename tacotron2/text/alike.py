@@ -1,5 +1,7 @@
-"""ARPAbet near to letters and to the IPA, where a voice of another language starts from if it is trained from an English
-one. English lacks many of these sounds, so the nearest has to do."""
+"""ARPAbet near to letters and to the IPA, for a voice of another language that starts from an English one.
+
+English lacks many of these sounds, so the nearest has to do.
+"""
 
 from __future__ import annotations
 
