@@ -87,7 +87,7 @@ class DataConfig(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cleaners == "auto":
-            self.cleaners = "english_cleaners" if self.language == "en" else "language_cleaners"
+            self.cleaners = "english_cleaners" if self.language.startswith("en") else "language_cleaners"
 
 
 @dataclass

@@ -30,14 +30,36 @@ CLAUSE = re.compile(rf"[,;:\uff0c\u3001\uff1b\uff1a][{re.escape(CLOSERS)}{HIDDEN
 INSIDE_WORD = re.compile(r"[-/_.,;:?&=\uff0c\u3001\uff1b\uff1a\u3002]")
 WORD = re.compile(r"[\w'\u2019]+")
 # Words that begin a phrase, so that a reader may pause before them, and words that no reader pauses after.
-CONJUNCTIONS = {"en": "and but or nor so yet because although though while when whenever where if unless until"}
+CONJUNCTIONS = {
+    "en": "and but or nor so yet because although though while when whenever where if unless until",
+    "de": "und aber oder sondern denn weil obwohl während wenn als wo ob bis dass damit sodass",
+    "es": "y e pero o u sino porque aunque mientras cuando donde si hasta pues",
+    "fr": "et mais ou ni car donc parce puisque quoique tandis lorsque quand où si",
+    "it": "e ed ma o oppure né perché poiché sebbene mentre quando dove se finché",
+    "pt": "e mas ou nem porque embora enquanto quando onde se até pois",
+    "nl": "en maar of noch want omdat hoewel terwijl wanneer toen waar als tot zodat",
+}
 PHRASES = {
     "en": "which who whom whose that than as after before since of in on at by for from to with without into onto over "
-    "under through between among against during about upon within toward towards is are was were"
+    "under through between among against during about upon within toward towards is are was were",
+    "de": "der die das dass nach vor seit von in im auf an am bei für zu zum zur mit ohne über unter "
+    "durch zwischen gegen",
+    "es": "que de del en a al por para con sin sobre entre hasta desde contra hacia según es son fue",
+    "fr": "que qui dont de du des en à au aux par pour avec sans sur sous entre contre depuis vers dans est sont",
+    "it": "che di del della in a al alla da dal dalla per con senza su tra fra contro verso è sono",
+    "pt": "que de do da em no na a ao por para com sem sobre entre até desde contra é são",
+    "nl": "die dat van in op aan bij voor naar met zonder over onder door tussen tegen tijdens is zijn was",
 }
 LEADING = {
     "en": "a an the this that these those my your his her its our their no any some each every of in on at by for from "
-    "to with into is are was were be been has have had not and or but very more most"
+    "to with into is are was were be been has have had not and or but very more most",
+    "de": "der die das dem den des ein eine einen einem einer eines kein keine mein sein ihr unser in im an am auf "
+    "zu von mit für und oder aber nicht sehr",
+    "es": "el la los las un una unos unas mi tu su de del en a al por para con que y o no muy más",
+    "fr": "le la les un une des mon ma mes son sa ses leur de du en à au aux par pour avec que et ou ne très plus",
+    "it": "il lo la i gli le un uno una mio suo di del della in a al da per con che e o non molto più",
+    "pt": "o a os as um uma meu seu sua de do da em no na ao por para com que e ou não muito mais",
+    "nl": "de het een mijn zijn haar van in op aan voor met en of maar niet zeer meer",
 }
 
 

@@ -1,5 +1,7 @@
-"""The nearest ARPAbet of letters and of the IPA. A voice of another language starts from there if its training starts
-from an English one."""
+"""ARPAbet near to letters and to the IPA, for a voice of another language that starts from an English one.
+
+English lacks many of these sounds, so the nearest has to do.
+"""
 
 from __future__ import annotations
 

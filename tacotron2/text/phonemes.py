@@ -15,7 +15,9 @@ from tacotron2.text.espeak import phonemes_of
 MAX_CACHED = 20_000  # phrases, of each a line
 MAX_PHRASE = 200  # characters, which have at most 800 bytes
 KEPT = "-!(),.:;?¿¡"  # marks that are symbols
-MARKS_OF_SCRIPTS = str.maketrans("。，、？！；：．،؛؟।॥۔։", ".,,?!;:.,;?...:")
+MARKS_OF_SCRIPTS = str.maketrans(
+    {script: f"{ascii_mark} " for script, ascii_mark in zip("。，、？！；：．،؛؟।॥۔։", ".,,?!;:.,;?...:", strict=True)}
+)
 # Letters, modifiers and diacritics of the IPA as espeak-ng has them, and the digits of its tones.
 LETTERS = (
     "abcdefghijklmnopqrstuvwxyz"
