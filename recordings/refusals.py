@@ -15,7 +15,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.wording import counted
-from recordings.checks import MAX_WORD_ERRORS, MIN_CLIPS, Measured
+from recordings.checks import MIN_CLIPS, Measured
 from recordings.clips import Clip, Clips
 from recordings.hearing import Heard, Piece
 
@@ -105,7 +105,7 @@ def refuse_other_transcripts(folder: str, layout: str, clips: Sequence[Clips]) -
 
 def refuse_wrong_clips(folder: str, layout: str, measured: Sequence[Measured]) -> None:
     """Raise a UserError if in most clips other words are heard than their text has."""
-    wrong = [found for found in measured if found.error_rate > MAX_WORD_ERRORS]
+    wrong = [found for found in measured if found.says_something_else]
     if len(wrong) > MAX_WRONG_CLIPS * len(measured):
         example = wrong[0]
         raise UserError(

@@ -157,7 +157,7 @@ def test_sound_that_is_not_in_the_text_is_left_out() -> None:
     words = timed("one two three four five") + timed("six seven eight nine ten", 4.0)
     quiet = np.array([[1.5, 2.0], [3.0, 4.0]])
     cuts = cut(words, quiet, 5.5)
-    assert [found.span for found in cuts] == [(0.0, pytest.approx(1.6)), (pytest.approx(3.9), 5.5)]
+    assert [edge for found in cuts for edge in found.span] == pytest.approx([0.0, 1.6, 3.9, 5.5])
 
 
 def test_a_pause_inside_a_word_is_no_place_to_cut() -> None:
@@ -185,6 +185,6 @@ def test_words_in_silence_are_not_words() -> None:
 
 def test_a_short_recording_stays_whole_without_the_silence_at_its_ends() -> None:
     found = whole("text", np.array([[0.0, 0.8], [2.0, 2.4], [4.0, 5.0]]), 5.0)
-    assert found.span == (pytest.approx(0.7), pytest.approx(4.1))
+    assert list(found.span) == pytest.approx([0.7, 4.1])
     assert "less than 1 s" in whole("text", np.array([[0.0, 0.8], [1.3, 5.0]]), 5.0).problem
     assert whole("text", np.zeros((0, 2)), 5.0).span == (0.0, 5.0)
