@@ -24,10 +24,12 @@ from common.files import make_directory, write_text
 from evaluation.judges import RATE, Listener, optional
 from recordings.sources import Recording, blocks, refuse_changed
 
-VERSION = 1  # of the results: another one makes all of them stale
+VERSION = 2  # of the results: another one makes all of them stale
 MIN_PIECE, MAX_PIECE = 15.0, 29.0  # seconds
 FRAME_SECONDS = 0.01
 QUIET_FRAMES = 30  # a piece ends in the middle of the quietest 0.3 s
+MAX_COMPRESSION = 2.4  # as in Whisper's own code: a text that zlib makes smaller than this repeats itself
+REPEATED_LOG_PROBABILITY = -2.0  # what such a text counts as: Whisper is sure of it, also where no word of it is said
 MIN_SPEECH_SECONDS = 0.3  # in a piece without more, Whisper would write down what nobody says
 
 
@@ -48,7 +50,7 @@ class Piece(NamedTuple):
     end: float
     speech_seconds: float  # that Silero's voice activity detector finds
     log_probability: float  # mean of the tokens, of Whisper; nan if it heard nothing
-    num_words: int
+    num_words: int  # also of texts that repeat themselves, which are no words of the recording
 
 
 @dataclass
@@ -122,16 +124,26 @@ def hear(recording: Recording, listener: Listener, progress: Callable[[float], A
         end = start + len(audio) / RATE
         speech = speech_seconds(audio)
         segments = listener.segments(audio, word_timestamps=True) if speech >= MIN_SPEECH_SECONDS else []
-        spoken = [_word(word, start) for segment in segments for word in segment.words or [] if word.word.strip()]
-        words += spoken
-        tokens = sum(len(segment.tokens) for segment in segments)
-        likelihood = sum(s.avg_logprob * len(s.tokens) for s in segments) / tokens if tokens else math.nan
-        found.append(Piece(round(start, 3), round(end, 3), round(speech, 2), round(likelihood, 4), len(spoken)))
+        good = [segment for segment in segments if segment.compression_ratio <= MAX_COMPRESSION]
+        words += [_word(word, start) for segment in good for word in segment.words or [] if word.word.strip()]
+        number = sum(len(segment.text.split()) for segment in segments)
+        likelihood = round(_log_probability(segments), 4)
+        found.append(Piece(round(start, 3), round(end, 3), round(speech, 2), likelihood, number))
         progress(end - start)
         if speech > longest and listener.model.model.is_multilingual:
             longest = speech
             language, probability, _ = listener.model.detect_language(audio)
     return Heard(words, found, language, float(probability))
+
+
+def _log_probability(segments: Sequence[Any]) -> float:
+    """The mean of all tokens; nan if there are none."""
+    values = [
+        (REPEATED_LOG_PROBABILITY if s.compression_ratio > MAX_COMPRESSION else s.avg_logprob, len(s.tokens))
+        for s in segments
+    ]
+    tokens = sum(number for _, number in values)
+    return float(sum(value * number for value, number in values) / tokens) if tokens else math.nan
 
 
 def _word(word: Any, offset: float) -> Word:

@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import UserError
 from recordings import refusals
-from recordings.checks import Corpus, Measured, compare, corpus_of, problem
+from recordings.checks import Corpus, Measured, compare, corpus_of, letter_error_rate, problem
 from recordings.clips import Clip, Clips
 from recordings.corpus import judge
 from recordings.hearing import Heard, Piece
@@ -70,6 +70,16 @@ def test_the_reason_to_drop_a_clip(clip_changes: dict[str, Any], changes: dict[s
     found = problem(clip(**clip_changes), measured(**changes), Corpus(12.0, VOICE, True))
     assert reason in found
     assert bool(found) == bool(reason)
+
+
+def test_names_that_are_heard_wrong_are_no_other_words() -> None:
+    text = "with movable type, the aforesaid Gutenberg Bible,"
+    rate = letter_error_rate(text, "with movable type, the A4 said Guttenberg Bible.")
+    assert 0.05 < rate < 0.15
+    assert letter_error_rate(text, "") == 1.0
+    assert letter_error_rate(text, "He never came back to the village.") > 0.6
+    found = measured(word_errors=4, letter_error_rate=rate)
+    assert problem(clip(), found, Corpus(12.0, VOICE, True)) == ""
 
 
 def test_few_clips_are_not_compared_with_each_other() -> None:
