@@ -44,7 +44,7 @@ $(SERVER): $(INSTALLED) requirements-server.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-server.txt
 	@touch $@
 
-$(DEV): $(INSTALLED) requirements-dev.txt requirements-onnx.txt requirements-arpabet.txt requirements-loudness.txt requirements-server.txt requirements-engines.txt requirements-eval.txt
+$(DEV): $(INSTALLED) requirements-dev.txt requirements-onnx.txt requirements-arpabet.txt requirements-languages.txt requirements-loudness.txt requirements-server.txt requirements-engines.txt requirements-eval.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements-eval.txt
 	@touch $@

@@ -16,7 +16,7 @@ import pytest
 
 from synthesis.onnx.files import PACKAGES as SPEAKING_PACKAGES
 from synthesis.onnx.files import REQUIREMENTS_FILE
-from tacotron2.text.cleaners import CLEANERS
+from tacotron2.text.cleaners import CLEANERS, LANGUAGE_CLEANERS
 from tacotron2.text.cleaners import PACKAGES as CLEANER_PACKAGES
 from tests.helpers import REPOSITORY
 from tests.helpers.servers import free_port, served
@@ -114,7 +114,7 @@ def test_the_packages_of_speak_onnx_are_listed() -> None:
     }
     listed = pins.pop(REQUIREMENTS_FILE)
     assert listed.keys() == {*SPEAKING_PACKAGES, *(name for names in CLEANER_PACKAGES.values() for name in names)}
-    assert CLEANER_PACKAGES.keys() == CLEANERS.keys()
+    assert CLEANER_PACKAGES.keys() == CLEANERS.keys() | LANGUAGE_CLEANERS.keys()
     for name, version in listed.items():
         assert version in {other[name] for other in pins.values() if name in other}, name
         assert len({other[name] for other in pins.values() if name in other}) == 1, name
