@@ -19,11 +19,15 @@ from synthesis.engines.options import missing
 MODELS = ("bark-tiny", "bark-small", "audioldm2-tiny", "audioldm2")
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("folder", type=Path, help="where to write it; made if it does not exist")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = parser().parse_args()
     if options.folder.exists() and any(options.folder.iterdir()):
         raise UserError(f"{options.folder}: not empty; name another folder")
     try:
