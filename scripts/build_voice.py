@@ -31,6 +31,7 @@ from common.files import make_directory, read_json_lines, write_text
 from common.lock import locked
 from common.schema import Options, Positive, from_dict
 from common.wording import counted
+from recordings.corpus import find
 from recordings.stages import Runner, Stage, duration
 from recordings.training import (
     RATE_STEPS,
@@ -48,7 +49,7 @@ MODEL_OPTIONS = {
     "tacotron2_small": ["data.cleaners=english_arpabet"],
     "waveglow_small": ["data.segment_length=16384", "task.spectral_from_step=0"],
 }
-HEAR_MINUTES = 0.15  # per minute of speech, to hear, cut and check it on 2 cores
+HEAR_MINUTES = 0.3  # per minute of audio, to hear, cut and check it on 2 cores
 
 
 @dataclass
@@ -135,8 +136,10 @@ def cut_command(config: BuildConfig) -> list[str]:
 
 def corpus_stages(config: BuildConfig) -> list[Stage]:
     corpus = config.folder / "corpus"
+    audio = sum(found.seconds for found in find(Path(config.recordings), config.speaker).recordings) / 60
+    says = f"hear {duration(audio)} of recordings, cut them into clips, check these"
     return [
-        Stage("cut", "hear the recordings, cut them into clips, check these", cut_command(config)),
+        Stage("cut", says, cut_command(config), minutes=HEAR_MINUTES * audio),
         Stage("filelists", "hold some clips out", python("scripts/prepare_filelists.py", str(corpus))),
         Stage("mels", "compute the mels", python("scripts/prepare_mels.py", f"data.root={corpus}")),
     ]
