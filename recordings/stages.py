@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
@@ -33,8 +33,6 @@ class Stage:
     reads: Sequence[Path] = ()  # their contents decide whether the stage is stale
     output: Path | None = None  # what is set aside if the stage is stale; None: the command sees to it itself
     minutes: float = 0.1  # about how long it takes
-    ok: Sequence[int] = (0,)  # exit statuses that are no failure
-    own: Sequence[str] = field(default=())  # arguments that may change without making the stage stale
 
     @property
     def is_cheap(self) -> bool:
@@ -43,7 +41,7 @@ class Stage:
 
     def fingerprint(self) -> str:
         """A digest of the command and of the contents of `reads`."""
-        digest = hashlib.sha256(json.dumps([a for a in self.command if a not in self.own]).encode())
+        digest = hashlib.sha256(json.dumps(list(self.command)).encode())
         for path in self.reads:
             digest.update(path.read_bytes() if path.is_file() else b"missing")
         return digest.hexdigest()
@@ -57,7 +55,6 @@ class Runner:
         self.record: dict[str, dict[str, object]] = {}
         with contextlib.suppress(OSError, ValueError):  # none, or a damaged one: everything is checked again
             self.record = dict(json.loads(self.path.read_text(encoding="utf-8")))
-        self.seconds: dict[str, float] = {}
 
     def is_done(self, stage: Stage) -> bool:
         """Whether the stage has ended, and nothing that it read has changed."""
@@ -77,13 +74,12 @@ class Runner:
         print(f"\n[{where}] {stage.says} (about {duration(stage.minutes)})\n$ {shlex.join(stage.command)}", flush=True)
         start = time.monotonic()
         status = subprocess.run(stage.command, check=False).returncode
-        self.seconds[stage.name] = time.monotonic() - start
-        if status not in stage.ok:
+        if status:
             raise UserError(
                 f"the stage {stage.name!r} ended with status {status}; its message is above. Correct that, and run the "
                 "same command again: it goes on here"
             )
-        self._note(stage, stage.fingerprint(), True, self.seconds[stage.name])
+        self._note(stage, stage.fingerprint(), True, time.monotonic() - start)
 
     def _note(self, stage: Stage, fingerprint: str, done: bool, seconds: float | None = None) -> None:
         before = self.record.get(stage.name, {}).get("seconds", 0.0)

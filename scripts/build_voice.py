@@ -88,7 +88,8 @@ def main(values: dict[str, Any]) -> None:
         if not (Path(config.base) / f"{part}.safetensors").is_file():
             raise UserError(f"base={config.base}: it has no {part}.safetensors; give the folder of a voice")
     if config.dry_run:
-        finish(subprocess.run([*cut_command(config), "dry_run=true"], check=False).returncode)
+        if status := subprocess.run([*cut_command(config), "dry_run=true"], check=False).returncode:
+            sys.exit(status)  # it has said why
         print(f"\nThen train both models from {config.base}, judge them, and pack the voice into {config.output}.")
         return
     make_directory(config.folder, "work")
@@ -107,12 +108,11 @@ def build(config: BuildConfig) -> None:
     print(
         f"\n{counted(clips, 'clip')}, {duration(minutes)} of speech: expect {expected_wer(minutes):.0f} % wrong words"
     )
-    steps = {}
     for number, model in enumerate(MODELS, 4):
         items = frames if model == "tacotron2_small" else clips
         runner.run(rate_stage(config, model), f"{number}/{count}")
-        steps[model] = run_steps(config, model, minutes)
-        runner.run(training_stage(config, model, items, *steps[model]), f"{number}/{count}")
+        stage = training_stage(config, model, items, *run_steps(config, model, minutes))
+        runner.run(stage, f"{number}/{count}")
     if config.judge:
         runner.run(judging_stage(config), f"{count - 2}/{count}")
     write_report(config, runner, clips, minutes)
@@ -257,12 +257,6 @@ def packing_stage(config: BuildConfig) -> Stage:
         *options,
     )
     return Stage("pack", "pack the voice", command, [run / "log.jsonl" for run in runs], config.output)
-
-
-def finish(status: int) -> None:
-    """End with the status of a command that has failed and has said why."""
-    if status:
-        sys.exit(status)
 
 
 if __name__ == "__main__":
