@@ -16,6 +16,7 @@ if __name__ == "__main__":  # before the slow imports
 
     show_help("build_voice", __doc__)
 
+import math
 import re
 import subprocess
 import sys
@@ -23,11 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.checkpoint.files import BEST
 from common.config import AudioConfig
 from common.data.mels import MANIFEST_FILE
 from common.entry import hydra_entry
 from common.errors import UserError
-from common.files import make_directory, read_json_lines, write_text
+from common.files import json_lines, make_directory, read_json_lines, write_text
 from common.lock import locked
 from common.schema import Options, Positive, from_dict
 from common.wording import counted
@@ -45,10 +47,8 @@ from recordings.training import (
 SENTENCES = checkout.REPOSITORY / "filelists" / "unseen_sentences.txt"
 SAMPLE = "This voice was made from a folder of recordings."
 MODELS = {"tacotron2_small": "tacotron2", "waveglow_small": "waveglow"}
-MODEL_OPTIONS = {
-    "tacotron2_small": ["data.cleaners=english_arpabet"],
-    "waveglow_small": ["data.segment_length=16384", "task.spectral_from_step=0"],
-}
+MODEL_OPTIONS: dict[str, list[str]] = {"tacotron2_small": [], "waveglow_small": ["task.spectral_from_step=0"]}
+VALIDATIONS = 5  # of each training
 HEAR_MINUTES = 0.3  # per minute of audio, to hear, cut and check it on 2 cores
 
 
@@ -150,7 +150,7 @@ def measure_corpus(corpus: Path) -> tuple[int, int, float]:
     audio = AudioConfig()
     lines = (corpus / "filelists" / "train.txt").read_text(encoding="utf-8").splitlines()
     trained = {line.split("|")[0] for line in lines}
-    rows = {row["clip"]: row["frames"] for row in read_json_lines(corpus / "mels" / MANIFEST_FILE)}
+    rows = {row["clip"]: row["frames"] for row in json_lines(corpus / "mels" / MANIFEST_FILE)}
     frames = sum(rows[clip] for clip in trained)
     return len(trained), frames, frames * audio.hop_length / audio.sample_rate / 60
 
@@ -164,8 +164,8 @@ def train_command(config: BuildConfig, model: str, run_dir: Path, options: list[
         "train.py",
         f"model={model}",
         "data=ljspeech",
+        "experiment=new_voice",
         f"data.root={config.folder / 'corpus'}",
-        "data.num_workers=1",
         f"run_dir={run_dir}",
         f"init_from={base}",
         *MODEL_OPTIONS[model],
@@ -198,8 +198,12 @@ def run_steps(config: BuildConfig, model: str, speech_minutes: float) -> tuple[i
 
 def training_stage(config: BuildConfig, model: str, items: float, steps: int, minutes: float) -> Stage:
     run_dir = config.folder / MODELS[model]
-    every = max(RATE_STEPS, steps // 4)
+    every = max(RATE_STEPS, math.ceil(steps / VALIDATIONS))
     options = [*schedule(model, steps, items), f"trainer.val_every_steps={every}", "trainer.checkpoint_every_minutes=5"]
+    if config.judge:
+        options.append("trainer.judge=true")
+        if model == "tacotron2_small":
+            options.append(f"task.judge_waveglow={Path(config.base) / 'waveglow.safetensors'}")
     command = train_command(config, model, run_dir, options)
     return Stage(MODELS[model], f"train {model} for {steps:,} steps", command, inputs(config), run_dir, minutes)
 
@@ -207,13 +211,23 @@ def training_stage(config: BuildConfig, model: str, items: float, steps: int, mi
 # ---- the voice ----
 
 
+def chosen(config: BuildConfig) -> list[Path]:
+    """The checkpoints that become the voice: those that the judges liked best, or the last ones."""
+    runs = [config.folder / run for run in MODELS.values()]
+    return [run / BEST for run in runs] if config.judge else runs
+
+
+def logs(config: BuildConfig) -> list[Path]:
+    return [config.folder / run / "log.jsonl" for run in MODELS.values()]
+
+
 def judging_stage(config: BuildConfig) -> Stage:
     corpus, output = config.folder / "corpus", config.folder / "judged"
-    runs = [config.folder / run for run in MODELS.values()]
+    tacotron2, waveglow = chosen(config)
     command = python(
         "scripts/evaluate.py",
-        f"tacotron2={runs[0]}",
-        f"waveglow={runs[1]}",
+        f"tacotron2={tacotron2}",
+        f"waveglow={waveglow}",
         f"sentences={SENTENCES}",
         f"recordings={corpus / 'filelists' / 'val.txt'}",
         f"root={corpus}",
@@ -221,7 +235,7 @@ def judging_stage(config: BuildConfig) -> Stage:
         "vocoders=[waveglow]",
         "overwrite=true",
     )
-    return Stage("judge", "judge the voice", command, [run / "log.jsonl" for run in runs], output, 4.0)
+    return Stage("judge", "judge the voice", command, logs(config), output, 4.0)
 
 
 def write_report(config: BuildConfig, runner: Runner, clips: int, minutes: float) -> None:
@@ -245,18 +259,18 @@ def write_report(config: BuildConfig, runner: Runner, clips: int, minutes: float
 
 
 def packing_stage(config: BuildConfig) -> Stage:
-    runs = [config.folder / run for run in MODELS.values()]
+    tacotron2, waveglow = chosen(config)
     options = [f"license={config.license}"] if config.license else []
     command = python(
         "scripts/pack_voice.py",
-        f"tacotron2={runs[0]}",
-        f"waveglow={runs[1]}",
+        f"tacotron2={tacotron2}",
+        f"waveglow={waveglow}",
         f"output={config.output}",
         f"sample={SAMPLE}",
         f"report={config.folder / 'report.md'}",
         *options,
     )
-    return Stage("pack", "pack the voice", command, [run / "log.jsonl" for run in runs], config.output)
+    return Stage("pack", "pack the voice", command, logs(config), config.output)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from torch import Generator
 from tqdm import tqdm
 
 from common.config import DataConfig
-from common.data.mels import MEL_SUFFIXES, MelDirectory
+from common.data.mels import MEL_SUFFIXES, Entry, MelDirectory
 from common.device import Device
 from common.entry import hydra_entry
 from common.errors import UserError, about
@@ -69,7 +69,9 @@ def predict(
             with about(clip.where):
                 require_finite(voice.tacotron2, voice.source, mel=mel)
             values = mel[:, :num_frames].numpy()
-            mels.add(mels.save(mels.path, clip, clip.file.stat(), values, voice.audio))
+            entry = Entry.of(clip, clip.file.stat(), values, voice.audio)
+            mels.save(mels.path, entry, values)
+            mels.add(entry)
 
 
 @hydra_entry("predict_mels")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,6 +46,26 @@ AnyBatch = Tacotron2Batch | SpeakersBatch
 Item = tuple[Tensor, Tensor, int | None]
 
 
+class Packed:
+    """Lists of ids in one array, which stays small and which loader processes share."""
+
+    def __init__(self, lists: Iterable[Sequence[int]]) -> None:
+        values, ends = array("H"), array("q", [0])
+        for one in lists:
+            values.extend(one)
+            ends.append(len(values))
+        self.values, self.ends = np.frombuffer(values, np.uint16), np.frombuffer(ends, np.int64)
+
+    @property
+    def lengths(self) -> list[int]:
+        lengths: list[int] = np.diff(self.ends).tolist()
+        return lengths
+
+    def __getitem__(self, index: int) -> list[int]:
+        ids: list[int] = self.values[self.ends[index] : self.ends[index + 1]].tolist()
+        return ids
+
+
 class TextMelDataset:
     """A dataset of (ids (L), mel (n_mels, T), speaker), one per clip of a filelist. Texts are cleaned at the start.
 
@@ -65,20 +87,22 @@ class TextMelDataset:
         number = {name: number for number, name in enumerate(self.speakers)}
         self.speaker_ids = [number.get(clip.speaker) for clip in self.clips]
         self.mels = MelDirectory(data.mel_dir)
-        self.ids: list[list[int]] = []
-        for start in range(0, len(self.clips), PREPARED):
-            texts = [clip.text for clip in self.clips[start : start + PREPARED]]
-            prepare(texts, data.cleaners, language=data.language)
-            self.ids += [text_to_ids(text, data.cleaners, symbols, language=data.language) for text in texts]
+        self.ids = Packed(self._encoded(data, symbols))
         raise_problems(
             [
                 f"{clip.where}: nothing is left of {clip.text[:40]!r} after {data.cleaners}; correct or remove the "
                 "row, or set data.language, or add its letters to data.characters"
-                for clip, ids in zip(self.clips, self.ids, strict=True)
-                if not ids
+                for clip, length in zip(self.clips, self.ids.lengths, strict=True)
+                if not length
             ]
         )
         self.lengths = self.mels.check(self.clips, audio)  # frames
+
+    def _encoded(self, data: DataConfig, symbols: Sequence[str]) -> Iterator[list[int]]:
+        for start in range(0, len(self.clips), PREPARED):
+            texts = [clip.text for clip in self.clips[start : start + PREPARED]]
+            prepare(texts, data.cleaners, language=data.language)
+            yield from (text_to_ids(text, data.cleaners, symbols, language=data.language) for text in texts)
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -158,7 +158,7 @@ def calibration_warning(data: TextMelDataset, audio: AudioConfig) -> str:
 
 def longest(train: TextMelDataset) -> int:
     """Symbols of the longest text in `train` without the longest LONGEST_PERCENT: attention fails beyond these."""
-    lengths = sorted(len(ids) for ids in train.ids)
+    lengths = sorted(train.ids.lengths)
     return lengths[math.ceil(len(lengths) * (1 - LONGEST_PERCENT / 100)) - 1]
 
 
@@ -188,7 +188,7 @@ class Tacotron2Report:
     ) -> list[Speech]:
         assert isinstance(model, Tacotron2)
         device = model.embedding.weight.device
-        own = [(clip.text, ids) for clip, ids in zip(data.clips[:2], data.ids[:2], strict=True)]
+        own = [(data.clips[i].text, data.ids[i]) for i in range(min(2, len(data)))]
         sentences = own if self.sentences is None else self.sentences
         if not self.logged:
             self.logged = True

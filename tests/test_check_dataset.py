@@ -172,7 +172,7 @@ def speech() -> list[Row]:
     for number, line in enumerate((root / "metadata.csv").read_text().splitlines()[:45], 1):
         name, _, text = line.split("|")
         path = f"wavs/{name}.ogg"
-        clip = Clip(path, text, root / path, f"metadata.csv:{number}")
+        clip = Clip(path, text, root, "metadata.csv", number)
         sound = measure((clip, AudioConfig(), False))
         assert isinstance(sound, Sound)
         rows.append(Row(clip, sound, read_text(clip, DataConfig(), SYMBOLS)))
@@ -249,7 +249,7 @@ def test_pauses_and_words_are_measured(tmp_path: Path) -> None:
     quiet = 1e-3 * np.random.default_rng(0).standard_normal(RATE)
     parts = [quiet[: RATE // 2], tone(1.0, 0), quiet[: RATE // 4], tone(0.5, 1), quiet[: RATE // 20], tone(0.5, 2)]
     soundfile.write(tmp_path / "a.wav", np.concatenate(parts), RATE)
-    clip = Clip("a.wav", "It's one {W ER1 D}, in 1851.", tmp_path / "a.wav", "list:1")
+    clip = Clip("a.wav", "It's one {W ER1 D}, in 1851.", tmp_path, "list", 1)
     sound = measure((clip, AudioConfig(), False))
     assert isinstance(sound, Sound)
     assert sound.pauses == pytest.approx([0.25], abs=0.02)  # 0.05 s is no pause

@@ -30,7 +30,7 @@ from common.audio import LogMel, load_audio
 from common.config import AudioConfig, DataConfig
 from common.data.batching import BatchPlan, BatchSize, RankSampler
 from common.data.filelist import read_filelist, read_lines
-from common.data.mels import MelDirectory
+from common.data.mels import Entry, MelDirectory
 from common.data.metadata import read_entries
 from common.errors import UserError
 from common.lock import locked
@@ -548,7 +548,9 @@ def test_two_preparations_of_one_directory(tmp_path: Path) -> None:
     # Where the file system has no locks, each line of the manifest says with which config its mel was made.
     mels, other = MelDirectory(root / "mels"), AudioConfig(fmax=7600.0)
     mel = LogMel(other)(torch.from_numpy(load_audio(clips[0].file, AUDIO)).unsqueeze(0))[0].numpy()
-    mels.add(mels.save(mels.path, clips[0], clips[0].file.stat(), mel, other))
+    entry = Entry.of(clips[0], clips[0].file.stat(), mel, other)
+    mels.save(mels.path, entry, mel)
+    mels.add(entry)
     with pytest.raises(UserError, match=r"1 of 7 mels is missing, damaged"):
         MelDirectory(root / "mels").check(clips, AUDIO)
     assert "1 mel computed, 7 were up to date" in run_here(*command).stdout
@@ -709,7 +711,9 @@ def test_texts_and_mels_are_padded(corpus: Path) -> None:
     batch = collate([data[(i, 0)] for i in range(len(data))])
     assert batch.mel_lengths.tolist() == list(data.lengths)
     assert batch.mel.shape == (len(data), 80, max(data.lengths))
-    for i, ids in enumerate(data.ids):
+    for i, length in enumerate(data.ids.lengths):
+        ids = data.ids[i]
+        assert len(ids) == length
         assert batch.text[i, : len(ids)].tolist() == ids
         assert batch.text[i, len(ids) :].eq(0).all()
         assert batch.mel[i, :, data.lengths[i] :].eq(0).all()

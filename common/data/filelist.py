@@ -10,6 +10,7 @@ import itertools
 import os
 import shlex
 import stat
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,15 +27,26 @@ ROW = "a row is path|transcript, or path|transcript|speaker"
 SAME = 0.5  # a column with at most this fraction of different values holds labels, one with more holds texts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # with slots, because a large corpus has many of them
 class Clip:
-    """One row: `path` in its normal form, `file` the file on this machine, and `where`, FILELIST:LINE, for messages."""
+    """One row of a filelist: a path in its normal form, below the folder `root`, and a text."""
 
     path: str
     text: str
-    file: Path
-    where: str
+    root: Path
+    filelist: str
+    line: int
     speaker: str = ""  # "": the rows name none
+
+    @property
+    def file(self) -> Path:
+        """The file on this machine."""
+        return self.root / self.path
+
+    @property
+    def where(self) -> str:
+        """FILELIST:LINE, for messages."""
+        return f"{self.filelist}:{self.line}"
 
 
 def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
@@ -113,10 +125,10 @@ def shown(name: str | Path) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def file_problem(file: Path) -> str:
+def file_problem(file: str | Path) -> str:
     """Why no file can be read under this name; "" if one can be opened."""
     try:
-        mode = file.stat().st_mode
+        mode = os.stat(file).st_mode
     except FileNotFoundError:
         return "does not exist"
     except OSError as error:  # an unreadable folder, links in a circle, a name that is too long
@@ -126,9 +138,24 @@ def file_problem(file: Path) -> str:
     return "" if stat.S_ISREG(mode) else "is not a file"
 
 
-def _is_link_out(file: Path, root: str) -> bool:
-    """True if `file`, which exists, is a link to outside of `root`, a path without links."""
-    return not Path(os.path.realpath(file)).is_relative_to(root)
+class _Links:
+    """Finds links to outside of `root`, a path without links. Each folder is resolved once."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.inside: dict[str, bool] = {}
+
+    def leave(self, file: str) -> bool:
+        """True if `file`, which exists, lies outside."""
+        if os.path.islink(file):
+            return not self._is_inside(file)
+        folder = os.path.dirname(file)
+        if folder not in self.inside:
+            self.inside[folder] = self._is_inside(folder)
+        return not self.inside[folder]
+
+    def _is_inside(self, path: str) -> bool:
+        return Path(os.path.realpath(path)).is_relative_to(self.root)
 
 
 def filelists(data: DataConfig) -> dict[str, str]:
@@ -160,7 +187,7 @@ def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False
     if Path(path).parent == root / "filelists" and not os.path.exists(path) and os.path.isfile(root / "metadata.csv"):
         cure = f"bash scripts/prepare_dataset.sh {shlex.quote(str(root))}"
         raise UserError(f"filelist {path}: no such file; to write it, run: {cure}")
-    real_root = os.path.realpath(root)
+    links, filelist = _Links(os.path.realpath(root)), str(path)
     lines = read_lines(path, "filelist")
     first, width = lines[0][0], 3 if lines[0][1].count("|") == 2 else 2
     for number, line in lines:
@@ -171,7 +198,7 @@ def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False
             problems.append(f"{where}: {counted(len(columns), 'column')} in {line[:60]!r}; {ROW}{alike}")
             continue
         name, text, speaker = normal(columns[0].strip()), columns[1].strip(), columns[2].strip() if width == 3 else ""
-        file = root / name
+        file = f"{root}/{name}"
         if not name:
             problems.append(f"{where}: the row names no clip; {ROW}")
         elif not text:
@@ -186,13 +213,13 @@ def scan_filelist(path: str | Path, root: str | Path, follow_links: bool = False
             problems.append(f"{where}: {shown(name)} is already on line {seen[name]}; remove one of the rows")
         elif problem := file_problem(file):
             problems.append(f"{where}: {shown(file)} {problem}; check the row, or data.root={root}")
-        elif not follow_links and _is_link_out(file, real_root):
+        elif not follow_links and links.leave(file):
             problems.append(
                 f"{where}: {name} is a link out of data.root={root}; set data.follow_links=true to allow it"
             )
         else:
             seen[name] = number
-            clips.append(Clip(name, text, file, where, speaker))
+            clips.append(Clip(name, text, root, filelist, number, sys.intern(speaker)))
     return clips, problems or _too_many_speakers(path, clips)
 
 

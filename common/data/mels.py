@@ -3,6 +3,7 @@
     MEL_DIR/audio.json      the AudioConfig of all mels
     MEL_DIR/manifest.jsonl  a line for each finished mel, an Entry; it pins what is in the file
     MEL_DIR/<clip>.npy      named after the clip in the filelist: wavs/a.wav.npy
+    MEL_DIR/shards/*.tar    or the same in a few large files: shards.py
 
 A row of a filelist may also name a mel (.npy, or the reference's .pt). Only its shape and values are checked, because
 the file does not say with which audio config it was made.
@@ -29,8 +30,9 @@ import torch
 from common.audio import needs_conversion
 from common.config import AudioConfig
 from common.data.filelist import Clip, normal, raise_problems
+from common.data.shards import Place, ShardReader, shard_path
 from common.errors import UserError, first_line
-from common.files import make_directory, read_json_lines, replacing, write_text, writing
+from common.files import json_lines, make_directory, replacing, write_text, writing
 from common.schema import from_dict
 from common.wording import counted
 
@@ -39,9 +41,9 @@ MEL_SUFFIXES = (".npy", ".pt")
 NPY_HEADER = 128  # bytes that numpy puts before the values of a matrix
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # with slots, because a large corpus has many of them
 class Entry:
-    """One line of the manifest. Earlier versions did not write the last two."""
+    """One line of the manifest. Earlier versions did not write the last four."""
 
     clip: str
     frames: int
@@ -49,6 +51,8 @@ class Entry:
     mtime_ns: int  # of the clip
     crc: int | None = None  # CRC-32 of the mel's values
     audio: int | None = None  # CRC-32 of the AudioConfig that the mel was made with
+    shard: int | None = None  # that holds the mel; None: a file of its own
+    offset: int | None = None  # bytes in the shard before the mel
 
     @classmethod
     def parse(cls, row: dict[str, Any]) -> Entry | None:
@@ -59,7 +63,32 @@ class Entry:
             return None
         numbers = (entry.frames, entry.size, entry.mtime_ns)
         is_valid = isinstance(entry.clip, str) and all(type(number) is int for number in numbers) and entry.frames > 0
-        return dataclasses.replace(entry, clip=normal(entry.clip)) if is_valid else None
+        if not is_valid or {type(entry.shard), type(entry.offset)} not in ({int}, {type(None)}):
+            return None
+        clip = normal(entry.clip)
+        return entry if clip == entry.clip else dataclasses.replace(entry, clip=clip)
+
+    @classmethod
+    def of(cls, clip: Clip, stat: os.stat_result, mel: np.ndarray, audio: AudioConfig) -> Entry:
+        """The entry of a new mel; `stat` is that of the clip, taken before the clip was read."""
+        audio_crc = _config_crc(dataclasses.asdict(audio))
+        return cls(clip.path, mel.shape[1], stat.st_size, stat.st_mtime_ns, _mel_crc(mel), audio_crc)
+
+    @property
+    def place(self) -> Place | None:
+        """Where in a shard the mel is; None if it has a file of its own."""
+        return None if self.shard is None or self.offset is None else Place(self.shard, self.offset)
+
+    def num_bytes(self, num_mels: int) -> int:
+        """Of the mel as .npy."""
+        return NPY_HEADER + 4 * num_mels * self.frames
+
+    def line(self) -> str:
+        """The line of the manifest."""
+        values = dataclasses.asdict(self)
+        if self.place is None:
+            del values["shard"], values["offset"]
+        return json.dumps(values) + "\n"
 
 
 def audio_differences(
@@ -87,6 +116,7 @@ class MelDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.audio: dict[str, object] | None = None
+        self.audio_crc: int | None = None
         try:
             stored = json.loads((self.path / AUDIO_FILE).read_text(encoding="utf-8"))
             self.audio = stored if isinstance(stored, dict) else None
@@ -94,10 +124,11 @@ class MelDirectory:
             pass
         # A killed run may leave half a line; its mel is computed again.
         manifest = self.path / MANIFEST_FILE
-        entries = map(Entry.parse, read_json_lines(manifest) if manifest.is_file() else [])
+        entries = map(Entry.parse, json_lines(manifest) if manifest.is_file() else ())
         self.entries = {entry.clip: entry for entry in entries if entry}
         self.num_mels: int | None = None  # n_mels that `check` was called with
         self.times: dict[str, int] = {}  # modification times at `check` of mels without a checksum, by clip
+        self.shards = ShardReader(self.path)
 
     @staticmethod
     def mel_path(directory: Path, clip: str) -> Path:
@@ -106,15 +137,23 @@ class MelDirectory:
     def is_fresh(self, clip: Clip) -> bool:
         """True if the mel of `clip` exists with the size that it should have, and the clip has not changed since."""
         entry, num_mels = self.entries.get(clip.path), self._num_mels()
-        if entry is None or num_mels is None or entry.audio not in (None, _config_crc(self.audio or {})):
+        if entry is None or num_mels is None or entry.audio not in (None, self._audio_crc()):
             return False
+        expected = entry.num_bytes(num_mels)
         try:
             stat = clip.file.stat()
-            num_bytes = self.mel_path(self.path, clip.path).stat().st_size
+            if entry.place is not None:
+                is_there = self.shards.holds(entry.place, expected)
+            else:
+                is_there = self.mel_path(self.path, clip.path).stat().st_size == expected
         except OSError:
             return False
-        expected = NPY_HEADER + 4 * num_mels * entry.frames
-        return (entry.size, entry.mtime_ns, expected) == (stat.st_size, stat.st_mtime_ns, num_bytes)
+        return is_there and (entry.size, entry.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+
+    def _audio_crc(self) -> int:
+        if self.audio_crc is None:
+            self.audio_crc = _config_crc(self.audio or {})
+        return self.audio_crc
 
     def _num_mels(self) -> int | None:
         """`n_mels` of the prepared mels; None if audio.json does not say."""
@@ -130,42 +169,43 @@ class MelDirectory:
         except UserError:
             return False
         self.entries[clip.path] = dataclasses.replace(
-            self.entries[clip.path], crc=_mel_crc(mel), audio=_config_crc(self.audio or {})
+            self.entries[clip.path], crc=_mel_crc(mel), audio=self._audio_crc()
         )
         return True
 
     def reset(self, audio: AudioConfig) -> None:
         """Start again with another audio config: all mels count as stale and are replaced one by one."""
-        self.entries, self.audio = {}, dataclasses.asdict(audio)
+        self.entries, self.audio, self.audio_crc = {}, dataclasses.asdict(audio), None
         (self.path / MANIFEST_FILE).unlink(missing_ok=True)
+        self.shards.remove()
         write_text(self.path / AUDIO_FILE, json.dumps(self.audio, indent=2) + "\n")
 
-    def add(self, entry: Entry) -> None:
+    def add(self, *entries: Entry) -> None:
         """Append to the manifest."""
-        self.entries[entry.clip] = entry
+        self.entries.update((entry.clip, entry) for entry in entries)
         path = self.path / MANIFEST_FILE
         with writing(path), open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(dataclasses.asdict(entry)) + "\n")
+            file.writelines(entry.line() for entry in entries)
+
+    def add_shard(self, members: list[tuple[Entry, Place]]) -> None:
+        """Append the mels of a new shard to the manifest, and delete the files that they had of their own."""
+        self.add(*(dataclasses.replace(entry, shard=place.shard, offset=place.offset) for entry, place in members))
+        for entry, _ in members:
+            self.mel_path(self.path, entry.clip).unlink(missing_ok=True)
 
     def compact(self) -> None:
         """Rewrite the manifest with one line for each clip."""
-        lines = [json.dumps(dataclasses.asdict(entry)) + "\n" for entry in self.entries.values()]
-        write_text(self.path / MANIFEST_FILE, "".join(lines))
+        write_text(self.path / MANIFEST_FILE, "".join(entry.line() for entry in self.entries.values()))
 
     @classmethod
-    def save(cls, directory: Path, clip: Clip, stat: os.stat_result, mel: np.ndarray, audio: AudioConfig) -> Entry:
-        """Write the mel of `clip`, complete or not at all, unless the power fails. Return its line for the manifest.
-
-        `stat` is that of the clip, taken before the clip was read.
-        """
-        path, mel = cls.mel_path(directory, clip.path), np.ascontiguousarray(mel, np.float32)
+    def save(cls, directory: Path, entry: Entry, mel: np.ndarray) -> None:
+        """Write a mel into a file of its own, complete or not at all, unless the power fails."""
+        path = cls.mel_path(directory, entry.clip)
         make_directory(path.parent, "data.mel_dir")
         # Not flushed to the disk: that takes longer than computing the mel. After a power failure `load` may find a
         # damaged file; prepare_mels then replaces it.
         with replacing(path, durable=False) as temporary, open(temporary, "wb") as file:
-            np.save(file, mel)
-        audio_crc = _config_crc(dataclasses.asdict(audio))
-        return Entry(clip.path, mel.shape[1], stat.st_size, stat.st_mtime_ns, _mel_crc(mel), audio_crc)
+            np.save(file, np.ascontiguousarray(mel, np.float32))
 
     def check(self, clips: list[Clip], audio: AudioConfig) -> list[int]:
         """Return the number of frames of each mel.
@@ -244,6 +284,9 @@ class MelDirectory:
         return None if clip.file.suffix in MEL_SUFFIXES else self.entries.get(clip.path)
 
     def _file(self, clip: Clip) -> Path:
+        entry = self._entry(clip)
+        if entry and entry.place is not None:
+            return shard_path(self.path, entry.place.shard)
         return clip.file if clip.file.suffix in MEL_SUFFIXES else self.mel_path(self.path, clip.path)
 
     def _time(self, clip: Clip) -> int:
@@ -254,17 +297,18 @@ class MelDirectory:
 
     def _open(self, clip: Clip) -> np.ndarray:
         """The mel of a clip, with the right shape, and memory-mapped if the format allows it: without its values."""
-        file = self._file(clip)
+        file, entry = self._file(clip), self._entry(clip)
+        num_mels, frames = (self._num_mels(), entry.frames) if entry else (self.num_mels, None)
         try:
-            if file.suffix == ".pt":
-                mel: np.ndarray = torch.load(file, map_location="cpu", weights_only=True).numpy()
+            if entry and entry.place is not None:
+                mel = self.shards.read(entry.place, entry.num_bytes(num_mels or 0))
+            elif file.suffix == ".pt":
+                mel = torch.load(file, map_location="cpu", weights_only=True).numpy()
             else:
                 mel = np.load(file, mmap_mode="r")
             shape = mel.shape
         except Exception as error:  # whichever part of the file is damaged
             raise self._error(clip, f"is not a readable mel ({first_line(error)[:80]})") from error
-        entry = self._entry(clip)
-        num_mels, frames = (self._num_mels(), entry.frames) if entry else (self.num_mels, None)
         if len(shape) != 2 or shape[0] != (num_mels or shape[0]) or shape[1] != (frames or shape[1] or 1):
             raise self._error(clip, f"has the shape {shape}, not ({num_mels or 'bands'}, {frames or 'frames'})")
         return mel
@@ -272,11 +316,12 @@ class MelDirectory:
     def _error(self, clip: Clip, problem: str) -> UserError:
         file = self._file(clip)
         cure = "replace it or remove its row" if file == clip.file else f"run: {self._command([clip])}"
-        return UserError(f"{clip.where}: {file} {problem}; {cure}")
+        inside = f" of {clip.path} in" if file.suffix == ".tar" else ""
+        return UserError(f"{clip.where}:{f' the mel{inside}' if inside else ''} {file} {problem}; {cure}")
 
     def _command(self, clips: list[Clip], audio: AudioConfig | None = None, mel_dir: str = "") -> str:
         """The command that computes the mels of these clips, with the stored audio config if `audio` is None."""
-        root = clips[0].file.parents[len(Path(clips[0].path).parts) - 1]
+        root = clips[0].root
         if not mel_dir and self.path != root / "mels":
             mel_dir = str(self.path)
         config = dataclasses.asdict(audio) if audio else self.audio or {}
