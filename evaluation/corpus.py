@@ -130,7 +130,7 @@ def read_lists(data: DataConfig) -> tuple[dict[str, list[Clip]], list[str]]:
     lists, problems = {}, []
     for name, path in filelists(data).items():
         clips, bad = scan_filelist(path, data.root, data.follow_links)
-        lists[name] = [clip for clip in clips if clip.file.suffix not in MEL_SUFFIXES]
+        lists[name] = [clip for clip in clips if clip.suffix not in MEL_SUFFIXES]
         problems += bad
     return lists, problems
 

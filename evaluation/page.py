@@ -207,7 +207,7 @@ def sounds_section(found: dict[str, dict[int, Path]], config: dict[str, Any], se
         clips, _ = scan_filelist(data["val_filelist"], data["root"], data["follow_links"])
     except UserError:  # the corpus has moved since
         clips = []
-    for clip in [clip for clip in clips if clip.file.suffix in AUDIO_SUFFIXES][:REAL_CLIPS]:
+    for clip in [clip for clip in clips if clip.suffix in AUDIO_SUFFIXES][:REAL_CLIPS]:
         rows.append(f"<tr><th>recording: {html.escape(clip.text)}</th><td>{player(clip.file)}</td></tr>")
     return f'<div class="scroll"><table>{"".join(rows)}</table></div>' if rows else ""
 

@@ -49,7 +49,7 @@ class ValidationJudge:
             for module in ("jiwer", "whisper_normalizer.english"):
                 optional(module)
             self.listener, self.naturalness, self.encoder = Listener(), Naturalness(), SpeakerEncoder()
-        spoken = ((index, clip) for index, clip in enumerate(clips) if clip.file.suffix in AUDIO_SUFFIXES)
+        spoken = ((index, clip) for index, clip in enumerate(clips) if clip.suffix in AUDIO_SUFFIXES)
         self.voice = {  # clip -> embedding (256); empty if the filelist names mels
             index: self._embedding(load_audio(clip.file, self.audio, config.data.convert_audio))
             for index, clip in itertools.islice(spoken, RECORDINGS)

@@ -69,7 +69,7 @@ def predict(
             with about(clip.where):
                 require_finite(voice.tacotron2, voice.source, mel=mel)
             values = mel[:, :num_frames].numpy()
-            entry = Entry.of(clip, clip.file.stat(), values, voice.audio)
+            entry = Entry.of(clip, clip.stat(), values, voice.audio)
             mels.save(mels.path, entry, values)
             mels.add(entry)
 
@@ -84,7 +84,7 @@ def main(values: dict[str, Any]) -> None:
         names = voice.tacotron2.config.speakers
         datasets = [TextMelDataset(filelist, data, voice.audio, voice.symbols, names) for filelist in lists]
         clips = [clip for dataset in datasets for clip in dataset.clips]
-        if mel := next((clip for clip in clips if clip.file.suffix in MEL_SUFFIXES), None):
+        if mel := next((clip for clip in clips if clip.suffix in MEL_SUFFIXES), None):
             raise UserError(f"{mel.where}: {mel.path} is a mel; WaveGlow needs a filelist of audio files")
         mels, generator = MelDirectory(part), torch.Generator(voice.device).manual_seed(config.seed)
         mels.reset(voice.audio)

@@ -62,7 +62,7 @@ def all_clips(data: DataConfig) -> list[Clip]:
     """The clips of all filelists, each once, without those that are mels already."""
     lists = filelists(data).values()
     clips = {clip.path: clip for filelist in lists for clip in read_filelist(filelist, data.root, data.follow_links)}
-    return [clip for clip in clips.values() if clip.file.suffix not in MEL_SUFFIXES]
+    return [clip for clip in clips.values() if clip.suffix not in MEL_SUFFIXES]
 
 
 @functools.cache
@@ -75,7 +75,7 @@ def compute(job: tuple[Clip, PrepareConfig]) -> Mel | str:
     clip, config = job
     audio, data = config.audio, config.data
     try:
-        stat = clip.file.stat()
+        stat = clip.stat()
         samples = load_audio(clip.file, audio, data.convert_audio)
     except (OSError, UserError) as error:  # a clip that has been removed meanwhile is an OSError
         return f"{clip.where}: {error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -15,10 +16,13 @@ from common.data.batching import Draw
 from common.data.filelist import Clip, raise_problems, read_filelist
 from common.data.mels import MelDirectory
 from common.ops.padding import pad_last
+from common.parallel import in_parallel
+from common.threads import allowed_cores
 from tacotron2.speaker_names import listed
-from tacotron2.text import SYMBOLS, prepare, text_to_ids
+from tacotron2.text import SYMBOLS, Encoded, encode, prepare, warn_dropped
 
-PREPARED = 1000  # texts whose phonemes are found together
+PREPARED = 1000  # texts that are encoded together
+MANY = 20_000  # texts; more of them are encoded by several processes
 
 ALIKE = "write all lists alike, with scripts/prepare_filelists.py"
 
@@ -99,10 +103,15 @@ class TextMelDataset:
         self.lengths = self.mels.check(self.clips, audio)  # frames
 
     def _encoded(self, data: DataConfig, symbols: Sequence[str]) -> Iterator[list[int]]:
-        for start in range(0, len(self.clips), PREPARED):
-            texts = [clip.text for clip in self.clips[start : start + PREPARED]]
-            prepare(texts, data.cleaners, language=data.language)
-            yield from (text_to_ids(text, data.cleaners, symbols, language=data.language) for text in texts)
+        texts = [clip.text for clip in self.clips]
+        jobs = [(texts[start : start + PREPARED], data, symbols) for start in range(0, len(texts), PREPARED)]
+        if len(texts) <= MANY or data.num_workers < 2:
+            results: Iterable[list[Encoded]] = map(_encode, jobs)
+        else:
+            results = in_parallel(_encode, jobs, min(data.num_workers, allowed_cores()), f"x {PREPARED:,} texts")
+        for encoded in itertools.chain.from_iterable(results):
+            warn_dropped(encoded.dropped)
+            yield encoded.ids
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -111,6 +120,12 @@ class TextMelDataset:
         index, _ = draw
         mel = self.mels.load(self.clips[index])
         return torch.tensor(self.ids[index]), torch.from_numpy(mel), self.speaker_ids[index]
+
+
+def _encode(job: tuple[list[str], DataConfig, Sequence[str]]) -> list[Encoded]:
+    texts, data, symbols = job
+    prepare(texts, data.cleaners, language=data.language)
+    return [encode(text, data.cleaners, symbols, language=data.language) for text in texts]
 
 
 def wrong_rows(filelist: str, clips: Sequence[Clip], speakers: Sequence[str]) -> list[str]:

@@ -33,7 +33,7 @@ class SegmentDataset:
 
     def __init__(self, filelist: str, data: DataConfig, audio: AudioConfig, seed: int, n_group: int = 1) -> None:
         self.clips = read_filelist(filelist, data.root, data.follow_links)[: data.limit]
-        mels = [clip for clip in self.clips if clip.file.suffix in MEL_SUFFIXES]
+        mels = [clip for clip in self.clips if clip.suffix in MEL_SUFFIXES]
         if mels:
             raise UserError(f"{mels[0].where}: {mels[0].path} is a mel; WaveGlow needs a filelist of audio files")
         self.mels = MelDirectory(data.mel_dir)

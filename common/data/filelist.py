@@ -44,6 +44,15 @@ class Clip:
         return self.root / self.path
 
     @property
+    def suffix(self) -> str:
+        """Of the file, such as ".wav"."""
+        return os.path.splitext(self.path)[1]
+
+    def stat(self) -> os.stat_result:
+        """Of the file."""
+        return os.stat(f"{self.root}/{self.path}")
+
+    @property
     def where(self) -> str:
         """FILELIST:LINE, for messages."""
         return f"{self.filelist}:{self.line}"
@@ -111,12 +120,13 @@ def _refuse_other_files(raw: bytes, what: str, path: Path) -> None:
 
 def normal(name: str) -> str:
     """A relative path without `./` and repeated slashes, so that a clip has one name."""
-    return str(PurePosixPath(name)) if name else ""
+    is_normal = not ("//" in name or "./" in name or name.endswith(("/", "/.")) or name == ".")
+    return name if is_normal else str(PurePosixPath(name))
 
 
 def leaves(name: str) -> bool:
     """True if the path of a row, as written, may lead out of the folder that it is relative to."""
-    return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+    return name.startswith("/") or (".." in name and ".." in PurePosixPath(name).parts)
 
 
 def shown(name: str | Path) -> str:

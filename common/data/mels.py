@@ -141,7 +141,7 @@ class MelDirectory:
             return False
         expected = entry.num_bytes(num_mels)
         try:
-            stat = clip.file.stat()
+            stat = clip.stat()
             if entry.place is not None:
                 is_there = self.shards.holds(entry.place, expected)
             else:
@@ -213,7 +213,7 @@ class MelDirectory:
         Raises UserError if a prepared mel is missing, stale, of another size or made with another audio config, or if a
         mel that the filelist names is unreadable or has the wrong shape. The values are left to `load`.
         """
-        prepared = [clip for clip in clips if clip.file.suffix not in MEL_SUFFIXES]
+        prepared = [clip for clip in clips if clip.suffix not in MEL_SUFFIXES]
         if prepared:
             self._check_prepared(prepared, audio)
         self.num_mels = audio.n_mels
@@ -273,7 +273,7 @@ class MelDirectory:
         """Raise a UserError if a clip is not the one that its mel was computed from: it was replaced since."""
         entry = self._entry(clip)
         try:
-            stat = clip.file.stat()
+            stat = clip.stat()
         except OSError as error:
             raise UserError(f"{clip.where}: {clip.file} cannot be read ({error.strerror}); restore it") from error
         if entry and (entry.size, entry.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
@@ -281,13 +281,13 @@ class MelDirectory:
 
     def _entry(self, clip: Clip) -> Entry | None:
         """The manifest's line for a prepared mel."""
-        return None if clip.file.suffix in MEL_SUFFIXES else self.entries.get(clip.path)
+        return None if clip.suffix in MEL_SUFFIXES else self.entries.get(clip.path)
 
     def _file(self, clip: Clip) -> Path:
         entry = self._entry(clip)
         if entry and entry.place is not None:
             return shard_path(self.path, entry.place.shard)
-        return clip.file if clip.file.suffix in MEL_SUFFIXES else self.mel_path(self.path, clip.path)
+        return clip.file if clip.suffix in MEL_SUFFIXES else self.mel_path(self.path, clip.path)
 
     def _time(self, clip: Clip) -> int:
         try:

@@ -1,5 +1,6 @@
 """Convert text to the symbol ids of the embedding, and ids back to text."""
 
+import functools
 import re
 import unicodedata
 import warnings
@@ -12,7 +13,7 @@ from tacotron2.text.cleaners import ARPABET_CLEANERS, CLEANERS, ENGLISH_CLEANERS
 from tacotron2.text.lexicon import Lexicon
 from tacotron2.text.phonemes import PHONEMES as PHONEME_CHARACTERS
 from tacotron2.text.phonemes import remember
-from tacotron2.text.symbols import ARPABET, ARPABET_PREFIX, PAD, SYMBOL_TO_ID, SYMBOLS, TYPOGRAPHIC, symbol_table
+from tacotron2.text.symbols import ARPABET, ARPABET_PREFIX, PAD, SYMBOLS, TYPOGRAPHIC, symbol_table
 
 __all__ = [
     "CLEANERS",
@@ -29,6 +30,7 @@ __all__ = [
     "symbol_table",
     "symbols_of",
     "text_to_ids",
+    "warn_dropped",
     "word_spans",
 ]
 
@@ -77,11 +79,15 @@ def encode(
     ASCII form. Each run of whitespace becomes one space, and the ends are stripped. The result may be empty. Raises
     UserError for an unknown cleaner, or if a program or package is absent that the language needs.
     """
-    table = _ids_of(symbols)
+    table = _ids_of(tuple(symbols))
     space = table.get(" ")
     ids: list[int] = []
     dropped: dict[str, None] = {}
     for symbol in _tokenize(text, cleaners, lexicon, language):
+        own = table.get(symbol)
+        if own is not None and own != space:  # nearly always
+            ids.append(own)
+            continue
         known = _in_table(symbol, table)
         if (
             known is None
@@ -115,9 +121,16 @@ def text_to_ids(
 ) -> list[int]:
     """Return the ids of `encode`, with a warning for each symbol that it drops."""
     encoded = encode(text, cleaners, symbols, lexicon, language)
-    for symbol in encoded.dropped:
-        _warn_dropped(symbol)
+    warn_dropped(encoded.dropped)
     return encoded.ids
+
+
+def warn_dropped(symbols: Iterable[str]) -> None:
+    """A warning for each symbol that `encode` dropped; Python's default filter shows each warning once."""
+    for symbol in symbols:
+        kind = "ARPAbet symbol" if len(symbol) > 1 else "character"
+        name = symbol.removeprefix(ARPABET_PREFIX) if len(symbol) > 1 else symbol
+        warnings.warn(f"dropped the {kind} {name!r}: it is not in the symbol table", stacklevel=2)
 
 
 def symbols_of(cleaners: str, language: str, characters: str | None) -> tuple[str, ...]:
@@ -203,32 +216,35 @@ def _by_braces(text: str, lexicon: Lexicon | None) -> Iterator[tuple[str, bool]]
     yield text[position:], False
 
 
-def _tokenize(text: str, cleaners: Cleaners, lexicon: Lexicon | None, language: str) -> Iterator[str]:
-    """Yield the symbols of the cleaned text, known or unknown: characters, "@HH" for ARPAbet, and unmatched braces."""
+def _tokenize(text: str, cleaners: Cleaners, lexicon: Lexicon | None, language: str) -> list[str]:
+    """The symbols of the cleaned text, known or unknown: characters, "@HH" for ARPAbet, and unmatched braces."""
     names = [cleaners] if isinstance(cleaners, str) else list(cleaners)
+    symbols: list[str] = []
     for part, is_inside in _by_braces(text, lexicon):
         if not is_inside:
-            yield from _cleaned_symbols(part, names, language)
+            symbols += _cleaned_symbols(part, names, language)
         elif part[0] != "{" or part[-1] != "}":
-            yield part[0]
+            symbols.append(part[0])
         elif PHONEMES in names:
-            yield from part[1:-1].strip()
+            symbols += part[1:-1].strip()
         else:
-            yield from _arpabet(part[1:-1])
+            symbols += _arpabet(part[1:-1])
+    return symbols
 
 
-def _cleaned_symbols(text: str, names: Sequence[str], language: str) -> Iterator[str]:
-    """Yield the symbols of a text without braces. Text that a cleaner puts in braces is ARPAbet."""
+def _cleaned_symbols(text: str, names: Sequence[str], language: str) -> Iterable[str]:
+    """The symbols of a text without braces. Text that a cleaner puts in braces is ARPAbet."""
     cleaned = _clean(text, names, language)
     if not names or names[-1] not in ARPABET_CLEANERS:
-        yield from cleaned
-        return
+        return cleaned
+    symbols: list[str] = []
     for k, part in enumerate(re.split(r"[{}]", cleaned)):
-        yield from _arpabet(part) if k % 2 else part
+        symbols += _arpabet(part) if k % 2 else part
+    return symbols
 
 
-def _arpabet(names: str) -> Iterator[str]:
-    return (ARPABET_PREFIX + name.upper() for name in names.split())
+def _arpabet(names: str) -> list[str]:
+    return [ARPABET_PREFIX + name for name in names.upper().split()]
 
 
 def _clean(text: str, names: Sequence[str], language: str) -> str:
@@ -251,10 +267,10 @@ def _join(symbols: Iterable[str]) -> str:
     return text.replace("}{", " ")
 
 
-def _ids_of(symbols: Sequence[str]) -> dict[str, int]:
+@functools.lru_cache(16)
+def _ids_of(symbols: tuple[str, ...]) -> dict[str, int]:
     """Return symbol -> id, without the padding symbol, which no text may contain."""
-    table = SYMBOL_TO_ID if symbols is SYMBOLS else {symbol: index for index, symbol in enumerate(symbols)}
-    return {symbol: index for symbol, index in table.items() if symbol != PAD}
+    return {symbol: index for index, symbol in enumerate(symbols) if symbol != PAD}
 
 
 def _in_table(symbol: str, table: Mapping[str, int]) -> Sequence[str] | None:
@@ -274,10 +290,3 @@ def _in_table(symbol: str, table: Mapping[str, int]) -> Sequence[str] | None:
         if pieces and all(piece in table for piece in kept):
             return kept
     return None
-
-
-def _warn_dropped(symbol: str) -> None:
-    # Message and line are the same for every text, so Python's default filter shows the warning once.
-    kind = "ARPAbet symbol" if len(symbol) > 1 else "character"
-    name = symbol.removeprefix(ARPABET_PREFIX) if len(symbol) > 1 else symbol
-    warnings.warn(f"dropped the {kind} {name!r}: it is not in the symbol table", stacklevel=2)

@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.patterns import CONTEXT, Match, text_after, text_before
+from tacotron2.text.patterns import CONTEXT, Match, Rules, rule, text_after, text_before
 
 # The published checkpoints have learned these as words, from a corpus that has them often.
 LEARNED = frozenset({"FBI", "CIA", "FPCC", "IQ", "PRS", "USSR", "WDSU"})
@@ -35,10 +35,6 @@ SPOKEN = {
     "WWI": "World War one", "WWII": "World War two",
 }  # fmt: skip
 
-_CAPITALS = re.compile(
-    rf"\b(?:(?P<spoken>{'|'.join(SPOKEN)})|(?P<word>(?<!')[A-Z]{{2,40}})(?P<ending>'?s)?)\b(?!'[a-zA-Z]{{2}}|'[rt])"
-)
-_SUFFIX = re.compile(r"(?<=\b[A-Z]{3})-(?=[A-Z]\b)")  # "USB-C"
 _SHOUTED = re.compile(r"\b[A-Z]{2,}\b")
 
 # How an English syllable may begin and end; a word that begins or ends otherwise is read letter by letter.
@@ -61,25 +57,6 @@ def is_pronounceable(word: str) -> bool:
     return len(word) <= CONTEXT and _SYLLABLES.fullmatch(word.lower()) is not None
 
 
-def expand_acronyms(text: str) -> str:
-    """Put spaces between the letters of acronyms that are not read as words: "the BBC's" -> "the B B C's".
-
-    Known acronyms are listed. Of the others, up to three letters are read one by one, except short words that are often
-    in capitals for emphasis; four or five letters are a word if English spelling allows it, and more always are. In a
-    headline, all in capitals, only what has no vowel is an acronym.
-    """
-
-    def read(match: Match) -> str:
-        if match["spoken"]:
-            return SPOKEN[match["spoken"]]
-        word, ending = match["word"], match["ending"] or ""
-        if not _is_spelled(word, _in_headline(match)):
-            return match[0]
-        return " ".join(word) + ("'s" if ending else "")
-
-    return _CAPITALS.sub(read, _SUFFIX.sub(" ", text))
-
-
 def _is_spelled(word: str, headline: bool) -> bool:
     if word in LEARNED or word in AS_WORDS:
         return False
@@ -96,3 +73,31 @@ def _in_headline(match: Match) -> bool:
     around = re.split("[,;:.!?]", before)[-1], re.split("[,;:.!?]", after)[0]  # a list of acronyms is no headline
     shouted = sum(len(_SHOUTED.findall(side)) for side in around)
     return shouted >= 2 and not any(re.search("[a-z]", side) for side in around)
+
+
+def _read(match: Match) -> str:
+    if match["spoken"]:
+        return SPOKEN[match["spoken"]]
+    word, ending = match["word"], match["ending"] or ""
+    if not _is_spelled(word, _in_headline(match)):
+        return match[0]
+    return " ".join(word) + ("'s" if ending else "")
+
+
+ACRONYM_RULES = Rules(
+    rule(r"(?<=\b[A-Z]{3})-(?=[A-Z]\b)", " "),  # "USB-C"
+    rule(
+        rf"\b(?:(?P<spoken>{'|'.join(SPOKEN)})|(?P<word>(?<!')[A-Z]{{2,40}})(?P<ending>'?s)?)\b(?!'[a-zA-Z]{{2}}|'[rt])",
+        _read,
+    ),
+)
+
+
+def expand_acronyms(text: str) -> str:
+    """Put spaces between the letters of acronyms that are not read as words: "the BBC's" -> "the B B C's".
+
+    Known acronyms are listed. Of the others, up to three letters are read one by one, except short words that are often
+    in capitals for emphasis; four or five letters are a word if English spelling allows it, and more always are. In a
+    headline, all in capitals, only what has no vowel is an acronym.
+    """
+    return ACRONYM_RULES.apply(text)

@@ -1,6 +1,6 @@
 """Read postal addresses: streets, directions, American states and ZIP codes, British postcodes."""
 
-from tacotron2.text.patterns import Match, Rule, rule
+from tacotron2.text.patterns import Match, Rules, rule
 from tacotron2.text.spelling import DIGIT_WORDS, digit_by_digit
 
 STREETS = {
@@ -42,7 +42,7 @@ def read_postcode(match: Match) -> str:
     return " ".join(DIGIT_WORDS[int(mark)] if mark.isdecimal() else mark for mark in match[0] if mark != " ")
 
 
-ADDRESS_RULES: tuple[Rule, ...] = (
+ADDRESS_RULES = Rules(
     rule(
         rf"(?<=, )({'|'.join(STATES)}) ([0-9]{{5}})(?:-([0-9]{{4}}))?(?![\w-])",
         lambda match: (
@@ -76,6 +76,4 @@ ADDRESS_RULES: tuple[Rule, ...] = (
 
 def expand_addresses(text: str) -> str:
     """Write out the abbreviations of addresses, and others that a number after them identifies."""
-    for pattern, read in ADDRESS_RULES:
-        text = pattern.sub(read, text)
-    return text
+    return ADDRESS_RULES.apply(text)

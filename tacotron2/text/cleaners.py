@@ -13,7 +13,7 @@ from tacotron2.text.languages import ENGLISH, LANGUAGES, base
 from tacotron2.text.maths import KEEP, name_signs
 from tacotron2.text.money import CURRENCIES, CURRENCY_SYMBOLS
 from tacotron2.text.numbers import expand_numbers
-from tacotron2.text.patterns import Match, rule
+from tacotron2.text.patterns import Match, Rules, rule
 from tacotron2.text.phonemes import to_phonemes
 from tacotron2.text.pronunciation import to_arpabet
 from tacotron2.text.roman import expand_roman
@@ -29,16 +29,25 @@ ABBREVIATIONS = {
     "prof": "professor", "messrs": "messieurs", "vs": "versus", "etc": "et cetera", "ave": "avenue", "mt": "mount",
     "blvd": "boulevard", "gov": "governor", "sen": "senator",
 }  # fmt: skip
-_ABBREVIATION = re.compile(rf"\b({'|'.join(ABBREVIATIONS)})\.", re.IGNORECASE)
+ABBREVIATION_RULES = Rules(
+    rule(rf"\b({'|'.join(ABBREVIATIONS)})\.", lambda match: ABBREVIATIONS[match[1].lower()], re.I),
+)
 
-_MONTH = re.compile(rf"\b({'|'.join(MONTHS)})\.(?= ?'?[0-9])|(?<=[0-9] )({'|'.join(MONTHS)})\.(?=,? [0-9])")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _OTHER_SCRIPT = re.compile(  # letters that are not Latin: Greek, Cyrillic, ...; not the marks of Latin letters
     r"(?:(?![\u1e00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff\ufb00-\ufb06])[\u0370-\U0001ffff](?<=[^\W\d_]))+"
 )
-_STREET = re.compile(r"\b([A-Z][a-z]+|[0-9]+(?:st|nd|rd|th)) St\.(?! ?[A-Z])")  # "Elm St.", not "St. Paul's"
+CONTEXT_RULES = Rules(
+    rule(
+        rf"\b({'|'.join(MONTHS)})\.(?= ?'?[0-9])|(?<=[0-9] )({'|'.join(MONTHS)})\.(?=,? [0-9])",
+        lambda match: MONTHS[match[1] or match[2]],
+    ),
+    rule(  # "Elm St.", not "St. Paul's"
+        r"\b([A-Z][a-z]+|[0-9]+(?:st|nd|rd|th)) St\.(?! ?[A-Z])", lambda match: f"{match[1]} Street"
+    ),
+)
 
-SIGN_RULES = (
+SIGN_RULES = Rules(
     rule(r"&c\b\.?", " et cetera"),
     rule(r"\b([A-Z]{1,3})&([A-Z]{1,3})\b", lambda match: f"{' '.join(match[1])} and {' '.join(match[2])}"),  # "AT&T"
     rule(r"&", " and "),
@@ -82,20 +91,17 @@ def collapse_whitespace(text: str) -> str:
 
 def expand_contextual_abbreviations(text: str) -> str:
     """Expand abbreviations that only context identifies: "Nov. 22" -> "November 22", "Elm St." -> "Elm Street"."""
-    text = _MONTH.sub(lambda match: MONTHS[match[1] or match[2]], text)
-    return _STREET.sub(r"\1 Street", text)
+    return CONTEXT_RULES.apply(text)
 
 
 def expand_abbreviations(text: str) -> str:
     """Expand titles and similar abbreviations: "Dr." -> "doctor"."""
-    return _ABBREVIATION.sub(lambda match: ABBREVIATIONS[match[1].lower()], text)
+    return ABBREVIATION_RULES.apply(text)
 
 
 def expand_signs(text: str) -> str:
     """Replace signs outside numbers by words: "&" -> "and", "%" -> "percent"."""
-    for pattern, read in SIGN_RULES:
-        text = pattern.sub(read, text)
-    return text
+    return SIGN_RULES.apply(text)
 
 
 def basic_cleaners(text: str) -> str:

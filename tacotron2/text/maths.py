@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.patterns import AMOUNT, Match, Rule, rule, text_after
+from tacotron2.text.patterns import AMOUNT, Match, Rule, Rules, rule, text_after
 
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 RELATIONS = {
@@ -14,7 +14,7 @@ UNREAD = "™®℠"  # like quotation marks, they have no sound
 KEEP = "×"  # read by NUMBER_RULES, which see what it multiplies
 
 # Before transliteration, which would lose these signs or change their meaning.
-_SIGN_RULES: tuple[Rule, ...] = (
+_SIGN_RULES = Rules(
     rule("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]++", lambda match: _read_superscript(match)),
     rule(rf"(?<=[\w)\]]) ?([{''.join(RELATIONS)}]) ?", lambda match: f" is {RELATIONS[match[1]]} "),
     rule(rf"([{''.join(RELATIONS)}]) ?", lambda match: f"{RELATIONS[match[1]]} "),
@@ -49,9 +49,7 @@ def name_signs(text: str) -> str:
     """Replace mathematical signs outside ASCII by words, or by signs that later rules read."""
     if text.isascii():
         return text
-    for pattern, read in _SIGN_RULES:
-        text = pattern.sub(read, text)
-    return text
+    return _SIGN_RULES.apply(text)
 
 
 def read_times(match: Match) -> str:

@@ -10,7 +10,7 @@ from tacotron2.text.codes import CODE_RULES
 from tacotron2.text.dates import CLOCK_RULES, YEAR_RULES
 from tacotron2.text.maths import NUMBER_RULES as MATH_RULES
 from tacotron2.text.money import MONEY_RULES
-from tacotron2.text.patterns import ALONE, AMOUNT, INTEGER, Match, Rule, rule, text_after, text_before
+from tacotron2.text.patterns import ALONE, AMOUNT, INTEGER, Match, Rules, rule, text_after, text_before
 from tacotron2.text.spelling import cardinal, decimal, fraction, in_pairs, ordinal
 from tacotron2.text.times import TIME_RULES
 from tacotron2.text.units import UNIT_RULES
@@ -20,9 +20,7 @@ DENOMINATORS = frozenset((2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 32, 64, 100, 1
 
 def expand_numbers(text: str) -> str:
     """Replace every number in `text` by words. `text` must be ASCII except for currency and degree signs."""
-    for pattern, read in RULES:
-        text = pattern.sub(read, text)
-    return text
+    return RULES.apply(text)
 
 
 def read_slashes(match: Match) -> str:
@@ -54,7 +52,7 @@ def read_cardinal(match: Match) -> str:
     return words + " " if re.match(r"[A-Za-z]", text_after(match)) else words
 
 
-RULES: tuple[Rule, ...] = (
+RULES = Rules(
     rule(r"(?:(?<=[%°])|(?<=°[CF])|(?<=[0-9]0s)) ?- ?(?=[0-9])", " to "),  # first: "F-60" looks like a code
     rule(r"(?<![^ (])-(?=[0-9.$£])(?!\.[^0-9])", "minus "),
     *MONEY_RULES,

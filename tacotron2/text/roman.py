@@ -4,6 +4,7 @@ after a heading."""
 import re
 from itertools import pairwise
 
+from tacotron2.text.patterns import Rules, rule
 from tacotron2.text.spelling import cardinal, in_pairs, ordinal
 
 HEADINGS = re.compile(
@@ -22,17 +23,8 @@ RULERS = re.compile(
 TITLES = r"(?:King|Queen|Pope|Emperor|Empress|Tsar|Czar|Kaiser|Sultan|Prince) "
 AFTER_A_RULER = r"(?:$|[^\w ]| (?:and|at|by|came|died|for|from|had|in|is|of|on|the|to|was|were|who|with)\b)"
 
-_NUMERAL = re.compile(rf"\b(?P<title>{TITLES})?(?P<name>[A-Z][A-Za-z]+\.?) (?P<numeral>[IVXLC]+)\b(?P<dot>\.)?")
-_CENTURY = re.compile(r"\b([IVX]{2,5})(?= [Cc]entury\b)")
 _VALID = re.compile(r"(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})")  # 1 to 99
 _LETTER_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
-# Without a name: three or more of I, V, X, or a year; shorter ones are words, initials or sizes.
-_ALONE = re.compile(
-    r"\b(?P<the>[Tt]he )?(?P<numeral>(?=[IVX]{3})X{0,3}(?:IX|IV|V?I{0,3})|(?=[A-Z]{5})M{1,3}(?:CM|CD|D?C{0,3})"
-    r"(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3}))(?![\w'-])(?P<event>(?= [A-Z][a-z]))?"
-)
-# "IV", "VI" and "XI" are numerals only in a list: elsewhere they may be a drip or a name.
-_SHORT = re.compile(r"(?<![\w.'-])(?:II|IX|(?:(?<=, )|(?<=\())(?:IV|VI|XI)(?=[,;.)]|$))(?![\w'-])")
 NOT_NAMES = {
     "A", "An", "And", "As", "At", "But", "By", "For", "From", "Her", "His", "In", "Its", "My", "No", "Of", "On",
     "Or", "Our", "That", "The", "Their", "This", "To", "With", "Your",
@@ -49,12 +41,6 @@ def roman_value(numeral: str) -> int:
 def _value(numeral: str) -> int:
     values = [_LETTER_VALUES[letter] for letter in numeral]
     return sum(-value if value < after else value for value, after in pairwise([*values, 0]))
-
-
-def expand_roman(text: str) -> str:
-    """Replace the Roman numerals whose context shows that they are numerals."""
-    text = _CENTURY.sub(lambda match: ordinal(str(roman_value(match[1]))) if roman_value(match[1]) else match[0], text)
-    return _SHORT.sub(lambda match: cardinal(str(_value(match[0]))), _ALONE.sub(_read_alone, _NUMERAL.sub(_read, text)))
 
 
 def _read_alone(match: re.Match[str]) -> str:
@@ -89,3 +75,30 @@ def _is_ruler(match: re.Match[str]) -> bool:
     if numeral == "I":
         return re.match(AFTER_A_RULER, after) is not None
     return not re.match(r"\. [A-Z]", after)  # "George V. Higgins"
+
+
+def _read_century(match: re.Match[str]) -> str:
+    value = roman_value(match[1])
+    return ordinal(str(value)) if value else match[0]
+
+
+ROMAN_RULES = Rules(
+    rule(r"\b([IVX]{2,5})(?= [Cc]entury\b)", _read_century),
+    rule(rf"\b(?P<title>{TITLES})?(?P<name>[A-Z][A-Za-z]+\.?) (?P<numeral>[IVXLC]+)\b(?P<dot>\.)?", _read),
+    # Without a name: three or more of I, V, X, or a year; shorter ones are words, initials or sizes.
+    rule(
+        r"\b(?P<the>[Tt]he )?(?P<numeral>(?=[IVX]{3})X{0,3}(?:IX|IV|V?I{0,3})|(?=[A-Z]{5})M{1,3}(?:CM|CD|D?C{0,3})"
+        r"(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3}))(?![\w'-])(?P<event>(?= [A-Z][a-z]))?",
+        _read_alone,
+    ),
+    # "IV", "VI" and "XI" are numerals only in a list: elsewhere they may be a drip or a name.
+    rule(
+        r"(?<![\w.'-])(?:II|IX|(?:(?<=, )|(?<=\())(?:IV|VI|XI)(?=[,;.)]|$))(?![\w'-])",
+        lambda match: cardinal(str(_value(match[0]))),
+    ),
+)
+
+
+def expand_roman(text: str) -> str:
+    """Replace the Roman numerals whose context shows that they are numerals."""
+    return ROMAN_RULES.apply(text)

@@ -4,7 +4,7 @@ import re
 
 from tacotron2.text.acronyms import AS_LETTERS, SHORT_WORDS, is_pronounceable
 from tacotron2.text.codes import read_identifier
-from tacotron2.text.patterns import Match, Rule, rule
+from tacotron2.text.patterns import Match, Rules, rule
 from tacotron2.text.spelling import cardinal, minutes
 
 MARKS = {
@@ -76,7 +76,7 @@ def read_parts(number: str) -> str:
     )
 
 
-WEB_RULES: tuple[Rule, ...] = (
+WEB_RULES = Rules(
     rule(r"\b([0-9]{4}-[0-9]{2}-[0-9]{2})T([0-9]{2}:[0-9]{2})(?::[0-9]{2}(?:\.[0-9]{1,9})?)?Z?\b", read_timestamp),
     rule(r"\bmailto:(?=[\w.+-])", ""),
     rule(r"\bIPv(?=[46]\b)", "I P v "),
@@ -113,6 +113,4 @@ WEB_RULES: tuple[Rule, ...] = (
 
 def expand_web(text: str) -> str:
     """Replace addresses, file names and versions of software by words."""
-    for pattern, read in WEB_RULES:
-        text = pattern.sub(read, text)
-    return text
+    return WEB_RULES.apply(text)
