@@ -48,10 +48,13 @@ class Stage:
 
 
 class Runner:
-    """Runs the stages of a job in their order, with what is known of them in `folder`."""
+    """Runs the stages of a job in their order, with what is known of them in `folder`.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / RECORD
+    `planned`: about how many minutes each stage takes, by name, for the stages that are still to come.
+    """
+
+    def __init__(self, folder: Path, planned: dict[str, float] | None = None) -> None:
+        self.path, self.planned = folder / RECORD, planned or {}
         self.record: dict[str, dict[str, object]] = {}
         with contextlib.suppress(OSError, ValueError):  # none, or a damaged one: everything is checked again
             self.record = dict(json.loads(self.path.read_text(encoding="utf-8")))
@@ -64,6 +67,9 @@ class Runner:
 
     def run(self, stage: Stage, where: str) -> None:
         """Run the stage unless it is done; `where` is its place, such as "3/8". Raises UserError if it fails."""
+        self.planned[stage.name] = stage.minutes
+        left = sum(self.planned.values())
+        del self.planned[stage.name]
         if self.is_done(stage) and not stage.is_cheap:
             print(f"\n[{where}] {stage.says}: done before", flush=True)
             return
@@ -71,7 +77,9 @@ class Runner:
         if stage.output is not None and self.record.get(stage.name, {}).get("fingerprint") != fingerprint:
             set_aside(stage.output)
         self._note(stage, fingerprint, False)
-        print(f"\n[{where}] {stage.says} (about {duration(stage.minutes)})\n$ {shlex.join(stage.command)}", flush=True)
+        time_left = f", {duration(left)} to the end" if self.planned else ""
+        about = f"about {duration(stage.minutes)}{time_left}"
+        print(f"\n[{where}] {stage.says} ({about})\n$ {shlex.join(stage.command)}", flush=True)
         start = time.monotonic()
         status = subprocess.run(stage.command, check=False).returncode
         if status:

@@ -21,6 +21,8 @@ class Known(NamedTuple):
     wer: float  # %, of new sentences
 
 
+STEP_SECONDS = {"tacotron2_small": 2.0, "waveglow_small": 1.5}  # on 2 cores, until a run has found out
+
 # Fewer steps leave the old voice; with more, Tacotron 2's errors do not become fewer.
 KNOWN = (Known(5, 370, 600, 16.5), Known(34, 1500, 1000, 10.0))
 
@@ -53,6 +55,11 @@ def expected_wer(speech_minutes: float) -> float:
     """% of the words of new sentences that Whisper gets wrong, of a voice from so much speech."""
     minutes, wer = zip(*((row.minutes, row.wer) for row in KNOWN), strict=True)
     return float(np.interp(math.log(max(speech_minutes, 1.0)), np.log(minutes), wer))
+
+
+def share(model: str, minutes: float) -> float:
+    """The part for one model of the minutes for both."""
+    return minutes * (TACOTRON2_SHARE if model == "tacotron2_small" else 1 - TACOTRON2_SHARE)
 
 
 def planned_steps(model: str, speech_minutes: float, step_seconds: float, minutes: float) -> int:

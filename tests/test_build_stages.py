@@ -37,6 +37,14 @@ def test_a_stage_runs_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "done before" in run(folder, copying(folder), capsys)
 
 
+def test_the_time_to_the_end_counts_the_stages_to_come(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runner = Runner(folder, {"copy": 50.0, "other": 3.0})
+    runner.run(copying(folder, minutes=4.0), "1/2")
+    assert "(about 4 minutes, 7 minutes to the end)" in capsys.readouterr().out
+    runner.run(copying(folder, "other", minutes=5.0), "2/2")
+    assert "(about 5 minutes)" in capsys.readouterr().out
+
+
 def test_a_stage_whose_input_has_changed_runs_again_and_keeps_what_it_had_made(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,8 +42,10 @@ from tests.helpers.runs import (
 from train import build_task
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("options", [(), ("trainer.accumulation_steps=2", "data.num_workers=1")])
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [*((model, ()) for model in MODELS), ("waveglow", ("trainer.accumulation_steps=2", "data.num_workers=1"))],
+)
 @pytest.mark.fault(9)
 def test_resume_equals_no_interruption(corpus: Path, tmp_path: Path, model: str, options: tuple[str, ...]) -> None:
     """7 clips make 4 batches per epoch, so 3 steps of one or two batches each end in mid-epoch."""

@@ -5,7 +5,7 @@
     PYTHONPATH=scripts python -m benchmarks.large_corpus start DIR
     PYTHONPATH=scripts python -m benchmarks.large_corpus read DIR
 
-make writes random texts, empty recordings and noise as mels: in shards or, with --files, one file for each. start
+make writes random texts, silent recordings and noise as mels: in shards or, with --files, one file for each. start
 trains both small models for one step each. read loads mels in random order, which the system's cache does not hold yet.
 """
 
@@ -16,7 +16,7 @@ import checkout
 import argparse
 import os
 import random
-import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +31,9 @@ from common.config import AudioConfig
 from common.data.filelist import Clip, read_filelist, read_lines
 from common.data.mels import Entry, MelDirectory
 from common.data.shards import ShardWriter, shard_path
+from common.distributed.preemption import SIGNALED
 from common.entry import run_command
+from common.errors import UserError
 from common.files import make_directory, write_text
 
 WORDS = checkout.REPOSITORY / "filelists" / "unseen_sentences.txt"
@@ -61,10 +63,11 @@ def make(root: Path, number: int, frames: int, files: bool) -> None:
     names = [name for name, _ in rows(number)]
     for folder in sorted({Path(name).parent for name in names}):
         make_directory(root / folder, "DIR")
-    example = root / "example.wav"
-    soundfile.write(example, np.zeros(audio.hop_length, np.float32), audio.sample_rate)
-    for name in names:
-        shutil.copyfile(example, root / name)
+    for start in range(0, number, PER_FOLDER):  # links, because the files would be alike
+        first, *others = names[start : start + PER_FOLDER]
+        soundfile.write(root / first, np.zeros(frames * audio.hop_length, np.int16), audio.sample_rate)
+        for name in others:
+            os.link(root / first, root / name)
     make_directory(root / "filelists", "DIR")
     lines = [f"{name}|{text}\n" for name, text in rows(number)]
     write_text(root / "filelists/train.txt", "".join(lines[VALIDATED:]))
@@ -120,7 +123,8 @@ def start(root: Path) -> None:
                 time.sleep(0.2)
             seconds = time.monotonic() - began
             process.terminate()
-            process.wait()
+            if process.wait() not in (0, SIGNALED + signal.SIGTERM):
+                raise UserError(f"{model}: train.py ended with status {process.returncode}; its message is above")
         print(f"{model}: first step after {seconds:.1f} s, memory at most {peak / 1e6:,.0f} MB", flush=True)
 
 
