@@ -11,16 +11,19 @@ import hashlib
 import itertools
 import json
 import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.distributed.preemption import SIGNALED
 from common.errors import UserError
 from common.files import write_text
 
 RECORD = "stages.json"
+STOPPED = {kind for number in (signal.SIGINT, signal.SIGTERM) for kind in (-number, SIGNALED + number)}  # status
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,14 @@ class Runner:
         print(f"\n[{where}] {stage.says} ({about})\n$ {shlex.join(stage.command)}", flush=True)
         start = time.monotonic()
         status = subprocess.run(stage.command, check=False).returncode
+        self._note(stage, fingerprint if status else stage.fingerprint(), not status, time.monotonic() - start)
+        if status in STOPPED:
+            raise UserError(f"the stage {stage.name!r} was stopped; run the same command again: it goes on here")
         if status:
             raise UserError(
                 f"the stage {stage.name!r} ended with status {status}; its message is above. Correct that, and run the "
                 "same command again: it goes on here"
             )
-        self._note(stage, stage.fingerprint(), True, time.monotonic() - start)
 
     def _note(self, stage: Stage, fingerprint: str, done: bool, seconds: float | None = None) -> None:
         before = self.record.get(stage.name, {}).get("seconds", 0.0)

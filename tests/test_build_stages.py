@@ -77,6 +77,16 @@ def test_a_stage_that_was_interrupted_goes_on_with_what_it_had_made(
     assert not (folder / "out.old").exists()
 
 
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGTERM)", "sys.exit(143)", "sys.exit(130)"])
+def test_a_stage_that_was_stopped_says_so_and_counts_its_time(folder: Path, end: str) -> None:
+    command = [sys.executable, "-c", f"import os, signal, sys, time; time.sleep(0.1); {end}"]
+    with pytest.raises(UserError, match=r"'wait' was stopped; run the same command again"):
+        Runner(folder).run(Stage("wait", "wait", command), "1/1")
+    record = json.loads((folder / RECORD).read_text())["wait"]
+    assert record["done"] is False
+    assert record["seconds"] >= 0.1
+
+
 def test_a_stage_without_an_output_finds_out_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stage = Stage("say", "say", [sys.executable, "-c", ""])
     assert all("$" in run(folder, stage, capsys) for _ in range(2))
