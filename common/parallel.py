@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +21,7 @@ from common.threads import allowed_cores
 from common.wording import counted
 
 CHUNK = 4  # jobs that a process takes at once
+AHEAD = 4  # chunks for each process that are in progress or done
 PATIENCE = 10.0  # minutes
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -39,11 +42,14 @@ def in_parallel(
         return
     # "spawn", because PyTorch can hang in a process forked from one that has used its thread pool.
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start_process)
-    chunks = [pool.submit(_run, function, jobs[i : i + CHUNK]) for i in range(0, len(jobs), CHUNK)]
+    chunks = (pool.submit(_run, function, jobs[i : i + CHUNK]) for i in range(0, len(jobs), CHUNK))
     try:
+        ahead = deque(itertools.islice(chunks, AHEAD * count))  # few, because results wait in memory
         with tqdm(total=len(jobs), unit=unit, disable=None) as bar:
-            for chunk in chunks:
-                for result in chunk.result(60 * PATIENCE):
+            while ahead:
+                results = ahead.popleft().result(60 * PATIENCE)
+                ahead.extend(itertools.islice(chunks, 1))
+                for result in results:
                     bar.update()
                     yield result
     except TimeoutError as error:

@@ -34,7 +34,7 @@ from common.data.mels import Entry, MelDirectory
 from common.data.metadata import read_entries
 from common.errors import UserError
 from common.lock import locked
-from common.parallel import in_parallel
+from common.parallel import AHEAD, CHUNK, in_parallel
 from tacotron2.data import TextMelDataset, collate
 from tests.helpers import REPOSITORY
 from tests.helpers.commands import fails_with, load_script, run_here
@@ -630,6 +630,21 @@ def test_a_full_disk_in_other_scripts_of_data(tmp_path: Path) -> None:
 def test_a_killed_process_is_an_error() -> None:
     with pytest.raises(UserError, match=r"one of the 2 processes was killed.*memory.*num_processes=1"):
         list(in_parallel(signal.raise_signal, [signal.SIGKILL] * 2, 2, "clip"))
+
+
+def touch(path: Path) -> int:
+    path.touch()
+    return int(path.name)
+
+
+@pytest.mark.fault(32)
+def test_results_that_nobody_takes_do_not_pile_up(tmp_path: Path) -> None:
+    """Takes seconds, because the processes import PyTorch."""
+    results = in_parallel(touch, [tmp_path / str(i) for i in range(200)], 2, "clip")
+    assert next(results) == 0
+    time.sleep(0.2)
+    assert len(list(tmp_path.iterdir())) <= (2 * AHEAD + 1) * CHUNK
+    assert list(results) == list(range(1, 200))
 
 
 def stop_self(_: int) -> None:
