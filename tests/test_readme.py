@@ -313,14 +313,14 @@ def run_recipe(recipe: list[str], directory: Path, **options: list[str]) -> None
 
 @pytest.mark.slow
 def test_a_voice_from_recordings_as_written(tmp_path: Path) -> None:
-    """Run the README's warm start on a corpus of 44.1 kHz clips, with few steps. 27 s: six processes that start."""
+    """Run the warm start of docs/voices.md on a corpus of 44.1 kHz clips, with few steps. 27 s: six processes that start."""
     root = write_corpus(tmp_path / "my_voice")
     for clip in (root / "wavs").iterdir():
         audio, _ = soundfile.read(clip)
         soundfile.write(clip, audio, 44100)
     (tmp_path / "phrases.txt").write_text("It works.\n")
     (tmp_path / "demo").symlink_to(REPOSITORY / "demo")
-    recipe = block_with("README.md", "prepare_dataset.sh my_voice")
+    recipe = block_with("docs/voices.md", "prepare_dataset.sh my_voice")
     train = ["trainer.max_steps=1", "trainer.batch_size=2", "data.num_workers=0"]
     run_recipe(recipe, tmp_path, train=train, inference=["max_decoder_steps=5"])
     assert (tmp_path / "my_warm_speech/0000.wav").exists()
@@ -338,7 +338,7 @@ def test_the_warm_start_keeps_the_attention(tmp_path: Path) -> None:
         name = row.split("|")[0]
         audio, sample_rate = soundfile.read(next((REPOSITORY / "demo/corpus/wavs").glob(f"{name}.*")))
         soundfile.write(tmp_path / f"my_voice/wavs/{name}.wav", resample_poly(audio, 2, 3), sample_rate)
-    prepare, _, mels, train, *_ = block_with("README.md", "prepare_dataset.sh my_voice")
+    prepare, _, mels, train, *_ = block_with("docs/voices.md", "prepare_dataset.sh my_voice")
     run_recipe([prepare, mels, train], tmp_path, train=["trainer.max_steps=10"])
     (values,) = [row for row in read_log(tmp_path / "runs/my_warm_tacotron2") if "val_diagonality" in row]
     assert values["val_diagonality"] > 0.8
