@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 from tqdm import tqdm
 
+from common.distributed.preemption import SIGNALS
 from common.errors import UserError
 from common.threads import allowed_cores
 from common.wording import counted
@@ -70,6 +71,21 @@ def in_parallel(
         pool.shutdown(cancel_futures=True)
 
 
+def in_own_process(function: Callable[[Job], Result], job: Job) -> Result:
+    """function(job), in a process that ends with it: its threads and its memory do not stay. Raises UserError if the
+    process is killed."""
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_start_helper)
+    try:
+        return pool.submit(function, job).result()
+    except BrokenProcessPool as error:
+        raise UserError("its process was killed, often because the machine has run out of memory") from error
+    except BaseException:
+        _kill(pool)
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def _run(function: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
     return [function(job) for job in jobs]
 
@@ -80,10 +96,13 @@ def _kill(pool: ProcessPoolExecutor) -> None:
 
 
 def _start_process() -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # the terminal sends it to all processes; the first one ends the others
     torch.set_num_threads(1)  # so that the processes do not compete for the cores
+    _start_helper()
+
+
+def _start_helper() -> None:
+    for number in SIGNALS:  # which torchrun or a terminal sends to all processes; the first one ends the others
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 

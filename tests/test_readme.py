@@ -313,7 +313,7 @@ def run_recipe(recipe: list[str], directory: Path, **options: list[str]) -> None
 
 @pytest.mark.slow
 def test_a_voice_from_recordings_as_written(tmp_path: Path) -> None:
-    """Run the warm start of docs/voices.md on a corpus of 44.1 kHz clips, with few steps. 27 s: six processes that start."""
+    """The warm start of docs/voices.md on a corpus of 44.1 kHz clips, few steps. 27 s: six processes that start."""
     root = write_corpus(tmp_path / "my_voice")
     for clip in (root / "wavs").iterdir():
         audio, _ = soundfile.read(clip)
