@@ -236,7 +236,7 @@ def training_stage(config: BuildConfig, model: str, items: float, steps: int, mi
 def chosen(config: BuildConfig) -> list[Path]:
     """The checkpoints that become the voice: those that the judges liked best, or the last ones."""
     runs = [config.folder / run for run in MODELS.values()]
-    return [run / BEST for run in runs] if config.judge else runs
+    return [run / "checkpoints" / BEST for run in runs] if config.judge else runs
 
 
 def logs(config: BuildConfig) -> list[Path]:
