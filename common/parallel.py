@@ -16,7 +16,6 @@ from typing import TypeVar
 import torch
 from tqdm import tqdm
 
-from common.distributed.preemption import SIGNALS
 from common.errors import UserError
 from common.threads import allowed_cores
 from common.wording import counted
@@ -101,7 +100,7 @@ def _start_process() -> None:
 
 
 def _start_helper() -> None:
-    for number in SIGNALS:  # which torchrun or a terminal sends to all processes; the first one ends the others
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):  # which torchrun or a terminal sends to all processes; the first one ends the others
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
 

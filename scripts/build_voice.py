@@ -234,9 +234,10 @@ def training_stage(config: BuildConfig, model: str, items: float, steps: int, mi
 
 
 def chosen(config: BuildConfig) -> list[Path]:
-    """The checkpoints that become the voice: those that the judges liked best, or the last ones."""
-    runs = [config.folder / run for run in MODELS.values()]
-    return [run / "checkpoints" / BEST for run in runs] if config.judge else runs
+    """The checkpoints that become the voice: the Tacotron 2 that the judges liked best, and the last WaveGlow: too few
+    of its clips are heard to tell checkpoints apart."""
+    tacotron2, waveglow = (config.folder / run for run in MODELS.values())
+    return [tacotron2 / "checkpoints" / BEST if config.judge else tacotron2, waveglow]
 
 
 def logs(config: BuildConfig) -> list[Path]:
