@@ -100,7 +100,8 @@ def _start_process() -> None:
 
 
 def _start_helper() -> None:
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):  # which torchrun or a terminal sends to all processes; the first one ends the others
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
+        # torchrun or a terminal sends it to all processes; the first one ends the others
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
