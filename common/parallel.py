@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.signals import SIGNALS
 from common.threads import allowed_cores
 from common.wording import counted
 
@@ -100,8 +101,7 @@ def _start_process() -> None:
 
 
 def _start_helper() -> None:
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
-        # torchrun or a terminal sends it to all processes; the first one ends the others
+    for number in SIGNALS:  # sent to all processes by torchrun or a terminal; the first one ends the others
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
 

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.distributed.preemption import SIGNALED
 from common.errors import UserError
 from common.files import write_text
+from common.signals import SIGNALED
 
 RECORD = "stages.json"
 STOPPED = {kind for number in (signal.SIGINT, signal.SIGTERM) for kind in (-number, SIGNALED + number)}  # status

@@ -93,11 +93,11 @@ def main(values: dict[str, Any]) -> None:
     if config.dry_run:
         if status := subprocess.run([*cut_command(config), "dry_run=true"], check=False).returncode:
             sys.exit(status)  # it has said why
-        speech = SPEECH * audio_minutes(config)
+        audio = audio_minutes(config)
         print(
             f"then: train both models from {config.base}, judge them, and pack the voice into {config.output}\n"
-            f"expected: {duration(sum(planned(config).values()))} on 2 cores, and a voice of which Whisper gets "
-            f"{expected_wer(speech):.0f} % of the words of new sentences wrong (the bundled voice: 3 to 5 %)"
+            f"expected: {duration(sum(planned(config, audio).values()))} on 2 cores, and a voice of which Whisper gets "
+            f"{expected_wer(SPEECH * audio):.0f} % of the words of new sentences wrong (the bundled voice: 3 to 5 %)"
         )
         return
     make_directory(config.folder, "work")
@@ -106,11 +106,12 @@ def main(values: dict[str, Any]) -> None:
 
 
 def build(config: BuildConfig) -> None:
-    runner = Runner(config.folder, planned(config))
+    audio = audio_minutes(config)
+    runner = Runner(config.folder, planned(config, audio))
     if config.output.exists() and "pack" not in runner.record:
         raise UserError(f"{config.output} exists; choose another voice=NAME, or rename that folder")
     count = 7 if config.judge else 6
-    for number, stage in enumerate(corpus_stages(config), 1):
+    for number, stage in enumerate(corpus_stages(config, audio), 1):
         runner.run(stage, f"{number}/{count}")
     clips, frames, minutes = measure_corpus(config.folder / "corpus")
     print(
@@ -127,9 +128,8 @@ def build(config: BuildConfig) -> None:
     runner.run(packing_stage(config), f"{count}/{count}")
 
 
-def planned(config: BuildConfig) -> dict[str, float]:
-    """About how many minutes the long stages take, by name, before anything is known but the length of the audio."""
-    audio = audio_minutes(config)
+def planned(config: BuildConfig, audio: float) -> dict[str, float]:
+    """About how many minutes the long stages take, by name, when nothing is known but the minutes of audio."""
     minutes = {"cut": HEAR_MINUTES * audio}
     for model, name in MODELS.items():
         minutes[name] = wanted_steps(model, SPEECH * audio) * STEP_SECONDS[model] / 60
@@ -157,9 +157,8 @@ def cut_command(config: BuildConfig) -> list[str]:
     )
 
 
-def corpus_stages(config: BuildConfig) -> list[Stage]:
+def corpus_stages(config: BuildConfig, audio: float) -> list[Stage]:
     corpus = config.folder / "corpus"
-    audio = audio_minutes(config)
     says = f"hear {duration(audio)} of recordings, cut them into clips, check these"
     return [
         Stage("cut", says, cut_command(config), minutes=HEAR_MINUTES * audio),

@@ -17,9 +17,10 @@ from tacotron2.text import SYMBOLS, clean_text, encode, ids_to_text, left_out, p
 from tacotron2.text.cleaners import CLEANERS, english_cleaners, to_ascii
 from tacotron2.text.roman import roman_value
 from tacotron2.text.spelling import cardinal, in_pairs, ordinal
-from tacotron2.text.symbols import SYMBOL_TO_ID, TYPOGRAPHIC
+from tacotron2.text.symbols import TYPOGRAPHIC
 
 HERE = Path(__file__).parent
+SYMBOL_TO_ID = {symbol: index for index, symbol in enumerate(SYMBOLS)}
 GOLDEN = json.loads((HERE / "golden" / "text_ids.json").read_text(encoding="utf-8"))
 
 # The reference reads a number with a thousands separator as a year, "twelve thirty-four"; we do not.

@@ -17,8 +17,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from common.data.batching import RankSampler
-from common.distributed.preemption import SIGNALS
 from common.errors import UserError, first_line
+from common.signals import SIGNALS
 from common.threads import allowed_cores
 from common.wording import counted
 

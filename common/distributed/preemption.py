@@ -16,12 +16,9 @@ import torch
 import torch.distributed as dist
 
 from common.errors import UserError
+from common.signals import SIGNALED, SIGNALS
 
-# Kubernetes and torchrun send SIGTERM; Slurm sends the signal that --signal in the job script names; Ctrl-C sends
-# SIGINT, and a terminal that is closed SIGHUP.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 TIME_IS_UP = 1  # a reason to stop
-SIGNALED = 128  # plus the number of a signal: a reason to stop, and the exit status that shells use for it
 MARKER = "stopped.json"
 
 

@@ -16,8 +16,9 @@ from common.config import TrainConfig
 from common.data.dataset import RunData
 from common.data.loading import grouped, loader_errors, no_batch
 from common.distributed.heartbeat import Heartbeat
-from common.distributed.preemption import MARKER, SIGNALED, TIME_IS_UP, StopFlag, StopNow, write_marker
+from common.distributed.preemption import MARKER, TIME_IS_UP, StopFlag, StopNow, write_marker
 from common.distributed.ranks import Ranks
+from common.signals import SIGNALED
 from common.tracking.tracker import Tracker
 from common.training.diagnosis import check_steps, divergence
 from common.training.dry_run import dry_run
@@ -75,7 +76,7 @@ class Trainer:
     def fit(self) -> int:
         """Train until the epochs, steps or minutes of the config are used up, then validate and save.
 
-        A signal (preemption.SIGNALS) ends it earlier, with a checkpoint. Returns the exit status for that signal, or 0.
+        A signal (common/signals.py) ends it earlier, with a checkpoint. Returns the exit status for that signal, or 0.
         """
         first_step = self.state.progress.step
         self.tracker.message(_headline(self))

@@ -31,10 +31,10 @@ from common.config import AudioConfig
 from common.data.filelist import Clip, read_filelist, read_lines
 from common.data.mels import Entry, MelDirectory
 from common.data.shards import ShardWriter, shard_path
-from common.distributed.preemption import SIGNALED
 from common.entry import run_command
 from common.errors import UserError
 from common.files import make_directory, write_text
+from common.signals import SIGNALED
 
 WORDS = checkout.REPOSITORY / "filelists" / "unseen_sentences.txt"
 TEXT_WORDS = 17  # about 95 characters, as in LibriTTS

@@ -29,6 +29,8 @@ def needed(pattern: str, flags: int = 0) -> Needed:
     found = _of_sequence(parsed)
     if found is None or not (flags | parsed.state.flags) & re.IGNORECASE:
         return found
+    if any(not one.isascii() and one.lower() != one.upper() for one in found):
+        return None  # such letters have more forms
     return frozenset(
         other for one in found for other in (one.lower(), one.upper(), *FOLDED.get(one.lower(), "")) if len(other) == 1
     )
@@ -55,7 +57,8 @@ def _of_part(part: tuple[Any, Any]) -> Needed:
     if kind is _constants.BRANCH:
         return _union(map(_of_sequence, value[1]))
     if kind is _constants.SUBPATTERN:
-        return _of_sequence(value[-1])
+        _, added_flags, _, inside = value
+        return None if added_flags & re.IGNORECASE else _of_sequence(inside)
     if kind is _constants.ATOMIC_GROUP:
         return _of_sequence(value)
     if kind is _constants.ASSERT:  # what is looked for is in the text as well

@@ -47,4 +47,3 @@ def symbol_table(characters: str | None = None, arpabet: bool = True) -> tuple[s
 
 
 SYMBOLS: tuple[str, ...] = symbol_table()
-SYMBOL_TO_ID: dict[str, int] = {symbol: index for index, symbol in enumerate(SYMBOLS)}
