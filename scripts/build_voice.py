@@ -254,7 +254,7 @@ def judging_stage(config: BuildConfig) -> Stage:
         f"recordings={corpus / 'filelists' / 'val.txt'}",
         f"root={corpus}",
         f"output={output}",
-        "vocoders=[waveglow]",
+        "vocoders=[waveglow_matched]",  # as the voice will speak: conf/model/waveglow_small.yaml sets match_mel
         "overwrite=true",
     )
     return Stage("judge", "judge the voice", command, logs(config), output, JUDGE_MINUTES)

@@ -11,6 +11,7 @@ import pytest
 from common.errors import UserError
 from recordings.stages import RECORD, Runner, Stage, duration, set_aside
 from recordings.training import KNOWN, RATE_STEPS, expected_wer, planned_steps, schedule, wanted_steps
+from tests.helpers.commands import composed
 
 COPY = "import shutil, sys; shutil.copyfile(*sys.argv[1:])"
 
@@ -133,3 +134,8 @@ def test_the_learning_rate_falls_at_parts_of_the_run() -> None:
 @pytest.mark.parametrize(("minutes", "text"), [(90, "1.5 hours"), (3, "3 minutes"), (0.2, "12 seconds")])
 def test_durations_are_words(minutes: float, text: str) -> None:
     assert duration(minutes) == text
+
+
+def test_the_voice_is_judged_as_it_speaks() -> None:
+    matched = composed("evaluate", "output=judged")["match_mel"]  # by waveglow_matched, which build_voice names
+    assert composed("train", "model=waveglow_small", "data.root=corpus", "run_dir=run")["model"]["match_mel"] == matched
