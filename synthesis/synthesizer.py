@@ -247,8 +247,7 @@ class Synthesizer:
         """A text of any length is cut into pieces that the model can read."""
 
     def warm_up(self, text: str = "One, 2.") -> None:
-        """Speak `text`, so that the first request does not wait for what is compiled and imported at its first use:
-        digits alone take two seconds."""
+        """Speak `text`, so that the first request does not wait for what is compiled and imported at its first use."""
         anyone = self.speakers[0] if self.speakers else None
         options = SpeechOptions(max_decoder_steps=100, speaker=anyone)
         list(play(self._playables(text, options, {}, []), self.vocoder, options))

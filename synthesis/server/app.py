@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -37,7 +36,6 @@ from synthesis.server.studio import Studio
 from synthesis.server.wyoming import Wyoming
 from synthesis.synthesizer import Synthesizer
 from synthesis.voices import Voice
-from tacotron2.text.spelling import cardinal
 
 MODEL = "tacotron2-waveglow"
 # The names that OpenAI's clients use mean the same here.
@@ -57,7 +55,7 @@ def create_studio(options: ServerOptions, lanes: int) -> Studio:
 
     def load(voice: Voice) -> Synthesizer:
         synthesizer = Synthesizer.load(voice, device=device, precision=options.precision)
-        synthesizer.warm_up("One, two.")  # digits in `lifespan`
+        synthesizer.warm_up()
         return synthesizer
 
     shelf = Shelf(options.voices, options.aliases or {}, load)
@@ -89,8 +87,6 @@ def create_app(options: ServerOptions, lanes: int = 1, wyoming_listener: socket.
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # What reads digits takes two seconds to import. A request that comes before it is there waits for it.
-        threading.Thread(target=cardinal, args=("2",), daemon=True, name="digits").start()
         if wyoming:
             await wyoming.start()
         app.state.is_ready = True

@@ -5,6 +5,7 @@ Numbers are given as strings of ASCII digits, because nobody reads "007" or a nu
 
 from __future__ import annotations
 
+import threading
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,22 @@ MAX_CARDINAL_DIGITS = 15  # up to hundreds of trillions; a longer number is read
 
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
+_importing = threading.Lock()
+
 
 @cache
 def _engine() -> inflect.engine:
-    import inflect  # takes two seconds, and most programs have no number to read at startup
+    """inflect lets typeguard check its arguments. The preparation of these checks takes two seconds of its import, and
+    is left out: what is asked here has the right types."""
+    import typeguard
 
+    with _importing:
+        typechecked = typeguard.typechecked
+        typeguard.typechecked = lambda function: function
+        try:
+            import inflect
+        finally:
+            typeguard.typechecked = typechecked
     return inflect.engine()
 
 
@@ -28,7 +40,7 @@ def digit_by_digit(digits: str) -> str:
     return " ".join(DIGIT_WORDS[int(digit)] for digit in digits if digit.isdecimal())
 
 
-@lru_cache(maxsize=4096)  # inflect is slow, and texts repeat the small numbers
+@lru_cache(maxsize=4096)  # texts repeat the small numbers
 def cardinal(digits: str) -> str:
     """Read "2,345" as "two thousand three hundred forty-five"; digit by digit if too long or with leading zeros."""
     digits = digits.replace(",", "")
