@@ -16,11 +16,11 @@ serve: $(SERVER)
 	@exec $(BIN)/python scripts/serve.py $(OPTIONS)
 
 test: $(DEV)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # The tests that are too slow for make test; .ci/run runs both.
 test-all: $(DEV)
-	$(BIN)/python -m pytest -n auto -m slow
+	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 # The tests that faults do not harm a run, with a table of the results; make test runs the quick ones.
 faults: $(DEV)

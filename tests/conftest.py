@@ -24,6 +24,14 @@ from tests.helpers.corpus import prepare, write_corpus
 from tests.helpers.runs import REFERENCE_WAVEGLOW, TINY_TACOTRON2, train_command
 from tests.helpers.server import Running, running
 
+WHOLLY_SLOW = "pytestmark = pytest.mark.slow"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files that are slow as a whole, whose imports alone take seconds."""
+    is_test = config.option.markexpr == "not slow" and collection_path.suffix == ".py"
+    return (is_test and WHOLLY_SLOW in collection_path.read_text(encoding="utf-8")) or None
+
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -35,7 +43,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tacotron2_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of a tiny Tacotron 2 after 4 steps."""
     run_dir = tmp_path_factory.mktemp("runs") / "tacotron2"
-    run_here(*train_command(corpus, run_dir, TINY_TACOTRON2, "trainer.max_steps=4"))
+    sentences = "data.sentences=[One.,Two words.]"
+    run_here(*train_command(corpus, run_dir, TINY_TACOTRON2, sentences, "trainer.max_steps=4"))
     return run_dir
 
 

@@ -73,7 +73,7 @@ def test_make_installs_from_the_files_that_the_dockerfile_copies(tmp_path: Path)
     (tmp_path / "venv").mkdir()
     for stamp in (".installed", ".installed-dev"):
         (tmp_path / "venv" / stamp).touch()
-    assert make(tmp_path, "test") == f"{tmp_path}/venv/bin/python -m pytest -n auto\n"
+    assert make(tmp_path, "test") == f"{tmp_path}/venv/bin/python -m pytest -n auto --dist loadfile\n"
 
 
 def make(folder: Path, target: str) -> str:

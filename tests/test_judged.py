@@ -190,14 +190,12 @@ def test_mistakes_are_named(corpus: Path, tmp_path: Path, monkeypatch: pytest.Mo
         return run_here(*train_command(corpus, tmp_path / "run", TINY_TACOTRON2, *options), expect=1).stderr
 
     assert "task.judge_waveglow=x is only for trainer.judge=true" in message("task.judge_waveglow=x")
-    assert "trainer.judge=true has nothing to judge: data.sentences=[]" in message(
-        "trainer.judge=true", "data.sentences=[]"
-    )
+    assert "trainer.judge=true has nothing to judge: data.sentences=[]" in message("trainer.judge=true")
     assert "hears only English, and data.cleaners=basic_cleaners" in message(
-        "trainer.judge=true", "data.cleaners=basic_cleaners"
+        "trainer.judge=true", TWO_SENTENCES, "data.cleaners=basic_cleaners"
     )
     monkeypatch.setitem(sys.modules, "faster_whisper", None)  # as if it were not installed
-    missing = message("trainer.judge=true")
+    missing = message("trainer.judge=true", TWO_SENTENCES)
     assert "trainer.judge=true: evaluation needs the package faster_whisper" in missing
     assert "pip install -e '.[eval]'" in missing
 

@@ -58,7 +58,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state.model_config["prenet_dropout"] = 0.0
     checkpoints.save(directory / "tacotron2.pt", state)
     torch.manual_seed(0)
-    waveglow = WaveGlow(WaveGlowConfig(n_flows=4, n_early_every=2, n_layers=2, n_channels=8))
+    waveglow = WaveGlow(WaveGlowConfig(n_flows=2, n_early_every=1, n_layers=2, n_channels=8))
     randomize_couplings(waveglow)
     torch.save(waveglow.state_dict(), directory / "waveglow.pt")
     result = run_here(
@@ -141,7 +141,7 @@ def test_the_small_kind_of_waveglow(tmp_path: Path) -> None:
     """A WaveGlow with separable layers, a mel encoder, large groups and the MDCT."""
     torch.manual_seed(0)
     config = WaveGlowConfig(
-        n_flows=4, n_group=128, n_early_every=2, n_early_size=16, n_layers=2, n_channels=8, separable=True,
+        n_flows=2, n_group=128, n_early_every=1, n_early_size=16, n_layers=2, n_channels=8, separable=True,
         encoder_dim=6, mdct=True,
     )  # fmt: skip
     model = WaveGlow(config).eval()

@@ -24,7 +24,7 @@ from synthesis.reader import Reader
 from tacotron2.text import SYMBOLS
 from tests.helpers.commands import fails_with, run_here
 from tests.helpers.corpus import prepare_speakers
-from tests.helpers.runs import NO_SENTENCES, TINY_TACOTRON2, train_command
+from tests.helpers.runs import TINY_TACOTRON2, train_command
 from tests.helpers.server import running
 
 TEXTS = ["One.", "Two words.", "And three of them."]
@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Tacotron 2 of anna and bert after 2 steps."""
     folder = tmp_path_factory.mktemp("speakers")
     root = prepare_speakers(folder / "c")
-    run_here(*train_command(root, folder / "run", TINY_TACOTRON2, NO_SENTENCES, "trainer.max_steps=2"))
+    run_here(*train_command(root, folder / "run", TINY_TACOTRON2, "trainer.max_steps=2"))
     return folder / "run"
 
 

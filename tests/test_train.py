@@ -79,16 +79,16 @@ def test_same_seed_same_run(corpus: Path, tmp_path: Path) -> None:
 def test_one_batch_overfits(corpus: Path, tmp_path: Path, model: str) -> None:
     """On two clips the loss falls much lower than it could on a corpus."""
     trainer = make_trainer(
-        corpus, tmp_path, model, "data.limit=2", "trainer.epochs=150", "trainer.learning_rate=0.01",
+        corpus, tmp_path, model, "data.limit=2", "trainer.epochs=70", "trainer.learning_rate=0.01",
         "trainer.val_every_steps=1000", "trainer.checkpoint_every_steps=1000", "trainer.grad_clip_norm=1.0",
         *(["task.mel_band_difference_weight=0"] if model == "tacotron2" else []),
     )  # fmt: skip
     trainer.fit()
     curve = losses(tmp_path)
     if model == "tacotron2":
-        assert curve[150] < 0.05 * curve[1]
+        assert curve[70] < 0.08 * curve[1]
     else:
-        assert curve[150] < curve[1] - 1.5
+        assert curve[70] < curve[1] - 1.5
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
