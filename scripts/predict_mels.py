@@ -33,6 +33,7 @@ from common.entry import hydra_entry
 from common.errors import UserError, about
 from common.files import new_directory
 from common.schema import Count, NonNegative, Options, Seed, from_dict
+from common.training.step import to_device
 from common.wording import counted
 from synthesis.models import require_finite
 from synthesis.synthesizer import Synthesizer
@@ -60,9 +61,8 @@ def predict(
     order = sorted(range(len(dataset)), key=dataset.lengths.__getitem__)  # little padding
     for start in tqdm(range(0, len(order), batch_size), unit="batch", disable=None):
         rows = order[start : start + batch_size]
-        batch = collate([dataset[(index, 0)] for index in rows])
-        inputs = [tensor.to(voice.device) for tensor in batch]
-        output = voice.tacotron2(*inputs, p_own_frames=voice.tacotron2.config.p_own_frames, generator=generator)
+        batch = to_device(collate([dataset[(index, 0)] for index in rows]), voice.device)
+        output = voice.tacotron2(*batch, p_own_frames=voice.tacotron2.config.p_own_frames, generator=generator)
         predicted = voice.tacotron2.postfilter(output.mel_postnet).cpu()
         for mel, index in zip(predicted, rows, strict=True):
             clip, num_frames = dataset.clips[index], dataset.lengths[index]

@@ -34,19 +34,9 @@ class Tacotron2Batch(NamedTuple):
     text_lengths: Tensor  # (B)
     mel: Tensor  # (B, n_mels, T)
     mel_lengths: Tensor  # (B) frames
+    speaker: Tensor | None = None  # (B) ids, if the clips are of several
 
 
-class SpeakersBatch(NamedTuple):
-    """One padded batch of several speakers."""
-
-    text: Tensor  # as above
-    text_lengths: Tensor
-    mel: Tensor
-    mel_lengths: Tensor
-    speaker: Tensor  # (B) ids
-
-
-AnyBatch = Tacotron2Batch | SpeakersBatch
 Item = tuple[Tensor, Tensor, int | None]
 
 
@@ -142,17 +132,13 @@ def wrong_rows(filelist: str, clips: Sequence[Clip], speakers: Sequence[str]) ->
     ]
 
 
-def collate(items: list[Item]) -> AnyBatch:
+def collate(items: list[Item]) -> Tacotron2Batch:
     """Pad texts with symbol 0 and mels with zeros, to two positions or more: BatchNorm needs two for its statistics."""
     texts, mels, speakers = zip(*items, strict=True)
-    batch = Tacotron2Batch(
+    return Tacotron2Batch(
         text=pad_last(texts, 0, min_length=2),
         text_lengths=torch.tensor([len(text) for text in texts]),
         mel=pad_last(mels, min_length=2),
         mel_lengths=torch.tensor([mel.shape[1] for mel in mels]),
+        speaker=None if None in speakers else torch.tensor(speakers),
     )
-    return batch if None in speakers else SpeakersBatch(*batch, torch.tensor(speakers))
-
-
-def on_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
-    return type(batch)(*(tensor.to(device) for tensor in batch))

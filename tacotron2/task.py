@@ -18,9 +18,10 @@ from common.errors import UserError
 from common.schema import Count, NonNegative, Options, from_dict
 from common.tracking.plots import alignment_figure, mel_figure
 from common.tracking.tracker import Tracker
+from common.training.step import to_device
 from common.training.task import Loss, Speech, Task, task_options
 from common.wording import counted
-from tacotron2.data import AnyBatch, TextMelDataset, collate, on_device
+from tacotron2.data import Tacotron2Batch, TextMelDataset, collate
 from tacotron2.loss import guided_attention_loss, mel_band_difference_loss, tacotron2_loss
 from tacotron2.measures import diagonality, gate_accuracy
 from tacotron2.model import Tacotron2, Tacotron2Config
@@ -76,7 +77,7 @@ class Tacotron2Objective:
             "gate_accuracy",
         )
 
-    def __call__(self, model: nn.Module, batch: AnyBatch, step: int | None, generator: Generator) -> Loss:
+    def __call__(self, model: nn.Module, batch: Tacotron2Batch, step: int | None, generator: Generator) -> Loss:
         output = model(*batch, generator=generator)
         lengths, text_lengths = batch.mel_lengths, batch.text_lengths
         parts = tacotron2_loss(output, batch.mel, lengths, self.config.n_frames_per_step)
@@ -120,7 +121,7 @@ def calibrate(model: nn.Module, data: TextMelDataset, generator: Generator) -> N
     clips = calibration_clips(data)
     for start in range(0, len(clips), CALIBRATION_BATCH):
         items = [data[(index, 0)] for index in clips[start : start + CALIBRATION_BATCH]]
-        batch = on_device(collate(items), device)
+        batch = to_device(collate(items), device)
         outputs = model(*batch, generator=generator).mel_postnet
         for ours, theirs, num_frames in zip(outputs, batch.mel, batch.mel_lengths.tolist(), strict=True):
             predicted.append(ours[:, :num_frames])
@@ -195,7 +196,7 @@ class Tacotron2Report:
             tracker.record(step=step, sentences=[text for text, _ in sentences])
             if self.note:
                 tracker.message(self.note)
-        batch = on_device(collate([data[(0, 0)]]), device)
+        batch = to_device(collate([data[(0, 0)]]), device)
         output = model(*batch, generator=generator)
         tracker.figure("alignment_teacher_forced", alignment_figure(output.alignment[0], f"step {step}"), step)
         tracker.figure("mel_teacher_forced", mel_figure(output.mel_postnet[0], f"step {step}"), step)

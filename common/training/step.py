@@ -64,8 +64,8 @@ class OptimizerStep:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Move a batch, a NamedTuple of tensors, to the device."""
-    return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
+    """Move a batch, a NamedTuple of tensors and None, to the device."""
+    return type(batch)(*(value if value is None else value.to(device, non_blocking=True) for value in batch))
 
 
 def _parallel(model: nn.Module, ranks: Ranks) -> nn.Module:

@@ -27,7 +27,7 @@ def _engine() -> inflect.engine:
 
     with _importing:
         typechecked = typeguard.typechecked
-        typeguard.typechecked = lambda function: function
+        typeguard.typechecked = lambda function: function  # type: ignore[assignment] # which has more uses
         try:
             import inflect
         finally:
