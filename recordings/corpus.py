@@ -268,8 +268,7 @@ def report(corpus: Corpus) -> list[str]:
     if slow:
         lines.append(
             f"note: {counted(len(slow), 'recording')} of less than 16,000 Hz, such as {slow[0].path.name}; the voice "
-            f"will sound "
-            "as dull as they do"
+            "will sound as dull as they do"
         )
     return lines
 

@@ -45,16 +45,14 @@ def refuse_unheard(folder: str, heard: Sequence[Heard], whole_seconds: float, la
         if speech < MIN_SPEECH_SHARE * audio or words < MIN_WORDS_PER_SECOND * speech:
             raise UserError(
                 f"recordings={folder}: {_minutes(audio)} of audio, but only {_minutes(speech)} of it sound like "
-                f"speech, and "
-                f"Whisper hears {counted(words, 'word')}; is it music or noise? Give recordings of one person who "
-                f"reads or talks"
+                f"speech, and Whisper hears {counted(words, 'word')}; is it music or noise? Give recordings of one "
+                "person who reads or talks"
             )
         _refuse_language(folder, heard, spoken, language)
     if speech + whole_seconds < MIN_SPEECH_SECONDS:
         raise UserError(
             f"recordings={folder}: {speech + whole_seconds:.0f} s of speech; at least {MIN_SPEECH_SECONDS:.0f} s are "
-            f"needed, and "
-            "a voice becomes good with 20 minutes or more: add recordings"
+            "needed, and a voice becomes good with 20 minutes or more: add recordings"
         )
 
 
@@ -67,8 +65,7 @@ def _refuse_language(folder: str, heard: Sequence[Heard], spoken: Sequence[Piece
         found = statistics.mode(str(other.language) for other in others)
         raise UserError(
             f"recordings={folder}: Whisper takes the language for {found!r}, but language={language!r}; set "
-            f"language={found}, or "
-            "give other recordings"
+            f"language={found}, or give other recordings"
         )
     likelihood = median_log_probability(spoken)
     if likelihood < MIN_LOG_PROBABILITY:
@@ -79,9 +76,8 @@ def _refuse_language(folder: str, heard: Sequence[Heard], spoken: Sequence[Piece
         )
         raise UserError(
             f"recordings={folder}: there is speech, but Whisper finds what it hears unlikely (log-probability "
-            f"{likelihood:.2f}, for English it is above {MIN_LOG_PROBABILITY}): another language, a bad microphone or "
-            f"much "
-            f"noise. Listen to some; {cure}"
+            f"{likelihood:.2f}, for English it is above {MIN_LOG_PROBABILITY}): another language, a bad microphone "
+            f"or much noise. Listen to some; {cure}"
         )
 
 
@@ -96,10 +92,8 @@ def refuse_other_transcripts(folder: str, layout: str, clips: Sequence[Clips]) -
     if shares and (share := statistics.median(shares)) < MIN_SHARE_EQUAL:
         raise UserError(
             f"recordings={folder}: only {share:.0%} of the words of the transcripts ({layout}) are heard in their "
-            f"recordings; "
-            "with the right ones it is 90 %. Are they those of other recordings, or in another language? Correct the "
-            "names, or "
-            "remove the transcripts to have all written by Whisper"
+            "recordings; with the right ones it is 90 %. Are they those of other recordings, or in another "
+            "language? Correct the names, or remove the transcripts to have all written by Whisper"
         )
 
 
@@ -110,10 +104,9 @@ def refuse_wrong_clips(folder: str, layout: str, measured: Sequence[Measured]) -
         example = wrong[0]
         raise UserError(
             f"recordings={folder}: in {len(wrong):,} of {counted(len(measured), 'clip')} Whisper hears other words "
-            f"than their "
-            f"texts ({layout}), as in {example.name}: {example.heard[:60]!r}. Are the transcripts those of other "
-            f"recordings, or "
-            "in another language? Correct the names, or remove the transcripts to have all written by Whisper"
+            f"than their texts ({layout}), as in {example.name}: {example.heard[:60]!r}. Are the transcripts those "
+            "of other recordings, or in another language? Correct the names, or remove the transcripts to have all "
+            "written by Whisper"
         )
 
 
@@ -158,9 +151,8 @@ def refuse_speakers(folder: str, clips: Sequence[Clip], measured: dict[str, Meas
     ]
     raise UserError(
         f"recordings={folder}: there are two voices (similarity {groups.similarity:.2f}; of one it is above "
-        f"{MAX_SAME_SPEAKER}): {' and '.join(examples)}. A voice has one speaker: leave only that one's recordings in "
-        f"the folder, "
-        "or name the speakers in a table with a column speaker and choose with speaker=NAME"
+        f"{MAX_SAME_SPEAKER}): {' and '.join(examples)}. A voice has one speaker: leave only that one's recordings "
+        "in the folder, or name the speakers in a table with a column speaker and choose with speaker=NAME"
     )
 
 
@@ -176,8 +168,7 @@ def refuse_few(folder: str, clips: Sequence[Clip], dropped: Sequence[str]) -> No
         most = f"; most of the rest: {statistics.mode(dropped)}" if dropped else ""
         raise UserError(
             f"recordings={folder}: only {seconds:.0f} s of good clips, at least {MIN_SPEECH_SECONDS:.0f} s are "
-            f"needed{most}. "
-            "All are listed in dropped.csv of the output; add recordings or improve these"
+            f"needed{most}. All are listed in dropped.csv of the output; add recordings or improve these"
         )
 
 

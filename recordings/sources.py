@@ -169,8 +169,8 @@ def refuse_changed(recording: Recording) -> None:
         ) from error
     if (now.st_size, now.st_mtime_ns) != (recording.size, recording.mtime_ns):
         raise UserError(
-            f"{recording.path}: the file is still being written ({recording.size:,} bytes, then {now.st_size:,}); wait "
-            "until the program that records or copies it has finished, and run this again"
+            f"{recording.path}: the file is still being written ({recording.size:,} bytes, then {now.st_size:,}); "
+            "wait until the program that records or copies it has finished, and run this again"
         )
 
 
@@ -235,9 +235,8 @@ def _av_stream(path: Path) -> Iterator[tuple[Any, Any]]:
             yield container, container.streams.audio[0]
     except (av.FFmpegError, OSError) as error:
         raise UserError(
-            f"{path}: not a readable audio file ({first_line(error)}); it may be damaged or unfinished: copy it again "
-            f"or "
-            "remove it"
+            f"{path}: not a readable audio file ({first_line(error)}); it may be damaged or unfinished: copy it "
+            "again or remove it"
         ) from error
 
 
@@ -257,8 +256,7 @@ def blocks(recording: Recording, seconds: float = BLOCK_SECONDS) -> Iterator[np.
     if got < min(recording.seconds - TOLERANCE_SECONDS, 0.99 * recording.seconds) or not read:
         raise UserError(
             f"{recording.path}: truncated or still being written: its header promises {recording.seconds:.1f} s, it "
-            f"holds "
-            f"{got:.1f} s; wait until it is complete, or copy it again"
+            f"holds {got:.1f} s; wait until it is complete, or copy it again"
         )
 
 
