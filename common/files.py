@@ -77,6 +77,16 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return list(json_lines(path))
 
 
+def require_space(folder: Path, needed: float, key: str) -> None:
+    """Raise a UserError if `folder` will not hold `needed` bytes: those in it already, and what is free on its disk."""
+    held = sum(file.lstat().st_blocks * 512 for file in folder.rglob("*"))
+    if (free := shutil.disk_usage(folder).free) + held < needed:
+        raise UserError(
+            f"{key}={folder}: {free / 1e6:,.0f} MB are free there, and about {(needed - held) / 1e6:,.0f} MB are "
+            f"needed; free some space, or set {key}= to a folder on another disk"
+        )
+
+
 def make_directory(path: Path, key: str) -> None:
     """Create a directory and check that files can be written to it; `key` is the option that names it."""
     try:

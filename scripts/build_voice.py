@@ -29,7 +29,7 @@ from common.config import AudioConfig
 from common.data.mels import MANIFEST_FILE
 from common.entry import hydra_entry
 from common.errors import UserError
-from common.files import json_lines, make_directory, read_json_lines, write_text
+from common.files import json_lines, make_directory, read_json_lines, require_space, write_text
 from common.lock import locked
 from common.schema import Options, Positive, from_dict
 from common.wording import counted
@@ -53,6 +53,7 @@ VALIDATIONS = 5  # of each training
 HEAR_MINUTES = 0.4  # per minute of audio, to hear, cut and check it on 2 cores
 JUDGE_MINUTES = 4.0
 SPEECH = 0.9  # of a recording is speech, until that is known
+CORPUS_MB, RUNS_MB = 5.0, 700.0  # on the disk: of clips and mels per minute of audio, and of the trainings
 
 
 @dataclass
@@ -90,23 +91,25 @@ def main(values: dict[str, Any]) -> None:
     for part in MODELS.values():
         if not (Path(config.base) / f"{part}.safetensors").is_file():
             raise UserError(f"base={config.base}: it has no {part}.safetensors; give the folder of a voice")
+    audio = audio_minutes(config)
     if config.dry_run:
         if status := subprocess.run([*cut_command(config), "dry_run=true"], check=False).returncode:
             sys.exit(status)  # it has said why
-        audio = audio_minutes(config)
         print(
             f"then: train both models from {config.base}, judge them, and pack the voice into {config.output}\n"
+            f"needed on the disk: {megabytes(audio):,.0f} MB in {config.folder}\n"
             f"expected: {duration(sum(planned(config, audio).values()))} on 2 cores, and a voice of which Whisper gets "
             f"{expected_wer(SPEECH * audio):.0f} % of the words of new sentences wrong (the bundled voice: 3 to 5 %)"
         )
         return
     make_directory(config.folder, "work")
     with locked(config.folder, "work"):
-        build(config)
+        build(config, audio)
 
 
-def build(config: BuildConfig) -> None:
-    audio = audio_minutes(config)
+def build(config: BuildConfig, audio: float) -> None:
+    """Make the voice of `audio` minutes of recordings, or go on where an earlier call ended."""
+    require_space(config.folder, megabytes(audio) * 1e6, "work")
     runner = Runner(config.folder, planned(config, audio))
     if config.output.exists() and "pack" not in runner.record:
         raise UserError(f"{config.output} exists; choose another voice=NAME, or rename that folder")
@@ -126,6 +129,11 @@ def build(config: BuildConfig) -> None:
         runner.run(judging_stage(config), f"{count - 1}/{count}")
     write_report(config, runner, clips, minutes)
     runner.run(packing_stage(config), f"{count}/{count}")
+
+
+def megabytes(audio: float) -> float:
+    """What the work on so many minutes of audio leaves on the disk."""
+    return CORPUS_MB * audio + RUNS_MB
 
 
 def planned(config: BuildConfig, audio: float) -> dict[str, float]:

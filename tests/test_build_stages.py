@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 from common.errors import UserError
+from common.files import require_space
 from recordings.stages import RECORD, Runner, Stage, duration, set_aside
 from recordings.training import KNOWN, RATE_STEPS, expected_wer, planned_steps, schedule, wanted_steps
 from tests.helpers.commands import composed
@@ -134,6 +136,13 @@ def test_the_learning_rate_falls_at_parts_of_the_run() -> None:
 @pytest.mark.parametrize(("minutes", "text"), [(90, "1.5 hours"), (3, "3 minutes"), (0.2, "12 seconds")])
 def test_durations_are_words(minutes: float, text: str) -> None:
     assert duration(minutes) == text
+
+
+def test_little_space_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    require_space(tmp_path, free / 2, "work")
+    with pytest.raises(UserError, match=r"^work=.* MB are free there, and about [\d,]+ MB are needed; .* work= to"):
+        require_space(tmp_path, 2 * free + 1e9, "work")
 
 
 def test_the_voice_is_judged_as_it_speaks() -> None:
