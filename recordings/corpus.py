@@ -251,9 +251,10 @@ def report(corpus: Corpus) -> list[str]:
     """What was found, kept and dropped, line by line."""
     found, kept = corpus.found, corpus.kept
     seconds = sorted(clip.seconds for clip in kept)
+    texts = found.transcripts.num_texts
     lines = [
         f"recordings: {counted(len(found.recordings), 'file')}, {found.seconds / 60:.1f} minutes",
-        f"transcripts: {found.transcripts.layout}, for {found.transcripts.num_texts:,} of them",
+        f"transcripts: {found.transcripts.layout}, for {texts:,} of them" if texts else "transcripts: by Whisper",
         f"kept: {counted(len(kept), 'clip')}, {sum(seconds) / 60:.1f} minutes",
     ]
     if seconds:

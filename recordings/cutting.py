@@ -191,9 +191,7 @@ def _cut_between(a: _Place, b: _Place, words: Sequence[Word]) -> Cut:
     for boundary in (a.word, b.word):
         if _is_unsure(words, boundary):
             near = " ".join(word.text for word in words[boundary - 1 : boundary + 1])
-            return Cut(Span(start, end), text, f"Whisper does not hear the words where it was cut: {near!r}")
+            return Cut(Span(start, end), text, f"uncertain cut, Whisper did not hear the words there: {near!r}")
     if length > MAX_SECONDS:
-        return Cut(
-            Span(start, end), text, f"{length:.1f} s without a pause between two words, more than {MAX_SECONDS:g} s"
-        )
+        return Cut(Span(start, end), text, f"{length:.1f} s without a pause between words, more than {MAX_SECONDS:g} s")
     return Cut(Span(start, end), text)

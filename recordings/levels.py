@@ -17,7 +17,7 @@ MIN_PAUSE = 0.12  # seconds; shorter ones are the closures of plosives
 
 
 def frame_levels(blocks: Iterable[np.ndarray], rate: int) -> np.ndarray:
-    """Blocks (N) of a recording -> the level of each of its frames (T), in dB below full scale.
+    """Blocks (N) of a recording -> the level of each of its frames (T), in dB relative to full scale.
 
     It takes 400 bytes for each second. The last, incomplete frame is left out.
     """
@@ -43,8 +43,7 @@ def threshold(levels: np.ndarray) -> float:
 
 
 def pauses(levels: np.ndarray) -> np.ndarray:
-    """levels (T) -> start and end of each pause, in seconds (P, 2). A clip that starts or ends quietly has one "
-    "there."""
+    """levels (T) -> start and end of each pause, in seconds (P, 2), also at a quiet start or end."""
     quiet = np.concatenate([[False], levels < threshold(levels), [False]])
     edges = np.flatnonzero(quiet[1:] != quiet[:-1]).reshape(-1, 2)
     return edges[(edges[:, 1] - edges[:, 0]) * FRAME_SECONDS >= MIN_PAUSE - 1e-9] * FRAME_SECONDS

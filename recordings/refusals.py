@@ -18,6 +18,7 @@ from common.wording import counted
 from recordings.checks import MIN_CLIPS, Measured
 from recordings.clips import Clip, Clips
 from recordings.hearing import Heard, Piece
+from recordings.transcripts import NONE
 
 MIN_SPEECH_SECONDS = 60.0  # in all
 MIN_SPEECH_SHARE = 0.1  # of the audio
@@ -52,7 +53,7 @@ def refuse_unheard(folder: str, heard: Sequence[Heard], whole_seconds: float, la
     if speech + whole_seconds < MIN_SPEECH_SECONDS:
         raise UserError(
             f"recordings={folder}: {speech + whole_seconds:.0f} s of speech; at least {MIN_SPEECH_SECONDS:.0f} s are "
-            "needed, and a voice becomes good with 20 minutes or more: add recordings"
+            "needed, 5 minutes make a voice, and 20 or more a better one: add recordings"
         )
 
 
@@ -64,19 +65,21 @@ def _refuse_language(folder: str, heard: Sequence[Heard], spoken: Sequence[Piece
     if others and seconds > every / 2:
         found = statistics.mode(str(other.language) for other in others)
         raise UserError(
-            f"recordings={folder}: Whisper takes the language for {found!r}, but language={language!r}; set "
-            f"language={found}, or give other recordings"
+            f"recordings={folder}: Whisper takes the language for {found!r}, but language={language!r}. Give other "
+            f"recordings, or set language={found} and whisper= in cut_recordings.py, and train by docs/languages.md: "
+            "build_voice.py makes English voices"
         )
     likelihood = median_log_probability(spoken)
     if likelihood < MIN_LOG_PROBABILITY:
         cure = (
-            "with another language, give whisper= a model that knows it, such as whisper=small, and language=CODE"
+            "for another language, set language= and whisper=small in cut_recordings.py, and train by "
+            "docs/languages.md: build_voice.py makes English voices"
             if language == "en"
             else "check language="
         )
         raise UserError(
-            f"recordings={folder}: there is speech, but Whisper finds what it hears unlikely (log-probability "
-            f"{likelihood:.2f}, for English it is above {MIN_LOG_PROBABILITY}): another language, a bad microphone "
+            f"recordings={folder}: there is speech, but Whisper is unsure of its words (log-probability "
+            f"{likelihood:.2f}, clear English has more than {MIN_LOG_PROBABILITY}): another language, a bad microphone "
             f"or much noise. Listen to some; {cure}"
         )
 
@@ -92,8 +95,8 @@ def refuse_other_transcripts(folder: str, layout: str, clips: Sequence[Clips]) -
     if shares and (share := statistics.median(shares)) < MIN_SHARE_EQUAL:
         raise UserError(
             f"recordings={folder}: only {share:.0%} of the words of the transcripts ({layout}) are heard in their "
-            "recordings; with the right ones it is 90 %. Are they those of other recordings, or in another "
-            "language? Correct the names, or remove the transcripts to have all written by Whisper"
+            "recordings; correct ones reach about 90 %. Are they those of other recordings, or in another "
+            "language? Correct the file names, or remove the transcripts to have all written by Whisper"
         )
 
 
@@ -101,12 +104,16 @@ def refuse_wrong_clips(folder: str, layout: str, measured: Sequence[Measured]) -
     """Raise a UserError if in most clips other words are heard than their text has."""
     wrong = [found for found in measured if found.says_something_else]
     if len(wrong) > MAX_WRONG_CLIPS * len(measured):
-        example = wrong[0]
+        example, clips = wrong[0], f"{len(wrong):,} of {counted(len(measured), 'clip')}"
+        if layout == NONE:
+            raise UserError(
+                f"recordings={folder}: in {clips} Whisper hears other words than at first, as in {example.name}: "
+                f"{example.heard[:60]!r}. Is it noise, music or another language? Listen to some"
+            )
         raise UserError(
-            f"recordings={folder}: in {len(wrong):,} of {counted(len(measured), 'clip')} Whisper hears other words "
-            f"than their texts ({layout}), as in {example.name}: {example.heard[:60]!r}. Are the transcripts those "
-            "of other recordings, or in another language? Correct the names, or remove the transcripts to have all "
-            "written by Whisper"
+            f"recordings={folder}: in {clips} Whisper hears other words than their texts ({layout}), as in "
+            f"{example.name}: {example.heard[:60]!r}. Are the transcripts those of other recordings, or in another "
+            "language? Correct the file names, or remove the transcripts to have all written by Whisper"
         )
 
 
@@ -150,9 +157,9 @@ def refuse_speakers(folder: str, clips: Sequence[Clip], measured: dict[str, Meas
         for side in (False, True)
     ]
     raise UserError(
-        f"recordings={folder}: there are two voices (similarity {groups.similarity:.2f}; of one it is above "
-        f"{MAX_SAME_SPEAKER}): {' and '.join(examples)}. A voice has one speaker: leave only that one's recordings "
-        "in the folder, or name the speakers in a table with a column speaker and choose with speaker=NAME"
+        f"recordings={folder}: there are two voices (similarity {groups.similarity:.2f}; clips of one speaker have "
+        f"more than {MAX_SAME_SPEAKER}): {' and '.join(examples)}. A voice has one speaker: leave only that one's "
+        "recordings in the folder, or name the speakers in a table with a column speaker and choose with speaker=NAME"
     )
 
 

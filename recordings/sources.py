@@ -169,8 +169,9 @@ def refuse_changed(recording: Recording) -> None:
         ) from error
     if (now.st_size, now.st_mtime_ns) != (recording.size, recording.mtime_ns):
         raise UserError(
-            f"{recording.path}: the file is still being written ({recording.size:,} bytes, then {now.st_size:,}); "
-            "wait until the program that records or copies it has finished, and run this again"
+            f"{recording.path}: the file has changed since it was found, or is still being written "
+            f"({recording.size:,} bytes, then {now.st_size:,}); wait until the program that records or copies it has "
+            "finished, and run this again"
         )
 
 
@@ -194,7 +195,9 @@ def _probe(folder: Path, path: Path) -> Recording:
             f"{path}: a sample rate of {rate} Hz is not plausible; the file is damaged: copy it again or remove it"
         )
     if seconds <= 0:
-        raise UserError(f"{path}: its header promises no samples; the recording is empty or unfinished: remove it")
+        raise UserError(
+            f"{path}: its header says that it has no samples; the recording is empty or unfinished: remove it"
+        )
     return Recording(
         name_of(folder, path), path, float(seconds), int(rate), int(channels), state.st_size, state.st_mtime_ns
     )

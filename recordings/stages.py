@@ -109,7 +109,7 @@ def set_aside(path: Path) -> None:
     names = (path.with_name(f"{path.name}.old{number}") for number in itertools.chain([""], itertools.count(2)))
     kept = next(name for name in names if not name.exists())
     path.rename(kept)
-    print(f"{path} was made of other input or options; it is kept as {kept}", flush=True)
+    print(f"{path} was made from other input or with other options; it is kept as {kept}", flush=True)
 
 
 def duration(minutes: float) -> str:

@@ -73,8 +73,9 @@ def _of_one_speaker(folder: Path, found: Transcripts, speaker: str | None) -> Tr
     speakers = Counter(transcript.speaker for transcript in found.of.values() if transcript.speaker is not None)
     if speaker is not None:
         if speaker not in speakers:
-            known = did_you_mean(speaker, sorted(speakers)) if speakers else f"; {found.layout} name no speakers"
-            raise UserError(f"speaker={speaker!r} is unknown{known}")
+            if not speakers:
+                raise UserError(f"speaker={speaker!r}: the transcripts name no speakers; leave speaker= out")
+            raise UserError(f"speaker={speaker!r} is unknown{did_you_mean(speaker, sorted(speakers))}")
         return Transcripts(found.layout, {path: t for path, t in found.of.items() if t.speaker == speaker})
     if len(speakers) > 1:
         most = ", ".join(f"{name} ({number:,})" for name, number in speakers.most_common(MAX_SPEAKERS))

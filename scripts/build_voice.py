@@ -167,10 +167,10 @@ def cut_command(config: BuildConfig) -> list[str]:
 
 def corpus_stages(config: BuildConfig, audio: float) -> list[Stage]:
     corpus = config.folder / "corpus"
-    says = f"hear {duration(audio)} of recordings, cut them into clips, check these"
+    says = f"transcribe {duration(audio)} of recordings, cut them into clips, check these"
     return [
         Stage("cut", says, cut_command(config), minutes=HEAR_MINUTES * audio),
-        Stage("filelists", "hold some clips out", python("scripts/prepare_filelists.py", str(corpus))),
+        Stage("filelists", "set clips aside for validation", python("scripts/prepare_filelists.py", str(corpus))),
         Stage("mels", "compute the mels", python("scripts/prepare_mels.py", f"data.root={corpus}")),
     ]
 
@@ -241,8 +241,8 @@ def training_stage(config: BuildConfig, model: str, items: float, steps: int, mi
 
 
 def chosen(config: BuildConfig) -> list[Path]:
-    """The checkpoints that become the voice: the Tacotron 2 that the judges liked best, and the last WaveGlow: too few
-    of its clips are heard to tell checkpoints apart."""
+    """The checkpoints that become the voice: the Tacotron 2 that the judges liked best, and the last WaveGlow: the
+    judges hear too few of its clips to choose one."""
     tacotron2, waveglow = (config.folder / run for run in MODELS.values())
     return [tacotron2 / "checkpoints" / BEST if config.judge else tacotron2, waveglow]
 

@@ -149,7 +149,7 @@ def test_cuts_of_random_speech(seed: int) -> None:
 def test_speech_without_a_pause_is_one_cut_with_a_problem() -> None:
     words = timed(" ".join(f"w{k}" for k in range(100)))
     (found,) = cut(words, np.zeros((0, 2)), 30.0)
-    assert "30.0 s without a pause between two words, more than 10 s" in found.problem
+    assert "30.0 s without a pause between words, more than 10 s" in found.problem
 
 
 def test_sound_that_is_not_in_the_text_is_left_out() -> None:
@@ -173,7 +173,7 @@ def test_a_cut_beside_words_that_were_not_heard_is_a_problem() -> None:
     long = [*words, *timed(" ".join(f"w{k}" for k in range(12)), 6.5, 0.6)]  # too long for one clip
     assert cut(long, quiet, 13.7)[0].problem == ""
     long[4] = long[4]._replace(is_sure=False)
-    assert "does not hear the words where it was cut: 'five six'" in cut(long, quiet, 13.7)[0].problem
+    assert "did not hear the words there: 'five six'" in cut(long, quiet, 13.7)[0].problem
 
 
 def test_words_in_silence_are_not_words() -> None:

@@ -135,7 +135,7 @@ def test_a_truncated_file(suffix: str, audio: np.ndarray, tmp_path: Path) -> Non
 
 def test_a_header_that_promises_nothing_yet(tmp_path: Path) -> None:
     write(tmp_path / "a.wav", np.zeros(0, np.float32))
-    assert "promises no samples" in refused(tmp_path)
+    assert "says that it has no samples" in refused(tmp_path)
 
 
 def test_a_file_that_is_still_being_written(audio: np.ndarray, tmp_path: Path) -> None:
