@@ -17,10 +17,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from common.errors import UserError
 from common.files import write_text
-from common.signals import SIGNALED
+from common.signals import SIGNALED, SIGNALS
 
 RECORD = "stages.json"
 STOPPED = {kind for number in (signal.SIGINT, signal.SIGTERM) for kind in (-number, SIGNALED + number)}  # status
@@ -84,7 +85,7 @@ class Runner:
         about = f"about {duration(stage.minutes)}{time_left}"
         print(f"\n[{where}] {stage.says} ({about})\n$ {shlex.join(stage.command)}", flush=True)
         start = time.monotonic()
-        status = subprocess.run(stage.command, check=False).returncode
+        status = status_of(stage.command)
         self._note(stage, fingerprint if status else stage.fingerprint(), not status, time.monotonic() - start)
         if status in STOPPED:
             raise UserError(f"the stage {stage.name!r} was stopped; run the same command again: it goes on here")
@@ -100,6 +101,26 @@ class Runner:
         spent = (float(str(before)) if is_same else 0.0) + (seconds or 0.0)
         self.record[stage.name] = {"fingerprint": fingerprint, "done": done, "seconds": round(spent, 1)}
         write_text(self.path, json.dumps(self.record, indent=1) + "\n")
+
+
+def status_of(command: Sequence[str]) -> int:
+    """Run a command to its end, and pass on to it what asks this process to stop, so that it can save its work.
+
+    It has a process group of its own: a terminal's Ctrl-C reaches it once, by this process, since a second one ends a
+    training at once.
+    """
+    process = subprocess.Popen(command, process_group=0)
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        process.send_signal(number)
+
+    caught = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, pass_on) for number in caught}
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def set_aside(path: Path) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from common.errors import UserError
 from common.files import require_space
 from recordings.stages import RECORD, Runner, Stage, duration, set_aside
 from recordings.training import KNOWN, RATE_STEPS, expected_wer, planned_steps, schedule, wanted_steps
+from tests.helpers import REPOSITORY
 from tests.helpers.commands import composed
 
 COPY = "import shutil, sys; shutil.copyfile(*sys.argv[1:])"
@@ -88,6 +93,34 @@ def test_a_stage_that_was_stopped_says_so_and_counts_its_time(folder: Path, end:
     record = json.loads((folder / RECORD).read_text())["wait"]
     assert record["done"] is False
     assert record["seconds"] >= 0.1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_reaches_the_stage_once(folder: Path, number: signal.Signals) -> None:
+    """It may then save its work, as the training does, which a second Ctrl-C ends at once."""
+    stage = (
+        "import pathlib, signal, sys, time\n"
+        "caught = []\n"
+        f"signal.signal({number:d}, lambda *_: caught.append(1))\n"
+        "pathlib.Path('ready').touch()\n"
+        "while not caught: time.sleep(0.01)\n"
+        "time.sleep(0.2)\n"
+        "pathlib.Path('saved').write_text(str(len(caught)))\n"
+        f"sys.exit(128 + {number:d})\n"
+    )
+    code = (
+        f"import signal, sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
+        f"signal.signal({number:d}, signal.default_int_handler if {number == signal.SIGINT} else signal.SIG_DFL)\n"
+        "from recordings.stages import status_of\n"
+        "sys.exit(status_of([sys.executable, '-c', sys.argv[1]]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, stage], cwd=folder, start_new_session=True) as process:
+        deadline = time.monotonic() + 30
+        while not (folder / "ready").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(process.pid, number)  # as a terminal does: to all in its group
+        assert process.wait(30) == 128 + number
+    assert (folder / "saved").read_text() == "1"
 
 
 def test_a_stage_without_an_output_finds_out_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
