@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint.files import BEST
 from common.config import AudioConfig
 from common.data.mels import MANIFEST_FILE
 from common.entry import hydra_entry
@@ -240,11 +239,10 @@ def training_stage(config: BuildConfig, model: str, items: float, steps: int, mi
 # ---- the voice ----
 
 
-def chosen(config: BuildConfig) -> list[Path]:
-    """The checkpoints that become the voice: the Tacotron 2 that the judges liked best, and the last WaveGlow: the
-    judges hear too few of its clips to choose one."""
-    tacotron2, waveglow = (config.folder / run for run in MODELS.values())
-    return [tacotron2 / "checkpoints" / BEST if config.judge else tacotron2, waveglow]
+def models(config: BuildConfig) -> list[str]:
+    """The options that name both models. Their last checkpoints become the voice: validations hear too few sentences to
+    choose a better one."""
+    return [f"{name}={config.folder / name}" for name in MODELS.values()]
 
 
 def logs(config: BuildConfig) -> list[Path]:
@@ -253,11 +251,9 @@ def logs(config: BuildConfig) -> list[Path]:
 
 def judging_stage(config: BuildConfig) -> Stage:
     corpus, output = config.folder / "corpus", config.folder / "judged"
-    tacotron2, waveglow = chosen(config)
     command = python(
         "scripts/evaluate.py",
-        f"tacotron2={tacotron2}",
-        f"waveglow={waveglow}",
+        *models(config),
         f"sentences={SENTENCES}",
         f"recordings={corpus / 'filelists' / 'val.txt'}",
         f"root={corpus}",
@@ -289,12 +285,10 @@ def write_report(config: BuildConfig, runner: Runner, clips: int, minutes: float
 
 
 def packing_stage(config: BuildConfig) -> Stage:
-    tacotron2, waveglow = chosen(config)
     options = [f"license={config.license}"] if config.license else []
     command = python(
         "scripts/pack_voice.py",
-        f"tacotron2={tacotron2}",
-        f"waveglow={waveglow}",
+        *models(config),
         f"output={config.output}",
         f"sample={SAMPLE}",
         f"report={config.folder / 'report.md'}",
