@@ -45,7 +45,6 @@ def hydra_entry(config_name: str) -> Callable[[Job], Callable[[], None]]:
             warnings.filterwarnings("ignore", message="torch.quantize_per_")  # deprecated; precision=int8 uses it
             try:
                 command = Command(config_name, sys.argv[1:])
-                sys.argv[1:] = [*QUIET, *command.arguments]
                 watch()
                 _run(command, function)
             except UserError as error:
@@ -66,27 +65,19 @@ def hydra_entry(config_name: str) -> Callable[[Job], Callable[[], None]]:
 
 
 def _run(command: Command, function: Job) -> None:
-    import hydra
-
-    mistakes: list[str] = []  # collected, because Hydra would add a message of its own
-
-    def job(config: DictConfig) -> None:
-        command.is_composed = True
-        try:
-            function(command.with_present_names(_plain(config)))
-        except UserError as error:
-            message = str(error).rsplit("common.errors.UserError: ", 1)[-1]  # a loader process adds its traceback
-            mistakes.append(message)
-        except OSError as error:
-            if not (message := _explained(error)):
-                raise
-            mistakes.append(message)
-
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise its errors instead of printing them
-    with command.errors():
-        hydra.main(version_base="1.3", config_path=str(conf.CONF), config_name=command.config_name)(job)()
-    if mistakes:
-        fail(mistakes[0])
+    if command.flags:  # Hydra prints what they ask for, and runs nothing
+        command.show()
+        return
+    values = command.with_present_names(command.compose())
+    try:
+        function(values)
+    except UserError as error:
+        message = str(error).rsplit("common.errors.UserError: ", 1)[-1]  # a loader process adds its traceback
+        raise UserError(message) from error
+    except OSError as error:
+        if not (message := _explained(error)):
+            raise
+        raise UserError(message) from error
 
 
 class Command:
@@ -94,9 +85,9 @@ class Command:
 
     def __init__(self, config_name: str, arguments: list[str]) -> None:
         self.config_name = config_name
-        self.is_composed = False  # the options are known: later errors are not mistakes in the config
+        self.flags = [argument for argument in arguments if argument.startswith("-")]
         script = sys.argv[0]
-        if unknown := [a for a in arguments if a.startswith("-") and a.split("=")[0] not in FLAGS]:
+        if unknown := [flag for flag in self.flags if flag.split("=")[0] not in FLAGS]:
             fail(
                 f"unknown option {unknown[0]}: options are KEY=VALUE (python {script} --help explains them all); "
                 'docs/reference.md, "Flags", has the new names of old flags'
@@ -132,20 +123,39 @@ class Command:
         entries = [entry for entry in read_yaml(self.config_name).get("defaults", []) if isinstance(entry, dict)]
         return {name: choice for entry in entries for name, choice in entry.items()}
 
+    def compose(self) -> dict[str, Any]:
+        """The values of the config, by key."""
+        import hydra
+        from hydra.core.hydra_config import HydraConfig
+        from omegaconf import open_dict
+
+        with self.errors():
+            with hydra.initialize_config_dir(str(conf.CONF), version_base="1.3"):
+                config = hydra.compose(self.config_name, self.arguments, return_hydra_config=True)
+            HydraConfig.instance().set_config(config)  # conf/debug has the chosen model from it
+            with open_dict(config):
+                del config.hydra
+            return _plain(config)
+
+    def show(self) -> None:
+        """Let Hydra do what its flags say, such as --cfg job."""
+        import hydra
+
+        options_first = sorted(self.arguments, key=lambda a: a.startswith("-") or "=" not in a)  # Hydra wants them so
+        sys.argv[1:] = [*QUIET, *options_first]
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise its errors instead of printing them
+        with self.errors():
+            hydra.main(version_base="1.3", config_path=str(conf.CONF), config_name=self.config_name)(lambda _: None)()
+
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """End the process with one message if Hydra refuses the command line."""
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
-
+        """Raise a UserError with one message if Hydra refuses the command line."""
         try:
             yield
-        except (HydraException, OmegaConfBaseException) as error:
-            fail(self.explain(str(error)))
+        except UserError:
+            raise
         except Exception as error:  # of many kinds, for YAML that Hydra does not expect, or model=1
-            if self.is_composed:
-                raise
-            fail(self.explain(str(error)))
+            raise UserError(self.explain(str(error))) from error
 
     def explain(self, message: str) -> str:
         """Rewrite Hydra's message. For an unknown key, Hydra suggests appending it, which would be refused later."""

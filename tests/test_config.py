@@ -47,7 +47,7 @@ def test_every_recipe_is_valid(trainer: str) -> None:
 
 @pytest.mark.parametrize("debug", sorted(path.stem for path in (CONF / "debug").glob("*.yaml")))
 def test_every_debug_config_is_valid(debug: str) -> None:
-    result = run_here("train.py", "model=waveglow_small", "data=demo", f"debug={debug}", "--cfg", "job", "--resolve")
+    result = run_here("train.py", "model=waveglow_small", "data=demo", "--cfg", "job", "--resolve", f"debug={debug}")
     config = from_dict(TrainConfig, yaml.safe_load(result.stdout))
     assert config.run_dir.startswith("runs/debug/")
 
