@@ -25,7 +25,7 @@ def test_from_recordings_to_a_voice_that_speaks(
     for row in (REPOSITORY / "demo/unseen/filelist.txt").read_text(encoding="utf-8").splitlines():
         name, text = row.split("|")
         file = REPOSITORY / "demo/unseen" / name
-        if seconds < 80:
+        if seconds < 70:
             seconds += soundfile.info(file).duration
             shutil.copy2(file, recordings)
             (recordings / file.with_suffix(".txt").name).write_text(text, encoding="utf-8")
@@ -44,7 +44,7 @@ def test_from_recordings_to_a_voice_that_speaks(
     first = build()
     assert "[6/6] pack the voice" in first
     assert "train tacotron2_small for 2 steps" in first
-    assert build().count("done before") == 8  # six stages, two of which have a rate before
+    assert build().count("done before") == 5  # the trainings, their rates, and the packing; the others look themselves
     report = (tmp_path / "runs/voices/tiny/report.md").read_text(encoding="utf-8")
     assert "| cut |" in report
     voice = tmp_path / "voices/tiny"
