@@ -151,7 +151,7 @@ def test_steps_follow_the_speech_and_the_minutes() -> None:
     assert KNOWN[0].tacotron2_steps < wanted_steps("tacotron2_small", 15) < KNOWN[1].tacotron2_steps
     assert wanted_steps("tacotron2_small", 120) > KNOWN[1].tacotron2_steps
     assert planned_steps("tacotron2_small", 34, 2.0, 10) == 300
-    assert planned_steps("tacotron2_small", 34, 2.0, 1000) == KNOWN[1].tacotron2_steps
+    assert planned_steps("tacotron2_small", KNOWN[1].minutes, 2.0, 1000) == KNOWN[1].tacotron2_steps
     assert planned_steps("tacotron2_small", 34, 600.0, 1) == RATE_STEPS
 
 
