@@ -246,11 +246,11 @@ class Synthesizer:
     def check_length(self, text: str) -> None:
         """A text of any length is cut into pieces that the model can read."""
 
-    def warm_up(self, text: str = "One, 2.") -> None:
-        """Speak `text`, so that the first request does not wait for what is compiled and imported at its first use."""
+    def warm_up(self) -> None:
+        """Speak, so that the first request does not wait for what is compiled and imported at its first use."""
         anyone = self.speakers[0] if self.speakers else None
         options = SpeechOptions(max_decoder_steps=100, speaker=anyone)
-        list(play(self._playables(text, options, {}, []), self.vocoder, options))
+        list(play(self._playables("One, 2.", options, {}, []), self.vocoder, options))
 
     def ids(self, text: str) -> list[int]:
         """The symbol ids of `text`; empty if there is nothing to say."""
