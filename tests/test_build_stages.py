@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from common.errors import UserError
 from common.files import require_space
 from recordings.stages import RECORD, Runner, Stage, duration, set_aside
 from recordings.training import KNOWN, RATE_STEPS, expected_wer, planned_steps, schedule, wanted_steps
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, wait_until
 from tests.helpers.commands import composed
 
 COPY = "import shutil, sys; shutil.copyfile(*sys.argv[1:])"
@@ -115,9 +114,7 @@ def test_a_signal_reaches_the_stage_once(folder: Path, number: signal.Signals) -
         "sys.exit(status_of([sys.executable, '-c', sys.argv[1]]))"
     )
     with subprocess.Popen([sys.executable, "-c", code, stage], cwd=folder, start_new_session=True) as process:
-        deadline = time.monotonic() + 30
-        while not (folder / "ready").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until((folder / "ready").exists)
         os.killpg(process.pid, number)  # as a terminal does: to all in its group
         assert process.wait(30) == 128 + number
     assert (folder / "saved").read_text() == "1"

@@ -36,7 +36,7 @@ from common.errors import UserError
 from common.lock import locked
 from common.parallel import AHEAD, CHUNK, in_parallel
 from tacotron2.data import TextMelDataset, collate
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, wait_until
 from tests.helpers.commands import fails_with, load_script, run_here
 from tests.helpers.corpus import SENTENCES, prepare, tone, write_corpus
 from tests.helpers.runs import TINY_TACOTRON2, train_command
@@ -696,13 +696,6 @@ def test_processes_end_with_the_one_that_started_them() -> None:
     wait_until(lambda: not any(map(running, processes)))
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.fault(16)
 def test_bad_clips_are_all_listed(tmp_path: Path) -> None:
     root = write_corpus(tmp_path / "c")
@@ -894,9 +887,8 @@ open({str(port_file)!r}, "w").write(str(server.server_port))
 server.serve_forever()
 """
     process = subprocess.Popen([sys.executable, "-c", code], text=True)
-    while not (port_file.exists() and port_file.read_text()):
-        assert process.poll() is None
-        time.sleep(0.05)
+    wait_until(lambda: process.poll() is not None or (port_file.exists() and port_file.read_text()))
+    assert process.poll() is None
     return process
 
 

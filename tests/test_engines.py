@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +28,7 @@ from synthesis.engines.options import EngineOptions
 from synthesis.engines.protocol import SpeechEngine, VoicedEngine
 from synthesis.server.engines import Turns
 from synthesis.synthesizer import Synthesizer
+from tests.helpers import wait_until
 from tests.helpers.commands import Result, composed, fails_with, run_here
 from tests.helpers.server import Running, running
 
@@ -215,8 +215,7 @@ def test_turns_are_given_in_the_order_in_which_they_are_asked_for() -> None:
     with turns.turn():
         for waiting, thread in enumerate(threads, start=2):
             thread.start()
-            while len(turns._waiting) < waiting:
-                time.sleep(0.001)
+            wait_until(lambda: len(turns._waiting) >= waiting, pause=0.001)  # noqa: B023
     for thread in threads:
         thread.join()
     assert order == list(range(20))
@@ -239,9 +238,8 @@ def test_many_may_wait_for_an_engine_that_is_loaded_while_the_voice_speaks(bark:
         with ThreadPoolExecutor(num_clients) as pool:
             fields = {"model": "slow", "voice": "default"}
             answers = [pool.submit(server.speak, "One two.", **fields) for _ in range(num_clients)]
-            while server.studio.admission.count < num_clients:
-                time.sleep(0.01)
             try:
+                wait_until(lambda: server.studio.admission.count >= num_clients)
                 assert server.speak("One.", response_format="mp3").status_code == 200  # it is encoded in that pool
             finally:
                 is_allowed.set()

@@ -29,7 +29,7 @@ from common.lock import locked
 from common.threads import allowed_cores
 from common.training.task import Loss
 from common.training.trainer import Trainer
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, wait_until
 from tests.helpers.commands import fails_with, run_here, run_process
 from tests.helpers.runs import (
     TINY_TACOTRON2,
@@ -398,8 +398,7 @@ def test_one_of_two_nodes_is_killed(corpus: Path, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3"]
     torchrun += ["--rdzv-backend=c10d", "--rdzv-id=test", f"--rdzv-endpoint=localhost:{port}"]
     first = launch(*torchrun, *command)
-    while socket.socket().connect_ex(("localhost", port)):  # this agent must host the rendezvous
-        time.sleep(0.1)
+    wait_until(lambda: not socket.socket().connect_ex(("localhost", port)))  # this agent must host the rendezvous
     second = launch(*torchrun, *command)
     wait_for_step(tmp_path, 5, first)
     assert len(workers_of(second)) == 1

@@ -25,7 +25,7 @@ from synthesis import jobs, records
 from synthesis.job_options import NOT_READ_RIGHT, InferenceConfig, Shard
 from synthesis.jobs import Job, line_name
 from synthesis.phrases import Phrase, PhraseFile
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, wait_until
 from tests.helpers.commands import Result, composed, fails_with, run_here
 
 NUM_LINES = 7
@@ -381,9 +381,8 @@ def test_slurm_queues_again_after_a_signal(tacotron2_run: Path, phrases: Path, t
         return subprocess.Popen(command, cwd=REPOSITORY, env=task_environment, stdout=subprocess.PIPE, text=True)
 
     tasks = [start(4), start(6)]
-    while not (out / "0000.wav").exists():
-        assert tasks[0].poll() is None
-        time.sleep(0.01)
+    wait_until(lambda: tasks[0].poll() is not None or (out / "0000.wav").exists())
+    assert tasks[0].poll() is None
     tasks[0].send_signal(signal.SIGUSR1)
     assert "requeueing" in tasks[0].communicate()[0]
     assert (tmp_path / "requeued").read_text() == "requeue 42\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -15,6 +14,7 @@ from synthesis.passages import Passage
 from synthesis.scheduler.job import BUFFER_SECONDS, Chunk, Job
 from synthesis.scheduler.scheduler import ClosedError, Scheduler
 from synthesis.scheduler.script import Line, Script, plain
+from tests.helpers import wait_until
 from tests.helpers.server import VOICE
 
 TEXTS = (
@@ -164,10 +164,7 @@ def test_short_texts_do_not_wait_for_a_long_one(voice: Synthesizer, scheduler: S
 
 def test_a_reader_that_takes_nothing_holds_back_only_itself(voice: Synthesizer, scheduler: Scheduler) -> None:
     slow = Reader(scheduler, voice, Script(voice.reader, [plain("Once more, with feeling. " * 4000)]))
-    deadline = time.monotonic() + 60
-    while not slow.job.is_full:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: slow.job.is_full)
     before = slow.job.num_samples
     expected = torch.cat(list(voice.stream(TEXTS[0])))
     torch.testing.assert_close(read_at_once(scheduler, voice, TEXTS[:1])[0], expected, atol=CLOSE, rtol=0)
@@ -185,10 +182,7 @@ def test_cancelled_jobs_leave_the_decoder(voice: Synthesizer, scheduler: Schedul
         scheduler.cancel(reader.job)
     assert scheduler.num_jobs == 1
     readers[4].all()
-    deadline = time.monotonic() + 10
-    while scheduler.num_rows:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not scheduler.num_rows)
 
 
 def test_a_text_that_fails_harms_no_other(voice: Synthesizer, scheduler: Scheduler) -> None:

@@ -27,7 +27,7 @@ from synthesis.server.options import ServerOptions
 from synthesis.server.shelf import Shelf
 from synthesis.server.speech import Sse
 from synthesis.synthesizer import Synthesizer
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, wait_until
 from tests.helpers.commands import fails_with, run_here, run_process
 from tests.helpers.server import VOICE, Running, garbage, request, running
 from tests.helpers.servers import free_port
@@ -79,8 +79,7 @@ def busy(server: Running, count: int = 1, key: str | None = None) -> Iterator[li
     more = f"Authorization: Bearer {key}\r\n" if key else ""
     body = json.dumps(request(LONG)).encode()
     connections = [raw(server, head(len(body), more) + body) for _ in range(count)]
-    while server.studio.admission.count < count:
-        time.sleep(0.01)
+    wait_until(lambda: server.studio.admission.count >= count)
     try:
         yield connections
     finally:
@@ -98,7 +97,8 @@ def test_work_stops_when_its_client_leaves(after_bytes: int, speech_server: Runn
     connection = raw(speech_server, posted(LONG))
     received = 0
     while received < after_bytes:
-        received += len(connection.recv(65536))
+        received += len(part := connection.recv(65536))
+        assert part
     connection.close()
     assert speech_server.until_idle() < 30
     assert not speech_server.studio.scheduler.num_rows
@@ -264,12 +264,13 @@ def test_a_fault_of_the_server_is_told_in_events_and_counted(monkeypatch: pytest
 
 def statuses(server: Running, total: int) -> dict[str, int]:
     """How many requests had which status, when `total` have been counted: that is after their answers."""
-    found: dict[str, int] = {}
-    while sum(found.values()) < total:
+
+    def found() -> dict[str, int] | None:
         lines = re.findall(r'^tts_requests_total\{status="(\d+)"\} (\d+)', server.studio.metrics.text().decode(), re.M)
-        found = {status: int(count) for status, count in lines}
-        time.sleep(0.01)
-    return found
+        counts = {status: int(count) for status, count in lines}
+        return counts if sum(counts.values()) >= total else None
+
+    return wait_until(found) or {}
 
 
 # ---- pages of other sites ----

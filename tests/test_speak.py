@@ -27,7 +27,7 @@ from inference import Synthesizer
 from synthesis.audio_file import in_16_bits, wav_header
 from synthesis.local_speech import LocalSpeech
 from synthesis.sinks import FORMATS, STREAMED, to_stream
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, wait_until
 from tests.helpers.commands import Result, fails_with, run_here
 from tests.helpers.server import VOICE, Running, running
 
@@ -188,8 +188,8 @@ def test_an_interrupt_leaves_no_file(tmp_path: Path) -> None:
     process.stdin.write(b"Hello there.\n")
     process.stdin.flush()
     temporary = tmp_path / ".a.wav.tmp"
-    while not temporary.exists() or temporary.stat().st_size < 1000:
-        assert process.poll() is None
+    wait_until(lambda: process.poll() is not None or (temporary.exists() and temporary.stat().st_size >= 1000))
+    assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, b"error: interrupted\n")

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 
 from common.caches import set_numba_cache
 from common.threads import SPIN_COUNT, Watcher, allowed_cores, before_torch, others_running
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, wait_until
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -107,9 +106,14 @@ def test_every_command_sets_it_before_torch(entry: str) -> None:
 
 def test_other_programs_are_counted() -> None:
     """Own threads do not count. With a busy process the count is at least 1 in most looks."""
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
-        counts = sorted(others_running() for _ in range(101))
-        busy.kill()
+    command = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as busy:
+        try:
+            assert busy.stdout
+            busy.stdout.readline()
+            counts = sorted(others_running() for _ in range(101))
+        finally:
+            busy.kill()
     assert counts[50] >= 1
 
 
@@ -160,7 +164,12 @@ def test_threads_sleep_while_others_need_the_cores() -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("OMP")}
     environment["GOMP_SPINCOUNT"] = "30000000"  # so long that threads do not sleep although other tests use the cores
     result = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(REPOSITORY)], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", MEASURE, str(REPOSITORY)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     alone, sharing, after, threads = map(int, result.stdout.split())
     assert max(alone, after) < sharing / 3
@@ -172,8 +181,8 @@ def test_threads_sleep_while_others_need_the_cores() -> None:
 def test_ctrl_c_during_the_imports_is_no_traceback() -> None:
     command = ["env", "--default-signal=INT", sys.executable, "train.py", "model=waveglow", "run_dir=x"]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while process.poll() is None and "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
-        time.sleep(0.005)
+    maps = Path(f"/proc/{process.pid}/maps")
+    wait_until(lambda: process.poll() is not None or "libtorch" in maps.read_text(), pause=0.005)
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[0] == ""
     assert process.returncode == -signal.SIGINT

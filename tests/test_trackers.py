@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import struct
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from common.errors import UserError
 from common.tracking import sender as sending
 from common.tracking.board import connections
 from common.tracking.sender import Sender
+from tests.helpers import wait_until
 from tests.helpers.commands import fails_with, run_here
 from tests.helpers.runs import TINY_WAVEGLOW, assert_same_run, losses, make_trainer, read_log, train_command
 
@@ -95,8 +95,7 @@ def test_a_tracker_that_recovers_gets_all_with_one_warning(tmp_path: Path, monke
     board = Sender("x", tracker.connect, tmp_path, said.append)
     for step in range(1, 4):
         board.scalars({"loss": 0.5}, step)
-    while tracker.calls < 5:
-        time.sleep(0.01)
+    wait_until(lambda: tracker.calls >= 5)
     tracker.broken = False
     board.close()
     assert [step for step, _ in tracker.values] == [1, 2, 3]
@@ -117,8 +116,7 @@ def test_a_record_that_is_refused_does_not_hold_up_the_others(tmp_path: Path, mo
     board = Sender("x", tracker.connect, tmp_path, said.append)
     board.text("note", "a" * 10_000, 1)
     board.scalars({"loss": 0.5}, 1)
-    while not tracker.values:
-        time.sleep(0.01)
+    wait_until(lambda: tracker.values)
     board.close()
     assert said[-1] == "warning: tracker x: 1 record could not be sent; log.jsonl has all"
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 import socket
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -33,6 +32,7 @@ from wyoming.tts import (
 from inference import Synthesizer
 from synthesis.audio_file import in_16_bits
 from synthesis.server.wyoming import SAMPLES, read_event
+from tests.helpers import wait_until
 from tests.helpers.server import VOICE, Running, running
 
 TEXT = "Hello there. It costs $5.20! And then we went home, by the last train."
@@ -47,7 +47,7 @@ def voice() -> Synthesizer:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with running(max_requests=2, max_characters=3000, max_body_bytes=20_000, client_seconds=2.0) as server:
+    with running(max_requests=2, max_characters=3000, max_body_bytes=20_000, client_seconds=20.0) as server:
         yield server
 
 
@@ -312,8 +312,9 @@ def test_the_queue_is_full(server: Running, voice: Synthesizer) -> None:
         await client.send(SynthesizeStart())
         async with connected(server) as second, connected(server) as third:
             await second.send(SynthesizeStart())
-            while server.studio.admission.count < 2:
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(30):
+                while server.studio.admission.count < 2:
+                    await asyncio.sleep(0.01)
             await third.send(Synthesize("No."))
             error = await third.error()
             assert error.code == "queue_full"
@@ -334,8 +335,7 @@ def test_a_client_that_reads_nothing_is_dropped() -> None:
         client.connect(("127.0.0.1", server.wyoming_port))
         event = {"type": "synthesize", "data": {"text": text}}
         client.sendall(json.dumps(event).encode() + b"\n")
-        while not server.studio.admission.count:
-            time.sleep(0.01)
+        wait_until(lambda: server.studio.admission.count)
         server.until_idle()
         assert 'tts_requests_total{status="499"} 1.0' in server.studio.metrics.text().decode()
 

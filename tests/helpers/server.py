@@ -18,7 +18,7 @@ from synthesis.server.app import create_app
 from synthesis.server.options import ServerOptions
 from synthesis.server.process import Server, listen, protocol
 from synthesis.server.studio import Studio
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, wait_until
 
 VOICE = REPOSITORY / "demo/voice"
 
@@ -48,9 +48,8 @@ class Running:
     def until_idle(self) -> float:
         """Wait until no job is left; return the seconds it took."""
         start = time.monotonic()
-        while self.studio.scheduler.num_jobs or self.studio.scheduler.num_rows or self.studio.admission.count:
-            assert time.monotonic() - start < 30, "a job is left"
-            time.sleep(0.01)
+        scheduler, admission = self.studio.scheduler, self.studio.admission
+        wait_until(lambda: not (scheduler.num_jobs or scheduler.num_rows or admission.count))
         return time.monotonic() - start
 
 
@@ -75,9 +74,8 @@ def running(key: str | None = None, **options: Any) -> Iterator[Running]:
         thread.join(30)
         assert not thread.is_alive(), "the server did not stop"
 
-    while not server.started:
-        assert thread.is_alive(), "the server did not start"
-        time.sleep(0.01)
+    wait_until(lambda: server.started or not thread.is_alive())
+    assert thread.is_alive(), "the server did not start"
     try:
         url, wyoming_port = f"http://127.0.0.1:{listener.getsockname()[1]}", wyoming_listener.getsockname()[1]
         yield Running(url, key, app.state.studio, wyoming_port, stop)
