@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 def in_parallel(
     function: Callable[[Job], Result], jobs: Sequence[Job], num_processes: int | None, unit: str
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Yield function(job) for each job, in order, with a progress bar.
 
     `num_processes`: None means one for each core that this process may use. There are never more processes than jobs;
