@@ -20,7 +20,7 @@ test: $(DEV)
 
 # The tests that are too slow for make test; .ci/run runs both.
 test-all: $(DEV)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m slow
 
 # The tests that faults do not harm a run, with a table of the results; make test runs the quick ones.
 faults: $(DEV)

@@ -24,13 +24,22 @@ from tests.helpers.corpus import prepare, write_corpus
 from tests.helpers.runs import REFERENCE_WAVEGLOW, TINY_TACOTRON2, train_command
 from tests.helpers.server import Running, running
 
-WHOLLY_SLOW = "pytestmark = pytest.mark.slow"
+WHOLLY_SLOW = "\npytestmark = pytest.mark.slow"
+
+
+def is_wholly_slow(path: Path) -> bool:
+    return path.suffix == ".py" and WHOLLY_SLOW in path.read_text(encoding="utf-8")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out files that are slow as a whole, whose imports alone take seconds."""
-    is_test = config.option.markexpr == "not slow" and collection_path.suffix == ".py"
-    return (is_test and WHOLLY_SLOW in collection_path.read_text(encoding="utf-8")) or None
+    return (config.option.markexpr == "not slow" and is_wholly_slow(collection_path)) or None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that are slow as a whole come first: no process should begin the longest file when the others are done."""
+    first = {path for path in {item.path for item in items} if is_wholly_slow(path)}
+    items.sort(key=lambda item: item.path not in first)
 
 
 @pytest.fixture(scope="session")

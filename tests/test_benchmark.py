@@ -64,6 +64,7 @@ def test_figures_of_known_times() -> None:
         {"kind": "mels"},
     ],
 )
+@pytest.mark.slow
 def test_every_kind_of_case_runs(case: dict[str, Any]) -> None:
     threads = torch.get_num_threads()
     result = benchmark_cases.MEASURES[case["kind"]]({"device": "cpu", "runs": 2, "precision": "fp32"} | case)
@@ -107,6 +108,7 @@ def test_tables_of_known_rows() -> None:
     assert last == ["1", "64", "1.000", "0.500", "0.500", "0.900", "0.950", "40", "9", "3.00", "6.00"]
 
 
+@pytest.mark.slow
 def test_a_section_from_the_command_line(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     result = run_here("scripts/benchmark.py", "mels", "--runs", "1", "--json", out)

@@ -222,6 +222,7 @@ def test_unrelated_transcripts_are_found_by_their_lengths(speech: list[Row]) -> 
     assert re.match(r"the lengths of transcripts and speech have a correlation of -?0\.[0-3]\d in 45 clips", problem)
 
 
+@pytest.mark.slow
 def test_whisper_hears_whose_text_it_is(speech: list[Row]) -> None:
     # Loads Whisper, which takes seconds. The last of the five clips has its own transcript.
     whole, bad, notes = mismatched_words(with_texts_of(speech[:5], [1, 2, 3, 0, 4]), num_clips=50)

@@ -337,6 +337,7 @@ def test_metadata_does_not_leave_the_corpus(tmp_path: Path, name: str) -> None:
     assert changed == {root / "metadata.csv"}
 
 
+@pytest.mark.slow
 def test_clips_may_be_in_subfolders(tmp_path: Path) -> None:
     """Ids such as spk1/a work in every command, and `./` and `//` in them change nothing."""
     root = write_corpus(tmp_path / "c")
@@ -638,6 +639,7 @@ def touch(path: Path) -> int:
 
 
 @pytest.mark.fault(32)
+@pytest.mark.slow
 def test_results_that_nobody_takes_do_not_pile_up(tmp_path: Path) -> None:
     """Takes seconds, because the processes import PyTorch."""
     results = in_parallel(touch, [tmp_path / str(i) for i in range(200)], 2, "clip")

@@ -72,6 +72,7 @@ def test_from_the_corpus_to_speech(tmp_path: Path) -> None:
     assert {"0000.wav", "0000.png", "0001.wav", "0001.png", "0002.wav", "0002.png", "log.jsonl", ".lock"} == names
 
 
+@pytest.mark.slow
 def test_the_bundled_voice_is_understood(tmp_path: Path) -> None:
     voice = REPOSITORY / "demo" / "voice"
     assert sum(path.stat().st_size for path in voice.glob("*.safetensors")) < 15e6

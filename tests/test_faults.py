@@ -134,6 +134,7 @@ def test_a_run_resumes_after_a_signal_as_if_uninterrupted(corpus: Path, tmp_path
 
 
 @pytest.mark.fault(13)
+@pytest.mark.slow
 def test_a_run_saves_and_stops_at_slurms_signal(corpus: Path, tmp_path: Path) -> None:
     interrupted(tmp_path / "run", corpus, "SIGUSR1")
 
@@ -248,6 +249,7 @@ runpy.run_path("train.py", run_name="__main__")
 
 @pytest.mark.fault(13)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_a_signal_to_the_whole_process_group_saves(corpus: Path, tmp_path: Path, number: signal.Signals) -> None:
     """torchrun and Ctrl-C signal the loader processes as well: they must keep running until the trainer has saved."""
     command = train_command(corpus, tmp_path, TINY_WAVEGLOW, *ENDLESS, "data.num_workers=2")
@@ -266,6 +268,7 @@ def test_a_signal_to_the_whole_process_group_saves(corpus: Path, tmp_path: Path,
 
 @pytest.mark.fault(13)
 @pytest.mark.skipif(shutil.which("setsid") is None, reason="needs setsid of util-linux")
+@pytest.mark.slow
 def test_a_closed_terminal_saves(corpus: Path, tmp_path: Path) -> None:
     """Closing it sends SIGHUP, and every print fails from then on."""
     master, slave = os.openpty()
@@ -301,6 +304,7 @@ def test_a_second_ctrl_c_ends_at_once_and_nohup_is_respected() -> None:
 
 
 @pytest.mark.fault(18)
+@pytest.mark.slow
 def test_a_killed_loader_process_is_an_error(corpus: Path, tmp_path: Path) -> None:
     process = start(*train_command(corpus, tmp_path, TINY_WAVEGLOW, *ENDLESS, "data.num_workers=2"))
     wait_for_step(tmp_path, 3, process)
@@ -544,6 +548,7 @@ def loader_processes(pid: int) -> list[int]:
 
 
 @pytest.mark.fault(27)
+@pytest.mark.slow
 def test_a_signal_is_obeyed_while_no_data_comes(corpus: Path, tmp_path: Path) -> None:
     """The loader processes are frozen, as if their disk did not respond."""
     command = train_command(corpus, tmp_path / "run", TINY_WAVEGLOW, *ENDLESS, "data.num_workers=2")
@@ -623,6 +628,7 @@ def test_a_signal_is_obeyed_while_a_rank_gets_no_data(corpus: Path, tmp_path: Pa
 
 
 @pytest.mark.fault(32)
+@pytest.mark.slow
 def test_frozen_loader_processes_are_an_error(corpus: Path, tmp_path: Path) -> None:
     options = (*ENDLESS, "data.num_workers=2", "trainer.timeout_minutes=0.03")
     process = start(*train_command(corpus, tmp_path, TINY_WAVEGLOW, *options))
@@ -659,6 +665,7 @@ def test_little_shared_memory_means_fewer_loader_processes(
 
 
 @pytest.mark.fault(32)
+@pytest.mark.slow
 def test_a_long_path_of_temporary_files(corpus: Path, tmp_path: Path) -> None:
     """Loader processes hand over batches through sockets, whose paths may have at most 108 characters."""
     long = tmp_path / ("x" * 100)

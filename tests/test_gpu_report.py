@@ -54,6 +54,7 @@ def test_a_command_is_killed_at_its_limit_with_its_children(tmp_path: Path) -> N
     assert not (tmp_path / "late").exists()
 
 
+@pytest.mark.slow
 def test_parts_fail_alone(tmp_path: Path) -> None:
     """One that fails, one that exceeds its limit, one that cannot run here, and one for which no time is left."""
     sizes = {"implementation": "ours", "channels": 8, "samples": 2048, "batch": 1, "runs": 1}

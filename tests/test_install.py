@@ -60,6 +60,7 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return python
 
 
+@pytest.mark.slow
 def test_a_program_with_its_own_common_speaks(python: Path, tmp_path: Path) -> None:
     """This takes 5 seconds or more, for an installation and the imports of a new process."""
     (tmp_path / "common").mkdir()

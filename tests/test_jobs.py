@@ -301,6 +301,7 @@ def test_folders(tacotron2_run: Path, phrases: Path, undisturbed: Path, tmp_path
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_lines(tacotron2_run: Path, tmp_path: Path) -> None:
     """From 300 lines to 100 times as many, of which all but the last two are done."""
 

@@ -109,6 +109,7 @@ def test_what_is_judged_is_what_can_be_heard(
 
 
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.slow
 def test_judging_changes_nothing_that_is_trained(
     judged: Callable[..., Trainer], corpus: Path, tmp_path: Path, model: str
 ) -> None:
@@ -122,6 +123,7 @@ def test_judging_changes_nothing_that_is_trained(
 
 
 @pytest.mark.fault(9)
+@pytest.mark.slow
 def test_resume_equals_no_interruption(judged: Callable[..., Trainer], tmp_path: Path) -> None:
     """The best validation and the number of those since then are part of it."""
     options = ("waveglow", "trainer.val_every_steps=1", "trainer.stop_after_no_gain=50")

@@ -62,6 +62,7 @@ def test_resamplers_differ_just_below_the_new_nyquist_frequency() -> None:
     assert level[1] < 0.1
 
 
+@pytest.mark.slow
 def test_a_judge_prepares_audio_as_its_authors_prepare_a_file(panel: Panel, tmp_path: Path) -> None:
     """This takes 5 seconds: each judge listens twice to a clip, which DNSMOS repeats to its window of 9 seconds."""
     clip, rate, path = recordings(1)[0].audio, AUDIO.sample_rate, tmp_path / "clip.wav"
@@ -75,6 +76,7 @@ def test_a_judge_prepares_audio_as_its_authors_prepare_a_file(panel: Panel, tmp_
     assert panel.encoder(clip, rate) == pytest.approx(embedding, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_judges_know_the_bundled_voice(panel: Panel) -> None:
     clips, rate = [clip.audio for clip in recordings(2)], AUDIO.sample_rate
     texts = [str(clip.text) for clip in recordings(2)]

@@ -199,6 +199,7 @@ def german(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @needs_num2words
+@pytest.mark.slow
 def test_a_german_voice_is_trained_and_speaks(german: tuple[Path, Path], tmp_path: Path) -> None:
     """Takes 10 seconds: a training, and three commands that use it."""
     corpus, run = german
@@ -241,6 +242,7 @@ def test_a_checkpoint_of_an_earlier_version_has_no_language(german: tuple[Path, 
         Checkpoint.from_dict(contents)
 
 
+@pytest.mark.slow
 def test_a_warm_start_from_arpabet_takes_the_nearest_sounds(german: tuple[Path, Path], tmp_path: Path) -> None:
     """Takes 5 seconds, for two trainings of no step."""
     corpus, _ = german
@@ -306,6 +308,7 @@ def test_transcripts_in_another_language_are_found() -> None:
     assert other_language([TEXTS["de"]] * 20, unknown) == []
 
 
+@pytest.mark.slow
 def test_the_dataset_check_names_data_language(german: tuple[Path, Path], tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     shutil.copytree(german[0], corpus)

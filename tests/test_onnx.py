@@ -44,6 +44,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from synthesis.onnx.corrections import STFT  # noqa: E402
 from synthesis.onnx.voice import SpeechOptions, Voice  # noqa: E402
 
+pytestmark = pytest.mark.slow  # the exports
 EXPORT, SPEAK = "scripts/export_onnx.py", "scripts/speak_onnx.py"
 NOT_NEEDED = ("torch", "hydra", "omegaconf", "librosa", "scipy", "numba", "matplotlib", "tensorboard", "safetensors")
 # Unidecode, inflect and, with english_arpabet, the pronouncing dictionary are needed to read this.

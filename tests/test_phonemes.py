@@ -244,6 +244,7 @@ def test_english_is_cleaned_before() -> None:
 
 
 @needs_espeak
+@pytest.mark.slow
 def test_a_voice_that_reads_phonemes_is_trained_and_speaks(tmp_path: Path) -> None:
     """Takes 10 seconds: a training, and two commands that use it."""
     texts = ["Hyvää päivää.", "Tämä on talo.", "Kissa istuu.", "Yö on pitkä.", "Sataa lunta.", "Kaksi kalaa."]

@@ -106,6 +106,7 @@ def voice() -> Synthesizer:
     return voice
 
 
+@pytest.mark.slow
 def test_a_piece_that_is_too_long_is_repaired(voice: Synthesizer) -> None:
     with pytest.warns(UserWarning, match="not read right: skip"):
         once = voice.speak(LONG, attempts=1)

@@ -104,6 +104,7 @@ def test_work_stops_when_its_client_leaves(after_bytes: int, speech_server: Runn
     assert not speech_server.studio.scheduler.num_rows
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_nothing_holds_back_only_itself() -> None:
     with running(client_seconds=0.5) as server:
         connection = raw(server, posted(LONG))

@@ -345,6 +345,7 @@ def test_lists_that_do_not_fit(tmp_path: Path) -> None:
     fails_with(run_here(*run, expect=1), "its rows name speakers, those of the training list do not")
 
 
+@pytest.mark.slow
 def test_training_resumes_and_knows_its_speakers(tmp_path: Path) -> None:
     """The sentences of a validation are spoken by the speakers in turn."""
     root, dim = prepare_speakers(tmp_path / "c"), "model.speaker_dim=3"

@@ -44,7 +44,11 @@ from train import build_task
 
 @pytest.mark.parametrize(
     ("model", "options"),
-    [*((model, ()) for model in MODELS), ("waveglow", ("trainer.accumulation_steps=2", "data.num_workers=1"))],
+    [
+        ("waveglow_small", ()),
+        *(pytest.param(model, (), marks=pytest.mark.slow) for model in ("tacotron2", "waveglow")),
+        pytest.param("waveglow", ("trainer.accumulation_steps=2", "data.num_workers=1"), marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.fault(9)
 def test_resume_equals_no_interruption(corpus: Path, tmp_path: Path, model: str, options: tuple[str, ...]) -> None:
@@ -75,6 +79,7 @@ def test_same_seed_same_run(corpus: Path, tmp_path: Path) -> None:
     assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_one_batch_overfits(corpus: Path, tmp_path: Path, model: str) -> None:
     """On two clips the loss falls much lower than it could on a corpus."""
@@ -93,6 +98,7 @@ def test_one_batch_overfits(corpus: Path, tmp_path: Path, model: str) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.slow
 def test_mixed_precision_follows_fp32(corpus: Path, tmp_path: Path, model: str, precision: str) -> None:
     for name in ("fp32", precision):
         make_trainer(corpus, tmp_path / name, model, f"trainer.precision={name}", "trainer.max_steps=3").fit()
@@ -183,6 +189,7 @@ def test_a_bad_step_leaves_batch_norms_averages_alone(corpus: Path, tmp_path: Pa
 
 @pytest.mark.fault(25)
 @pytest.mark.parametrize(("model", "rate"), [("tacotron2", "1e10"), ("waveglow", "1e30")])
+@pytest.mark.slow
 def test_divergence_keeps_the_good_checkpoints_and_its_advice_recovers(
     corpus: Path, tmp_path: Path, model: str, rate: str
 ) -> None:

@@ -159,6 +159,7 @@ def test_training_by_kernels() -> None:
 
 
 @pytest.mark.usefixtures("by_kernels")
+@pytest.mark.slow
 def test_free_running_by_kernels() -> None:
     model = model_of(dataclasses.replace(TINY, prenet_dropout=0.0, gate_threshold=2.0)).to(DEVICE).eval()
     text, text_lengths, *_ = (x.to(DEVICE) for x in ragged_batch())
@@ -294,6 +295,7 @@ for name, pointers, floats, constants in types:
 """
 
 
+@pytest.mark.slow
 def test_the_kernels_compile_for_a_gpu() -> None:
     """Compile them for two GPU generations at the full model's sizes, in three precisions."""
     own, always, flag = None, "fp32", "i1"
