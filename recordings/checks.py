@@ -23,6 +23,7 @@ from common.parallel import in_parallel
 from evaluation.judges import Cleanness, Listener, SpeakerEncoder, optional
 from recordings.alignment import keys_of
 from recordings.clips import Clip, Clips
+from tacotron2.text.cleaners import spoken_form
 
 VERSION = 1  # of the results: another one makes all of them stale
 MAX_WORD_ERRORS = 0.34  # share of the words of the text; tiny.en gets at most 0.29 wrong in clips of LJSpeech
@@ -113,7 +114,7 @@ def check_all(
                     results.write(json.dumps(sound._asdict(), ensure_ascii=False) + "\n")
                     results.flush()
                 known[sound.key] = sound
-    return {clip.name: measure(clip, known[keys[clip.name]]) for clip in every}
+    return {clip.name: measure(clip, known[keys[clip.name]], language) for clip in every}
 
 
 def hear(job: Job) -> Sound:
@@ -124,10 +125,10 @@ def hear(job: Job) -> Sound:
     return Sound(job.key, listener(samples, rate), round(cleanness(samples, rate)["ovrl"], 3), voice)
 
 
-def measure(clip: Clip, sound: Sound) -> Measured:
+def measure(clip: Clip, sound: Sound, language: str) -> Measured:
     """Compare what was heard in a clip with its text."""
     words, wrong, edge = compare(clip.text, sound.heard)
-    rate = sum(map(str.isalnum, clip.text)) / clip.seconds
+    rate = sum(map(str.isalnum, spoken_form(clip.text, language))) / clip.seconds
     letters = letter_error_rate(clip.text, sound.heard)
     return Measured(clip.name, sound.heard, words, wrong, edge, rate, sound.clean, sound.voice, letters)
 

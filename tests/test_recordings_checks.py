@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import UserError
 from recordings import refusals
-from recordings.checks import Corpus, Measured, compare, corpus_of, letter_error_rate, problem
+from recordings.checks import Corpus, Measured, Sound, compare, corpus_of, letter_error_rate, measure, problem
 from recordings.clips import Clip, Clips
 from recordings.corpus import judge
 from recordings.hearing import Heard, Piece
@@ -49,6 +49,13 @@ def measured(name: str = "a", **changes: Any) -> Measured:
 )
 def test_words_are_compared(text: str, heard: str, words: int, wrong: int, edge: str) -> None:
     assert compare(text, heard) == (words, wrong, edge)
+
+
+def test_the_rate_counts_letters_of_what_is_read_aloud() -> None:
+    sound = Sound("key", "the middle yard twenty-one", 3.2, voice(0.0))
+    rates = [measure(clip(text=text), sound, "en").letters_per_second for text in ("Yard 21.", "Yard twenty-one.")]
+    assert rates == [13 / 5.0] * 2
+    assert measure(clip(text="Hof 21."), sound, "de").letters_per_second == len("Hofeinundzwanzig") / 5.0
 
 
 @pytest.mark.parametrize(
