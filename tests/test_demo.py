@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from make_demo_corpus import choose_sentences
 
 from common.data.filelist import read_filelist
 from evaluation.judges import Listener, errors
@@ -44,6 +45,25 @@ def test_the_unseen_sentences() -> None:
     assert not set(sentences) & {line.split("|")[1] for line in (CORPUS / "metadata.csv").read_text().splitlines()}
     infos = [soundfile.info(clip.file) for clip in clips]
     assert {(info.samplerate, info.channels, info.format) for info in infos} == {(22050, 1, "OGG")}
+
+
+def test_more_sentences_of_the_same_voice(tmp_path: Path) -> None:
+    """The corpus grows from its beginning, and never by what LJSpeech holds out or voices are judged with."""
+    bundled = [line.split("|") for line in (CORPUS / "metadata.csv").read_text(encoding="utf-8").splitlines()]
+    held_out = json.loads((REPOSITORY / "filelists/ljspeech_split.json").read_text())["test"]
+    unseen = (REPOSITORY / "filelists/unseen_sentences.txt").read_text(encoding="utf-8").splitlines()
+    texts = {
+        **{row[0].removeprefix("HB-"): row[1] for row in bundled},
+        "LJ900-0001": unseen[0],
+        "LJ900-0002": "of two pounds, four shillings; and then",
+        "LJ900-0003": "too short",
+        "LJ900-0004": "and so on, " * 20,
+        **dict.fromkeys(held_out[:5], "This sentence is in the test set of LJSpeech."),
+    }
+    (tmp_path / "metadata.csv").write_text("".join(f"{key}|{text}|{text}\n" for key, text in texts.items()))
+    found = choose_sentences(tmp_path / "metadata.csv")
+    assert found[-1] == ("LJ900-0002", texts["LJ900-0002"])
+    assert sorted(found[:-1]) == sorted((row[0].removeprefix("HB-"), row[1]) for row in bundled)
 
 
 @pytest.mark.slow
