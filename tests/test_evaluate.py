@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 
+from common.config import AudioConfig
 from common.errors import UserError
 from evaluation.acoustics import analyze, copy_quality, distance
 from evaluation.judges import RATE, errors
@@ -193,6 +194,18 @@ def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path
     assert "data:audio/mpeg;base64," in page
     assert "data:image/png;base64," in page
     assert not re.findall(r'(?:src|href)=(?![\'"]?(?:data:|#))', page)  # nothing is loaded from elsewhere
+
+
+def test_the_judges_come_after_all_synthesis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their idle threads would slow it down."""
+
+    def panel(_: AudioConfig) -> None:
+        raise UserError("now the judges")
+
+    monkeypatch.setattr(load_script("evaluate"), "Panel", panel)
+    options = [f"recordings={UNSEEN / 'filelist.txt'}", f"root={UNSEEN}", "limit=2", "vocoders=[griffin_lim]"]
+    fails_with(run_here("scripts/evaluate.py", *options, f"output={tmp_path}", expect=1), "now the judges")
+    assert len(list((tmp_path / "copies_by_griffin_lim").iterdir())) == 2
 
 
 @pytest.mark.fault(31)
