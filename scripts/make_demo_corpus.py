@@ -32,6 +32,7 @@ from scipy.signal import resample_poly
 
 from common.entry import run_command
 from common.errors import UserError
+from common.files import refuse_existing
 from common.parallel import in_parallel
 from common.wording import counted
 
@@ -42,6 +43,7 @@ COMPRESSION = 0.6  # of libsndfile's Vorbis, 0 (large) to 1 (small): about 49 kb
 WHOLE_SENTENCE = re.compile(r"[A-Z][A-Za-z ,;'-]*[.?!]")
 BUNDLED_HOURS = 27.5 / 60
 LENGTHS = range(25, 191)  # characters of a row; the longest take about 10 seconds
+DEMO = checkout.REPOSITORY / "demo"
 UNSEEN = checkout.REPOSITORY / "filelists" / "unseen_sentences.txt"
 
 
@@ -55,8 +57,12 @@ def choose_sentences(metadata: Path) -> list[tuple[str, str]]:
     unseen = set(UNSEEN.read_text(encoding="utf-8").splitlines())
     lines = (line.split("|") for line in metadata.read_text(encoding="utf-8").splitlines())
     rows = [(row[0], row[2].strip()) for row in lines if row[0] not in held_out]
-    plain = [row for row in rows if 25 <= len(row[1]) <= 110 and WHOLE_SENTENCE.fullmatch(row[1])]
-    others = [row for row in rows if row not in set(plain) and len(row[1]) in LENGTHS]
+    plain, others = list[tuple[str, str]](), list[tuple[str, str]]()
+    for row in rows:
+        if 25 <= len(row[1]) <= 110 and WHOLE_SENTENCE.fullmatch(row[1]):
+            plain.append(row)
+        elif len(row[1]) in LENGTHS:
+            others.append(row)
     for part in (plain, others):
         random.Random(0).shuffle(part)
     return [row for row in plain + others if row[1] not in unseen]
@@ -102,7 +108,7 @@ def make_corpus(metadata: Path, output: Path, hours: float, kind: str) -> None:
             if seconds >= 3600 * hours:
                 break
         else:
-            raise UserError(f"--hours={hours:g}: the rows of {metadata} give only {seconds / 3600:.1f} hours")
+            raise UserError(f"--hours={hours:g}: the rows of {metadata} give {seconds / 3600:.1f} hours; ask for less")
     for _, path in jobs[len(rows) :]:  # what was read ahead
         path.unlink(missing_ok=True)
     (output / "metadata.csv").write_text("".join(sorted(rows)), encoding="utf-8")
@@ -122,8 +128,7 @@ def make_unseen(output: Path) -> None:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("metadata", type=Path, help="metadata.csv of LJSpeech 1.1")
-    demo = checkout.REPOSITORY / "demo"
-    parser.add_argument("--output", type=Path, default=demo, help="directory for corpus/ and unseen/; default: demo")
+    parser.add_argument("--output", type=Path, default=DEMO, help="directory for corpus/ and unseen/; default: demo")
     parser.add_argument("--hours", type=float, default=BUNDLED_HOURS, help="hours of speech; default: 27.5 minutes")
     parser.add_argument("--format", choices=("ogg", "flac"), default="ogg", help="of the corpus; default: %(default)s")
     return parser
@@ -131,6 +136,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = parser().parse_args()
+    if args.output.resolve() != DEMO:
+        refuse_existing([args.output / "corpus"], "choose another --output")
+    elif (args.hours, args.format) != (BUNDLED_HOURS, "ogg"):
+        raise UserError(f"--output={DEMO} is for the bundled corpus; choose another one for another length or format")
     make_corpus(args.metadata, args.output / "corpus", args.hours, args.format)
     make_unseen(args.output / "unseen")
 

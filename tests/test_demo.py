@@ -15,7 +15,7 @@ from common.data.filelist import read_filelist
 from evaluation.judges import Listener, errors
 from synthesis.job_options import NOT_READ_RIGHT
 from tests.helpers import REPOSITORY
-from tests.helpers.commands import run_here
+from tests.helpers.commands import fails_with, run_here
 
 CORPUS = REPOSITORY / "demo" / "corpus"
 
@@ -61,6 +61,11 @@ def test_more_sentences_of_the_same_voice(tmp_path: Path) -> None:
         **dict.fromkeys(held_out[:5], "This sentence is in the test set of LJSpeech."),
     }
     (tmp_path / "metadata.csv").write_text("".join(f"{key}|{text}|{text}\n" for key, text in texts.items()))
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    command = ["scripts/make_demo_corpus.py", tmp_path / "metadata.csv", "--hours", "2"]
+    fails_with(run_here(*command, expect=1), "is for the bundled corpus; choose another one")
+    fails_with(run_here(*command, "--output", tmp_path, expect=1), f"{corpus} exists already; choose another --output")
     found = choose_sentences(tmp_path / "metadata.csv")
     assert found[-1] == ("LJ900-0002", texts["LJ900-0002"])
     assert sorted(found[:-1]) == sorted((row[0].removeprefix("HB-"), row[1]) for row in bundled)
