@@ -114,7 +114,7 @@ def test_a_signal_reaches_the_stage_once(folder: Path, number: signal.Signals) -
         "sys.exit(status_of([sys.executable, '-c', sys.argv[1]]))"
     )
     with subprocess.Popen([sys.executable, "-c", code, stage], cwd=folder, start_new_session=True) as process:
-        wait_until((folder / "ready").exists)
+        wait_until((folder / "ready").exists, seconds=30)
         os.killpg(process.pid, number)  # as a terminal does: to all in its group
         assert process.wait(30) == 128 + number
     assert (folder / "saved").read_text() == "1"

@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,11 +212,14 @@ def test_turns_are_given_in_the_order_in_which_they_are_asked_for() -> None:
         with turns.turn():
             order.append(number)
 
+    def are_waiting(count: int) -> bool:
+        return len(turns._waiting) >= count
+
     threads = [threading.Thread(target=work, args=(number,)) for number in range(20)]
     with turns.turn():
         for waiting, thread in enumerate(threads, start=2):
             thread.start()
-            wait_until(lambda: len(turns._waiting) >= waiting, pause=0.001)  # noqa: B023
+            wait_until(partial(are_waiting, waiting), pause=0.001)
     for thread in threads:
         thread.join()
     assert order == list(range(20))

@@ -182,7 +182,7 @@ def test_cancelled_jobs_leave_the_decoder(voice: Synthesizer, scheduler: Schedul
         scheduler.cancel(reader.job)
     assert scheduler.num_jobs == 1
     readers[4].all()
-    wait_until(lambda: not scheduler.num_rows)
+    wait_until(lambda: not scheduler.num_rows, seconds=10)
 
 
 def test_a_text_that_fails_harms_no_other(voice: Synthesizer, scheduler: Scheduler) -> None:

@@ -49,7 +49,7 @@ class Running:
         """Wait until no job is left; return the seconds it took."""
         start = time.monotonic()
         scheduler, admission = self.studio.scheduler, self.studio.admission
-        wait_until(lambda: not (scheduler.num_jobs or scheduler.num_rows or admission.count))
+        wait_until(lambda: not (scheduler.num_jobs or scheduler.num_rows or admission.count), seconds=30)
         return time.monotonic() - start
 
 
