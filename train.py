@@ -37,6 +37,7 @@ from common.lock import locked
 from common.ops.precision import set_tf32
 from common.schema import from_dict
 from common.tracking.tracker import Tracker
+from common.training.adversary import Adversary
 from common.training.ema import MovingAverage
 from common.training.resume import open_run_dir, remove_earlier_run, resume_or_initialize
 from common.training.state import TrainingState
@@ -91,6 +92,7 @@ def build_trainer(task: Task, config: TrainConfig, ranks: Ranks, heartbeat: Hear
         average=MovingAverage(model, options.ema_decay),
         generator=torch.Generator(device).manual_seed(config.seed + ranks.rank),  # different dropout on each rank
         progress=Progress(data=data.identity),
+        adversary=Adversary.of(task.discriminator().to(device)) if task.discriminator else None,
     )
     run_dir = open_run_dir(config)
     note = resume_or_initialize(state, task, config, ranks)

@@ -15,13 +15,14 @@ from torch import Generator, Tensor, nn
 from common.audio import GriffinLim
 from common.config import AudioConfig, TextConfig, TrainConfig, check_derived
 from common.errors import UserError
-from common.schema import Count, NonNegative, Options, from_dict
+from common.schema import Count, Index, NonNegative, Options, from_dict
 from common.tracking.plots import alignment_figure, mel_figure
 from common.tracking.tracker import Tracker
 from common.training.step import to_device
-from common.training.task import Loss, Speech, Task, task_options
+from common.training.task import Compared, Loss, Speech, Task, task_options
 from common.wording import counted
 from tacotron2.data import Tacotron2Batch, TextMelDataset, collate
+from tacotron2.discriminator import MelDiscriminator
 from tacotron2.loss import guided_attention_loss, mel_band_difference_loss, tacotron2_loss
 from tacotron2.measures import diagonality, gate_accuracy
 from tacotron2.model import Tacotron2, Tacotron2Config
@@ -57,6 +58,8 @@ class Tacotron2Options(Options):
     guided_attention_weight: NonNegative = 0.0
     guided_attention_steps: Count | None = None
     mel_band_difference_weight: NonNegative = 0.0
+    adversary_weight: NonNegative = 0.0
+    adversary_from_step: Index = 0
     align_by_step: Count | None = None
     judge_waveglow: str | None = None
 
@@ -90,7 +93,13 @@ class Tacotron2Objective:
             parts["diagonality"] = diagonality(output.alignment, text_lengths, lengths)
             frames_per_step, threshold = self.config.n_frames_per_step, self.config.gate_threshold
             parts["gate_accuracy"] = gate_accuracy(output.gate, lengths, frames_per_step, threshold)
-        return Loss(parts["loss"], lengths.sum(), batch.mel.shape[0] * batch.mel.shape[2], parts)
+        compared = None
+        if model.training and self._adversary_acts(step):
+            compared = Compared(self.options.adversary_weight, output.mel_postnet, batch.mel, lengths)
+        return Loss(parts["loss"], lengths.sum(), batch.mel.shape[0] * batch.mel.shape[2], parts, compared)
+
+    def _adversary_acts(self, step: int | None) -> bool:
+        return bool(self.options.adversary_weight) and (step is None or step >= self.options.adversary_from_step)
 
     def _guided_attention_weight(self, step: int | None) -> float:
         weight, steps = self.options.guided_attention_weight, self.options.guided_attention_steps
@@ -258,6 +267,7 @@ def tacotron2_task(config: TrainConfig, known: TextMelDataset | None = None) -> 
         report=Tacotron2Report(config, symbols),
         report_with=lambda vocoder: Tacotron2Report(config, symbols, vocoder),
         then=THEN.replace("{speaker}", f"speaker={quote(_literal(names[0]))} " if names else ""),
+        discriminator=MelDiscriminator if options.adversary_weight else None,
         calibrate=calibrate,
         warning=lambda data: calibration_warning(data, audio),
         of_data=None if known else lambda train: tacotron2_task(config, train),

@@ -47,6 +47,9 @@ from train import build_task
     [
         ("waveglow_small", ()),
         *(pytest.param(model, (), marks=pytest.mark.slow) for model in ("tacotron2", "waveglow")),
+        pytest.param(
+            "tacotron2", ("task.adversary_weight=1", "task.adversary_from_step=2"), marks=pytest.mark.slow
+        ),
         pytest.param("waveglow", ("trainer.accumulation_steps=2", "data.num_workers=1"), marks=pytest.mark.slow),
     ],
 )
@@ -416,7 +419,8 @@ def test_two_ranks_equal_one_and_resume_as_one(corpus: Path, tmp_path: Path) -> 
     """Two gloo ranks with one clip each train WaveGlow as one process with two; then one process continues."""
     no_dropout = [f"model.{p}=0.0" for p in ("prenet_dropout", "p_attention_dropout", "p_decoder_dropout")]
     no_dropout += ["model.p_encoder_dropout=0.0", "model.p_postnet_dropout=0.0"]
-    for name, model, extra in (("tacotron2", TINY_TACOTRON2, no_dropout), ("waveglow", TINY_WAVEGLOW, [])):
+    with_adversary = [*no_dropout, "task.adversary_weight=1", "trainer.accumulation_steps=2"]
+    for name, model, extra in (("tacotron2", TINY_TACOTRON2, with_adversary), ("waveglow", TINY_WAVEGLOW, [])):
         run_dir = tmp_path / name
         command = train_command(corpus, run_dir, model, *extra, "trainer.batch_size=1", "trainer.max_steps=2")
         result = torchrun(2, *command)

@@ -74,6 +74,7 @@ class Checkpoint:
     average: dict[str, Tensor] = field(default_factory=dict)  # averaged weights, if the run keeps them
     optimizer: dict[str, Any] | None = None
     scaler: dict[str, Any] = field(default_factory=dict)  # empty unless the precision is fp16
+    adversary: dict[str, Any] = field(default_factory=dict)  # empty unless a discriminator takes part
     progress: Progress | None = None
     rng: list[dict[str, Tensor]] = field(default_factory=list)  # for each rank: device type -> state of its generator
     config: dict[str, Any] = field(default_factory=dict)  # of the whole run
@@ -95,6 +96,7 @@ class Checkpoint:
             "average": self.average,
             "optimizer": self.optimizer,
             "scaler": self.scaler,
+            "adversary": self.adversary,
             "progress": self.progress and dataclasses.asdict(self.progress),
             "rng": self.rng,
             "config": self.config,
@@ -122,6 +124,7 @@ class Checkpoint:
             average=optional("average", Tensor),
             optimizer=None if optimizer is None else _by_name(object, optimizer, "optimizer"),
             scaler=optional("scaler"),
+            adversary=optional("adversary"),
             progress=None if progress is None else _progress(_by_name(object, progress, "progress")),
             rng=[_by_name(Tensor, state, "rng") for state in _of_type(list, [] if rng is None else rng, "rng")],
             config=optional("config"),

@@ -8,6 +8,7 @@ from common.config import TrainerConfig
 from common.data.dataset import RunData
 from common.distributed.ranks import Ranks
 from common.ops.precision import autocast
+from common.training.adversary import with_adversary
 from common.training.state import TrainingState
 from common.training.step import to_device
 from common.training.task import Objective
@@ -24,10 +25,13 @@ def dry_run(objective: Objective, data: RunData, state: TrainingState, options: 
     model.train()
     with autocast(device, options.precision):
         batch = to_device(data.collate([data.train[(clip, 0)] for clip in clips]), device)
-        loss = objective(model, batch, state.progress.step, torch.Generator(device)).loss
+        found = objective(model, batch, state.progress.step, torch.Generator(device))
+        loss = (with_adversary(found, state.adversary.losses) if state.adversary else found).loss
     loss.backward()
-    del later, loss
-    state.optimizer.zero_grad(set_to_none=True)
+    del later, found, loss
+    model.zero_grad()
+    if state.adversary:
+        state.adversary.losses.zero_grad()
     for buffer, before in zip(model.buffers(), buffers, strict=True):
         buffer.copy_(before)
     frames = max(data.train.lengths[clip] for clip in clips)

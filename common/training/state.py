@@ -19,6 +19,7 @@ from common.config import TrainConfig
 from common.data.mels import audio_differences
 from common.distributed.ranks import Ranks
 from common.errors import UserError
+from common.training.adversary import Adversary
 from common.training.ema import MovingAverage
 from common.training.task import Task
 
@@ -33,6 +34,7 @@ class TrainingState:
     average: MovingAverage
     generator: Generator
     progress: Progress
+    adversary: Adversary | None = None
 
     def rng(self) -> dict[str, Tensor]:
         """The random state of this rank, as a checkpoint stores it."""
@@ -49,6 +51,7 @@ class TrainingState:
             average=self.average.weights,
             optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
+            adversary=self.adversary.state_dict() if self.adversary else {},
             progress=self.progress,
             rng=rng,
             config=dataclasses.asdict(config),
@@ -69,6 +72,8 @@ class TrainingState:
             group["weight_decay"] = config.trainer.weight_decay  # the present option; the rate is set in every epoch
         if checkpoint.scaler:
             self.scaler.load_state_dict(checkpoint.scaler)
+        if self.adversary and checkpoint.adversary:  # else it starts now
+            self.adversary.load_state_dict(checkpoint.adversary)
         data = self.progress.data
         self.progress = checkpoint.progress
         if self.progress.data != data:

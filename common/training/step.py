@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from common.config import TrainerConfig
 from common.distributed.ranks import Ranks
 from common.ops.precision import autocast
+from common.training.adversary import with_adversary
 from common.training.meter import Meter
 from common.training.state import TrainingState
 from common.training.task import Objective
@@ -23,6 +25,8 @@ class OptimizerStep:
     def __init__(self, objective: Objective, state: TrainingState, options: TrainerConfig, ranks: Ranks) -> None:
         self.objective, self.state, self.options, self.device = objective, state, options, ranks.device
         self.parallel = _parallel(state.model, ranks)
+        self.adversary = state.adversary
+        self.losses = _parallel(state.adversary.losses, ranks) if state.adversary else None
         self.bad_steps = torch.tensor(state.progress.bad_steps, device=ranks.device)  # consecutive
 
     def __call__(self, batches: list[Any], *meters: Meter) -> None:
@@ -30,27 +34,24 @@ class OptimizerStep:
 
         Nothing here waits for the device, which itself checks whether the gradient is finite.
         """
-        model, optimizer, scaler = self.state.model, self.state.optimizer, self.state.scaler
-        optimizer.zero_grad(set_to_none=True)
+        model, scaler = self.state.model, self.state.scaler
+        model.zero_grad()
+        if self.adversary:
+            self.adversary.losses.zero_grad()
         buffers = [buffer.clone() for buffer in model.buffers()]  # the forward pass updates BatchNorm's averages
         for i, batch in enumerate(batches):
             with nullcontext() if i == len(batches) - 1 else self._no_sync():
                 with autocast(self.device, self.options.precision):
                     on_device = to_device(batch, self.device)
                     result = self.objective(self.parallel, on_device, self.state.progress.step, self.state.generator)
+                    result = with_adversary(result, self.losses) if self.losses else result
                 scaler.scale(result.loss / len(batches)).backward()
             for meter in meters:
                 meter.add(result)
-        scaler.unscale_(optimizer)
-        limit = self.options.grad_clip_norm or float("inf")
-        norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
-        finite = torch.isfinite(norm)
-        if not scaler.is_enabled():  # an enabled scaler sets found_inf itself, and lowers its scale
-            optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined] # read by fused Adam
-        scaler.step(optimizer)
+        norm, finite = self._update(model, self.state.optimizer, self.options.grad_clip_norm)
+        if self.adversary and result.compared:
+            self._update(self.adversary.losses, self.adversary.optimizer, None)
         scaler.update()
-        # A fused optimizer does not count its writes, but packed weights (common/ops/packed.py) rely on that count.
-        torch.autograd.graph.increment_version(list(model.parameters()))
         for buffer, before in zip(model.buffers(), buffers, strict=True):
             # The average of a large activation can overflow although the gradient is finite.
             buffer.copy_(torch.where(finite & torch.isfinite(buffer).all(), buffer, before))
@@ -58,9 +59,26 @@ class OptimizerStep:
         for meter in meters:
             meter.add_step(norm, finite)
 
-    def _no_sync(self) -> AbstractContextManager[None]:
+    def _update(self, module: nn.Module, optimizer: Optimizer, limit: float | None) -> tuple[Tensor, Tensor]:
+        """Update the weights, unless the gradient is not finite. Return its norm, and whether it is finite."""
+        scaler = self.state.scaler
+        scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(module.parameters(), limit or float("inf"))
+        finite = torch.isfinite(norm)
+        if not scaler.is_enabled():  # an enabled scaler sets found_inf itself, and lowers its scale
+            optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined] # read by fused Adam
+        scaler.step(optimizer)
+        # A fused optimizer does not count its writes, but packed weights (common/ops/packed.py) rely on that count.
+        torch.autograd.graph.increment_version(list(module.parameters()))
+        return norm, finite
+
+    def _no_sync(self) -> AbstractContextManager[Any]:
         """A context in which a backward pass adds to this rank's gradients and does not average them over ranks."""
-        return self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else nullcontext()
+        stack = ExitStack()
+        for module in (self.parallel, self.losses):
+            if isinstance(module, DistributedDataParallel):
+                stack.enter_context(module.no_sync())
+        return stack
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

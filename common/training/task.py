@@ -18,6 +18,15 @@ from common.tracking.tracker import Tracker
 T = TypeVar("T")
 
 
+class Compared(NamedTuple):
+    """What a discriminator shall tell apart."""
+
+    weight: float  # of the loss that the discriminator gives the model
+    predicted: Tensor  # (B, ..., T), by the model, with its gradient
+    recorded: Tensor  # the same shape
+    lengths: Tensor | None = None  # (B), each up to T; None: all are T
+
+
 @dataclass
 class Loss:
     """The loss of one batch."""
@@ -26,6 +35,7 @@ class Loss:
     num_items: Tensor | int  # what items/s counts: mel frames or audio samples
     num_positions: int  # the same with padding
     parts: dict[str, Tensor]  # scalars for the log, named by Objective.part_names
+    compared: Compared | None = None  # in training, if a discriminator takes part
 
 
 class Objective(Protocol):
@@ -79,6 +89,7 @@ class Task:
     objective: Objective
     report: Report
     then: str  # what to do after training; {run_dir} stands for the run directory, {step} for its last step
+    discriminator: Callable[[], nn.Module] | None = None  # see common/training/adversary.py
     # Called before the report: measures a systematic error of the model's output, and stores in the model what
     # synthesis needs to correct it.
     calibrate: Callable[[nn.Module, Any, Generator], None] | None = None

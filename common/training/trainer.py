@@ -20,6 +20,7 @@ from common.distributed.preemption import MARKER, TIME_IS_UP, StopFlag, StopNow,
 from common.distributed.ranks import Ranks
 from common.signals import SIGNALED
 from common.tracking.tracker import Tracker
+from common.training.adversary import PART_NAMES
 from common.training.diagnosis import check_steps, divergence
 from common.training.dry_run import dry_run
 from common.training.health import MAX_BAD_STEPS, Health
@@ -69,7 +70,7 @@ class Trainer:
         self.meter = self.new_meter()
 
     def new_meter(self) -> Meter:
-        return Meter(self.task.objective.part_names)
+        return Meter([*self.task.objective.part_names, *(PART_NAMES if self.state.adversary else ())])
 
     # ---- the run ----
 
@@ -257,7 +258,7 @@ class Trainer:
 
     def validate(self) -> bool:
         """Log a validation and keep the best checkpoint; return whether it is the best."""
-        progress, meter = self.state.progress, self.new_meter()
+        progress, meter = self.state.progress, Meter(self.task.objective.part_names)
         found = self.validation.run(meter, self.tracker, self._signaled)
         if found is None:
             return False

@@ -117,10 +117,10 @@ def state_is_finite(run_dir: Path) -> bool:
 def assert_same_run(a: Path, b: Path) -> None:
     """Require that the newest checkpoints are equal bit for bit.
 
-    This covers the weights, optimizer, scaler, random state and data position.
+    This covers the weights, optimizer, scaler, discriminator, random state and data position.
     """
     first, second = (files.load(files.find(path)).to_dict() for path in (a, b))
-    for key in ("state_dict", "optimizer", "scaler", "progress", "rng"):
+    for key in ("state_dict", "average", "optimizer", "scaler", "adversary", "progress", "rng"):
         assert_equal(first[key], second[key], key)
 
 
