@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.checkpoint import files
-from common.training.adversary import Adversary, AdversarialLosses, with_adversary
+from common.training.adversary import AdversarialLosses, Adversary, with_adversary
 from common.training.task import Compared, Loss
 from tacotron2.discriminator import MelDiscriminator
 from tests.helpers.runs import make_trainer, read_log

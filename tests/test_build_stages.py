@@ -161,6 +161,9 @@ def test_the_learning_rate_falls_at_parts_of_the_run() -> None:
         "trainer.anneal_epochs=[6,8]",
         "trainer.anneal_factors=[0.4,0.12]",
     ]
+    tacotron2 = schedule("tacotron2_small", 1000, 74_000)  # 10 batches in an epoch
+    assert tacotron2[-2:] == ["task.adversary_weight=0.5", "task.adversary_from_step=600"]
+    assert "trainer.anneal_epochs=[60,85]" in tacotron2
 
 
 @pytest.mark.parametrize(("minutes", "text"), [(90, "1.5 hours"), (3, "3 minutes"), (0.2, "12 seconds")])

@@ -436,7 +436,7 @@ def test_two_ranks_equal_one_and_resume_as_one(corpus: Path, tmp_path: Path) -> 
         assert max(losses(run_dir)) == 5
         progress = checkpoints.load(checkpoints.find(run_dir)).progress
         assert progress is not None
-        assert progress.epoch == 1
+        assert progress.epoch == (2 if name == "tacotron2" else 1)  # Tacotron 2 takes two batches for a step
 
 
 def test_checkpoints_by_the_clock(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
