@@ -103,8 +103,9 @@ def test_one_batch_overfits(corpus: Path, tmp_path: Path, model: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.slow
 def test_mixed_precision_follows_fp32(corpus: Path, tmp_path: Path, model: str, precision: str) -> None:
+    options = ["trainer.max_steps=3", *(["task.adversary_weight=1"] if model == "tacotron2" else [])]
     for name in ("fp32", precision):
-        make_trainer(corpus, tmp_path / name, model, f"trainer.precision={name}", "trainer.max_steps=3").fit()
+        make_trainer(corpus, tmp_path / name, model, f"trainer.precision={name}", *options).fit()
     exact, mixed = losses(tmp_path / "fp32"), losses(tmp_path / precision)
     # bf16 has 8 bits of precision; the first fp16 steps may be skipped while the loss scale is still too large
     assert mixed[1] == pytest.approx(exact[1], rel=0.02, abs=0.02)
