@@ -18,8 +18,8 @@ This demo takes about 7 minutes on 2 CPU cores. It will
   3. train a small Tacotron 2 on them (text to mel)                        4 minutes
   4. train a small WaveGlow on them (mel to audio)                         2 minutes
   5. synthesize the same sentences with both                               1 minute
-The voice of step 1 was trained with the commands of steps 3 and 4, but for hours. Minutes do not make a voice; hear how
-far they get.
+The voice of step 1 was trained with the commands of steps 3 and 4, but for hours, and in the end on 8 hours of speech.
+Minutes do not make a voice; hear how far they get.
 Every command is shown; a full training uses the same ones.
 
 TEXT

@@ -424,7 +424,7 @@ def test_a_model_reads_no_more_at_once_than_in_training(tacotron2_run: Path, cor
     torch.save(state, tmp_path / "earlier.pt")
     assert Synthesizer.load(tmp_path / "earlier.pt", device="cpu").reader.limit == DEFAULT_LIMIT
     bundled = Synthesizer.load("demo/voice/tacotron2.safetensors", device="cpu")
-    assert bundled.reader.limit == 99
+    assert bundled.reader.limit == 141
 
 
 @pytest.mark.fault(28)
