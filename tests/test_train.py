@@ -47,9 +47,7 @@ from train import build_task
     [
         ("waveglow_small", ()),
         *(pytest.param(model, (), marks=pytest.mark.slow) for model in ("tacotron2", "waveglow")),
-        pytest.param(
-            "tacotron2", ("task.adversary_weight=1", "task.adversary_from_step=2"), marks=pytest.mark.slow
-        ),
+        pytest.param("tacotron2", ("task.adversary_weight=1", "task.adversary_from_step=2"), marks=pytest.mark.slow),
         pytest.param("waveglow", ("trainer.accumulation_steps=2", "data.num_workers=1"), marks=pytest.mark.slow),
     ],
 )
