@@ -1,7 +1,7 @@
 """A discriminator that learns to tell what the model makes from recordings, so that the model learns to deceive it.
 
-Losses that compare with one recording favor the mean of all that could have been recorded, which is too smooth. Which
-of them it was, the discriminator does not ask. It is a part of training alone: a model's weights do not contain it.
+Losses that compare with one recording are lowest for the mean of all that could have been recorded, which is too smooth.
+A discriminator accepts whatever could have been. Only training has it: a model's weights do not contain it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class AdversarialLosses(nn.Module):
 
     Least squares (Mao et al., 2017, equation 9): the discriminator's output shall be 1 for recordings and 0 for the
     model's output, which shall make it 1. The model shall also give the discriminator's layers the outputs that they
-    have for the recording (feature matching: Kumar et al., 2019, equation 4).
+    have for the recording (feature matching: Kumar et al., 2019, section 2.3).
 
     `discriminator(x, lengths)` returns [(output of a layer (B, C, ..., T'), its mask (B, 1, ..., T'))], the last layer
     at the end.
