@@ -1,7 +1,7 @@
 """A discriminator that learns to tell what the model makes from recordings, so that the model learns to deceive it.
 
-Losses that compare with one recording are lowest for the mean of all that could have been recorded, which is too smooth.
-A discriminator accepts whatever could have been. Only training has it: a model's weights do not contain it.
+Losses that compare with one recording are lowest for the mean of all that could have been recorded, which is too
+smooth. A discriminator accepts whatever could have been. Only training has it: a model's weights do not contain it.
 """
 
 from __future__ import annotations
