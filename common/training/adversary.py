@@ -58,8 +58,10 @@ def _mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.expand_as(values).sum()
 
 
-def with_adversary(loss: Loss, losses: nn.Module) -> Loss:
-    """`loss` plus what `losses`, AdversarialLosses, finds: the loss of a step that trains both."""
+def with_adversary(loss: Loss, losses: nn.Module | None) -> Loss:
+    """`loss` plus what `losses`, AdversarialLosses, finds: the loss of a step that trains both. None: `loss` itself."""
+    if losses is None:
+        return loss
     if loss.compared is None:
         return replace(loss, parts=loss.parts | dict.fromkeys(PART_NAMES, loss.loss.new_zeros(())))
     weight, *compared = loss.compared

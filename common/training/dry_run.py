@@ -26,7 +26,7 @@ def dry_run(objective: Objective, data: RunData, state: TrainingState, options: 
     with autocast(device, options.precision):
         batch = to_device(data.collate([data.train[(clip, 0)] for clip in clips]), device)
         found = objective(model, batch, state.progress.step, torch.Generator(device))
-        loss = (with_adversary(found, state.adversary.losses) if state.adversary else found).loss
+        loss = with_adversary(found, state.adversary.losses if state.adversary else None).loss
     loss.backward()
     del later, found, loss
     model.zero_grad()

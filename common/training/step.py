@@ -44,7 +44,7 @@ class OptimizerStep:
                 with autocast(self.device, self.options.precision):
                     on_device = to_device(batch, self.device)
                     result = self.objective(self.parallel, on_device, self.state.progress.step, self.state.generator)
-                    result = with_adversary(result, self.losses) if self.losses else result
+                    result = with_adversary(result, self.losses)
                 scaler.scale(result.loss / len(batches)).backward()
             for meter in meters:
                 meter.add(result)
