@@ -39,10 +39,12 @@ class LocalSpeech:
         options: SpeechOptions | None = None,
     ) -> None:
         self.sample_rate, reader = voice.audio.sample_rate, voice.reader_of(options.speaker if options else None)
-        self.scheduler, self.ready = Scheduler(options), threading.Event()
+        self.scheduler = Scheduler(options)
+        # No Event: Ctrl-C within its methods, which are Python code, could leave its lock locked for ever.
+        self.ready: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.error: UserError | None = None  # of the text
         self.script = Script(reader, None if isinstance(source, int) else source, speed)
-        self.job = self.scheduler.submit(voice, self.script, self.ready.set)
+        self.job = self.scheduler.submit(voice, self.script, lambda: self.ready.put(None))
         if isinstance(source, int):
             arrived: queue.Queue[bytes] = queue.Queue()
             # Daemons, because a terminal may be read for ever.
@@ -51,8 +53,7 @@ class LocalSpeech:
 
     def __iter__(self) -> Iterator[Tensor]:
         while True:
-            self.ready.wait()
-            self.ready.clear()
+            self.ready.get()
             ended = self.job.ended
             for chunk in self.scheduler.take(self.job):
                 if chunk.audio is not None:
@@ -92,7 +93,7 @@ class LocalSpeech:
                 is_line = data.endswith(b"\n")
         except UnicodeDecodeError:
             self.error = UserError("the text that arrives is not UTF-8; convert it: iconv -t UTF-8")
-            self.ready.set()
+            self.ready.put(None)
 
 
 def _read(source: int, arrived: queue.Queue[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import signal
@@ -12,7 +13,7 @@ import threading
 import types
 import wave
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from unittest import mock
@@ -26,6 +27,7 @@ import torch
 from inference import Synthesizer
 from synthesis.audio_file import in_16_bits, wav_header
 from synthesis.local_speech import LocalSpeech
+from synthesis.scheduler.script import plain
 from synthesis.sinks import FORMATS, STREAMED, to_stream
 from tests.helpers import REPOSITORY, wait_until
 from tests.helpers.commands import Result, fails_with, run_here
@@ -195,6 +197,42 @@ def test_an_interrupt_leaves_no_file(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, b"error: interrupted\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_at_any_moment_stops_it(voice: Synthesizer) -> None:
+    """The profiler raises where Python would: after a call or at the start of a function."""
+
+    def interrupted(moment: int) -> bool:
+        speech, moments = LocalSpeech(voice, [plain("Yes.")]), iter(range(moment))
+
+        def profile(frame: types.FrameType, event: str, _: object) -> None:
+            if event != "c_call" and next(moments, None) is None:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+        with closing(speech):
+            sys.setprofile(profile)
+            try:
+                for _ in speech:
+                    pass
+            except KeyboardInterrupt:
+                return True
+            finally:
+                sys.setprofile(None)
+        return False
+
+    found = [in_time(functools.partial(interrupted, moment)) for moment in range(36)]
+    assert sum(found) > 20
+
+
+def in_time(function: Callable[[], bool]) -> bool:
+    """What the function returns, if it ends."""
+    results: list[bool] = []
+    thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    return results[0]
 
 
 # ---- by a server ----

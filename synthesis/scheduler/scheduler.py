@@ -109,7 +109,9 @@ class Scheduler:
 
     def __init__(self, options: SpeechOptions | None = None, lanes: int = 1, max_rows: int = MAX_ROWS) -> None:
         self.options, self.max_rows = options or SpeechOptions(), max_rows
-        self._changed = threading.Condition()
+        # Used for `with` in place of the Condition, whose methods are Python code: Ctrl-C there could leave it locked.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._batches: dict[int, _VoiceBatch] = {}  # by id of their models, which the speakers of a voice share
         self._jobs: list[Job] = []
         self._is_closing = False
@@ -120,7 +122,7 @@ class Scheduler:
     def submit(self, voice: Synthesizer, script: Script, on_ready: Callable[[], None]) -> Job:
         """Start a job. Raises ClosedError after `close`."""
         job = Job(voice, script, self.options, on_ready)
-        with self._changed:
+        with self._lock:
             if self._is_closing:
                 raise ClosedError("the scheduler is closed")
             batch = self._batches.get(id(voice.text_to_mel))
@@ -149,7 +151,7 @@ class Scheduler:
     def cancel(self, job: Job) -> None:
         """Stop the work for a job. Its rows leave the decoder before its next steps."""
         job.cancelled = True
-        with self._changed:
+        with self._lock:
             self._forget(job)
         self._notify()
 
@@ -173,7 +175,7 @@ class Scheduler:
         self._jobs = []
 
     def _notify(self) -> None:
-        with self._changed:
+        with self._lock:
             self._changed.notify_all()
 
     # ---- lanes ----
@@ -184,7 +186,7 @@ class Scheduler:
 
     def _next_unit(self) -> Callable[[], None] | None:
         """Wait for a unit of work; None: the scheduler is closing."""
-        with self._changed:
+        with self._lock:
             while not self._is_closing:
                 if unit := self._find():
                     return unit
@@ -213,7 +215,7 @@ class Scheduler:
             for row in batch.rows.values():
                 row.piece.job.end(error)
             batch.rows, batch.running = {}, batch.voice.text_to_mel.continuous(batch.options)
-        with self._changed:
+        with self._lock:
             batch.is_busy = False
             for job in [job for job in batch.jobs if _is_over(job)]:
                 self._forget(job)
@@ -226,7 +228,7 @@ class Scheduler:
             if not isinstance(error, UserError):
                 log.exception("the vocoder failed")
             job.end(error)
-        with self._changed:
+        with self._lock:
             job.is_vocoding = False
             if _is_over(job):
                 self._forget(job)
