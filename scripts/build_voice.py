@@ -4,7 +4,7 @@
     python scripts/build_voice.py recordings=DIR voice=NAME dry_run=true
 
 Each stage is a command of its own, which is shown. After an interruption, run the same command again: it goes on where
-it was. If recordings or options have changed, the stages that depend on them are run again.
+it was. If recordings, options or the base have changed, the stages that depend on them are run again.
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ class BuildConfig(Options):
 @hydra_entry("build_voice")
 def main(values: dict[str, Any]) -> None:
     config = from_dict(BuildConfig, values)
-    for part in MODELS.values():
-        if not (Path(config.base) / f"{part}.safetensors").is_file():
-            raise UserError(f"base={config.base}: it has no {part}.safetensors; give the folder of a voice")
+    for model in MODELS:
+        if not base(config, model).is_file():
+            raise UserError(f"base={config.base}: it has no {base(config, model).name}; give the folder of a voice")
     audio = audio_minutes(config)
     if config.dry_run:
         if status := subprocess.run([*cut_command(config), "dry_run=true"], check=False).returncode:
@@ -188,7 +188,6 @@ def measure_corpus(corpus: Path) -> tuple[int, int, float]:
 
 
 def train_command(config: BuildConfig, model: str, run_dir: Path, options: list[str]) -> list[str]:
-    base = Path(config.base) / f"{MODELS[model]}.safetensors"
     return python(
         "train.py",
         f"model={model}",
@@ -196,22 +195,29 @@ def train_command(config: BuildConfig, model: str, run_dir: Path, options: list[
         "experiment=new_voice",
         f"data.root={config.folder / 'corpus'}",
         f"run_dir={run_dir}",
-        f"init_from={base}",
+        f"init_from={base(config, model)}",
         *MODEL_OPTIONS[model],
         *options,
     )
 
 
-def inputs(config: BuildConfig) -> list[Path]:
+def base(config: BuildConfig, model: str) -> Path:
+    return Path(config.base) / f"{MODELS[model]}.safetensors"
+
+
+def inputs(config: BuildConfig, model: str) -> list[Path]:
     corpus = config.folder / "corpus"
-    return [corpus / "filelists" / "train.txt", corpus / "filelists" / "val.txt", corpus / "mels" / MANIFEST_FILE]
+    filelists = [corpus / "filelists" / "train.txt", corpus / "filelists" / "val.txt"]
+    return [*filelists, corpus / "mels" / MANIFEST_FILE, base(config, model)]
 
 
 def rate_stage(config: BuildConfig, model: str) -> Stage:
     run_dir = config.folder / "rate" / MODELS[model]
     options = [f"trainer.max_steps={RATE_STEPS}", "trainer.log_every_steps=4", "trainer.keep_last=1"]
     command = train_command(config, model, run_dir, options)
-    return Stage(f"rate of {MODELS[model]}", f"time some steps of {model}", command, inputs(config), run_dir, 1.0)
+    return Stage(
+        f"rate of {MODELS[model]}", f"time some steps of {model}", command, inputs(config, model), run_dir, 1.0
+    )
 
 
 def run_steps(config: BuildConfig, model: str, speech_minutes: float) -> tuple[int, float]:
@@ -233,7 +239,7 @@ def training_stage(config: BuildConfig, model: str, items: float, steps: int, mi
         if model == "tacotron2_small":
             options.append(f"task.judge_waveglow={Path(config.base) / 'waveglow.safetensors'}")
     command = train_command(config, model, run_dir, options)
-    return Stage(MODELS[model], f"train {model} for {steps:,} steps", command, inputs(config), run_dir, minutes)
+    return Stage(MODELS[model], f"train {model} for {steps:,} steps", command, inputs(config, model), run_dir, minutes)
 
 
 # ---- the voice ----

@@ -32,19 +32,24 @@ def test_from_recordings_to_a_voice_that_speaks(
     for module in (build_voice, training):
         monkeypatch.setattr(module, "RATE_STEPS", 2)
     monkeypatch.chdir(tmp_path)
+    base = tmp_path / "base"
+    shutil.copytree(REPOSITORY / "demo/voice", base)
+
+    def config() -> build_voice.BuildConfig:
+        return build_voice.BuildConfig(recordings="recordings", voice="tiny", base=str(base), judge=False, minutes=0.01)
 
     def build() -> str:
-        config = build_voice.BuildConfig(
-            recordings="recordings", voice="tiny", base=str(REPOSITORY / "demo/voice"), judge=False, minutes=0.01
-        )
-        config.folder.mkdir(parents=True, exist_ok=True)
-        build_voice.build(config, build_voice.audio_minutes(config))
+        config().folder.mkdir(parents=True, exist_ok=True)
+        build_voice.build(config(), build_voice.audio_minutes(config()))
         return capfd.readouterr().out
 
     first = build()
     assert "[6/6] pack the voice" in first
     assert "train tacotron2_small for 2 steps" in first
     assert build().count("done before") == 5  # the trainings, their rates, and the packing; the others look themselves
+    before = build_voice.rate_stage(config(), "waveglow_small").fingerprint()
+    (base / "waveglow.safetensors").write_bytes(b"another base")
+    assert build_voice.rate_stage(config(), "waveglow_small").fingerprint() != before
     report = (tmp_path / "runs/voices/tiny/report.md").read_text(encoding="utf-8")
     assert "| cut |" in report
     voice = tmp_path / "voices/tiny"
