@@ -56,7 +56,7 @@ class EvaluateConfig(Options):
     limit: Count | None = None
     denoiser_strength: NonNegative = 0.01
     sigma: NonNegative | None = None
-    match_mel: Count = 3
+    match_mel: Count | None = None
     postfilter_strength: NonNegative = 1.0
     speaker: str | None = None
     device: Device = "auto"
@@ -240,19 +240,26 @@ def by_engine(engine: SpeechEngine, texts: Sequence[tuple[str, str, int | None]]
     return system
 
 
+def load_vocoders(config: EvaluateConfig, device: torch.device) -> list[Vocoder]:
+    """Those that the config names, else all that its WaveGlow has."""
+    names = config.vocoders or (VOCODERS if config.waveglow else VOCODERS[-1:])
+    vocoders = []
+    for name in names:
+        path = None if name == "griffin_lim" else config.waveglow
+        passes = config.match_mel if name == "waveglow_matched" else 0
+        vocoder = Vocoder.load(path, config.audio, device, match_mel=passes)
+        if vocoder.name == name:
+            vocoders.append(vocoder)
+        elif config.vocoders:
+            raise UserError(f"vocoders={names}: waveglow={path} has no mel match of its own; set match_mel=1")
+    return vocoders
+
+
 def _load(config: EvaluateConfig) -> tuple[Synthesizer | None, list[Vocoder]]:
     """Load the models that the config names, and run each once: the set-up in a first run would distort the RTF."""
     device = resolve_device(config.device)
     set_tf32(True)
-    vocoders = [
-        Vocoder.load(
-            None if name == "griffin_lim" else config.waveglow,
-            config.audio,
-            device,
-            match_mel=config.match_mel if name == "waveglow_matched" else 0,
-        )
-        for name in config.vocoders or (VOCODERS if config.waveglow else VOCODERS[-1:])
-    ]
+    vocoders = load_vocoders(config, device)
     for vocoder in vocoders:
         vocoder(torch.zeros(config.audio.n_mels, 8, device=vocoder.device), torch.Generator(vocoder.device))
     if config.tacotron2 is None:

@@ -13,7 +13,7 @@ TACOTRON2_SHARE = 2 / 3  # of the minutes for both models
 
 
 class Known(NamedTuple):
-    """A warm start that was measured (EXPERIMENTS.md)."""
+    """A warm start that was measured (EXPERIMENTS.md), without its validation clips."""
 
     minutes: float  # of speech
     tacotron2_steps: int
@@ -23,7 +23,7 @@ class Known(NamedTuple):
 
 STEP_SECONDS = {"tacotron2_small": 2.0, "waveglow_small": 0.8}  # on 2 cores, until a run has found out
 
-# Fewer steps leave the old voice; with more, Tacotron 2's errors do not become fewer.
+# With fewer steps, the old voice is still heard; with more, Tacotron 2 makes as many errors.
 KNOWN = (Known(4.7, 351, 589, 14.0), Known(35.5, 1548, 1012, 11.8))
 
 

@@ -98,7 +98,7 @@ def main(values: dict[str, Any]) -> None:
             f"then: train both models from {config.base}, judge them, and pack the voice into {config.output}\n"
             f"needed on the disk: {megabytes(audio):,.0f} MB in {config.folder}\n"
             f"expected: {duration(sum(planned(config, audio).values()))} on 2 cores, and a voice of which Whisper gets "
-            f"{expected_wer(SPEECH * audio):.0f} % of the words of new sentences wrong (the bundled voice: 3 to 5 %)"
+            f"{expected_wer(SPEECH * audio):.0f} % of the words of new sentences wrong (the bundled voice: 4 %)"
         )
         return
     make_directory(config.folder, "work")
@@ -264,7 +264,7 @@ def judging_stage(config: BuildConfig) -> Stage:
         f"recordings={corpus / 'filelists' / 'val.txt'}",
         f"root={corpus}",
         f"output={output}",
-        "vocoders=[waveglow_matched]",  # as the voice will speak: conf/model/waveglow_small.yaml sets match_mel
+        "vocoders=[waveglow_matched]",  # as the voice will speak
         "overwrite=true",
     )
     return Stage("judge", "judge the voice", command, logs(config), output, JUDGE_MINUTES)

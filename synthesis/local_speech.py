@@ -27,8 +27,8 @@ SIZE = 2**16  # bytes that are read at once
 class LocalSpeech:
     """The audio of passages, or of all that can be read from a file descriptor, in parts (N).
 
-    Text is spoken as soon as it is certain where its sentences end; a line that nothing follows for IDLE_SECONDS is
-    complete. Raises UserError. It must be closed.
+    A sentence is spoken as soon as its end is certain; a line break that nothing follows for IDLE_SECONDS is an end.
+    Raises UserError. It must be closed.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class LocalSpeech:
 
 
 def _read(source: int, arrived: queue.Queue[bytes]) -> None:
-    """Not with a file object: it would still hold its lock when the process ends."""
+    """With os.read, because a file object would still hold its lock when the process ends."""
     data = b"start"
     while data:
         try:

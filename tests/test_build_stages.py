@@ -179,5 +179,7 @@ def test_little_space_is_told_before_anything_is_made(tmp_path: Path) -> None:
 
 
 def test_the_voice_is_judged_as_it_speaks() -> None:
-    matched = composed("evaluate", "output=judged")["match_mel"]  # by waveglow_matched, which build_voice names
-    assert composed("train", "model=waveglow_small", "data.root=corpus", "run_dir=run")["model"]["match_mel"] == matched
+    """By waveglow_matched, which build_voice names, with the WaveGlow's own number of passes."""
+    speaking = composed("inference", "voice=v", "input=phrases.txt", "output=speech")
+    assert composed("evaluate", "output=judged")["match_mel"] is speaking["match_mel"] is None
+    assert composed("train", "model=waveglow_small", "data.root=corpus", "run_dir=run")["model"]["match_mel"] > 0

@@ -15,6 +15,7 @@ from common.errors import UserError
 from evaluation.acoustics import analyze, copy_quality, distance
 from evaluation.judges import RATE, errors
 from evaluation.page import LONGEST_GAP, page, read_log, training_hours
+from evaluation.systems import EvaluateConfig, load_vocoders
 from evaluation.table import System, Utterance, interval, markdown, summarize, table
 from tacotron2.measures import reading
 from tacotron2.text import text_to_ids, word_spans
@@ -151,7 +152,7 @@ def test_the_whole_table(tacotron2_run: Path, waveglow_run: Path, tmp_path: Path
     output = tacotron2_run / "evaluation"
     run_here(
         "scripts/evaluate.py", f"tacotron2={tacotron2_run}", f"waveglow={waveglow_run}", "limit=2", "device=cpu",
-        f"recordings={UNSEEN / 'filelist.txt'}", f"root={UNSEEN}", f"output={output}",
+        "match_mel=1", f"recordings={UNSEEN / 'filelist.txt'}", f"root={UNSEEN}", f"output={output}",
         "sentences=filelists/unseen_sentences.txt",
     )  # fmt: skip
     found = json.loads((output / "evaluation.json").read_text())["summary"]
@@ -241,6 +242,21 @@ def test_wavs_of_an_earlier_evaluation(tmp_path: Path) -> None:
 )
 def test_options_that_cannot_be_evaluated_are_errors(options: list[str], message: str, tmp_path: Path) -> None:
     fails_with(run_here("scripts/evaluate.py", f"output={tmp_path}", *options, expect=1), message)
+
+
+def test_copies_are_matched_as_often_as_the_waveglow_says(waveglow_run: Path) -> None:
+    """The model of the test has 0 passes."""
+
+    def names(**options: Any) -> list[str]:
+        config = EvaluateConfig(
+            audio=AudioConfig(), output="judged", recordings="list.txt", waveglow=str(waveglow_run), **options
+        )
+        return [vocoder.name for vocoder in load_vocoders(config, torch.device("cpu"))]
+
+    assert names() == ["waveglow", "griffin_lim"]
+    assert names(match_mel=2) == ["waveglow", "waveglow_matched", "griffin_lim"]
+    with pytest.raises(UserError, match="has no mel match of its own; set match_mel=1"):
+        names(vocoders=["waveglow_matched"])
 
 
 def test_the_time_between_two_starts_is_not_training() -> None:

@@ -59,7 +59,10 @@ def _mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def with_adversary(loss: Loss, losses: nn.Module | None) -> Loss:
-    """`loss` plus what `losses`, AdversarialLosses, finds: the loss of a step that trains both. None: `loss` itself."""
+    """`loss` plus the two losses of `losses`, AdversarialLosses: the loss of a step that trains both models.
+
+    `loss` alone without `losses`, or while the task compares nothing yet.
+    """
     if losses is None:
         return loss
     if loss.compared is None:
