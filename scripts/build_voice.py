@@ -237,7 +237,7 @@ def training_stage(config: BuildConfig, model: str, items: float, steps: int, mi
     if config.judge:
         options.append("trainer.judge=true")
         if model == "tacotron2_small":
-            options.append(f"task.judge_waveglow={Path(config.base) / 'waveglow.safetensors'}")
+            options.append(f"task.judge_waveglow={base(config, 'waveglow_small')}")
     command = train_command(config, model, run_dir, options)
     return Stage(MODELS[model], f"train {model} for {steps:,} steps", command, inputs(config, model), run_dir, minutes)
 
