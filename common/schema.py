@@ -55,6 +55,7 @@ Index = Annotated[int, Range(least=0)]  # or a count that may be 0
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(least=0)]
 Probability = Annotated[float, Range(least=0, below=1)]  # below 1, because dropout must not drop everything
+Share = Annotated[float, Range(least=0, below=1)]  # a part of a whole, and not all of it
 Seed = Annotated[int, Range(least=0, most=2**32 - 1)]
 
 

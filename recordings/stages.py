@@ -36,6 +36,7 @@ class Stage:
     command: Sequence[str]
     reads: Sequence[Path] = ()  # their contents decide whether the stage is stale
     output: Path | None = None  # what is set aside if the stage is stale; None: the command sees to it itself
+    goes_on: bool = True  # with what an interrupted run left in `output`; else that is set aside too
     minutes: float = 0.1  # about how long it takes
 
     @property
@@ -78,7 +79,8 @@ class Runner:
             print(f"\n[{where}] {stage.says}: done before", flush=True)
             return
         fingerprint = stage.fingerprint()
-        if stage.output is not None and self.record.get(stage.name, {}).get("fingerprint") != fingerprint:
+        is_same = self.record.get(stage.name, {}).get("fingerprint") == fingerprint
+        if stage.output is not None and not (is_same and stage.goes_on):
             set_aside(stage.output)
         self._note(stage, fingerprint, False)
         time_left = f", {duration(left)} to the end" if self.planned else ""
@@ -124,13 +126,13 @@ def status_of(command: Sequence[str]) -> int:
 
 
 def set_aside(path: Path) -> None:
-    """Rename what is at `path`, if anything is, to a free name: PATH.old, PATH.old2, ..."""
+    """Rename what is at `path`, if anything is there, to a free name: PATH.old, PATH.old2, ..."""
     if not path.exists():
         return
     names = (path.with_name(f"{path.name}.old{number}") for number in itertools.chain([""], itertools.count(2)))
     kept = next(name for name in names if not name.exists())
     path.rename(kept)
-    print(f"{path} was made from other input or with other options; it is kept as {kept}", flush=True)
+    print(f"{path} is what an earlier run made, from other input or not to its end; it is kept as {kept}", flush=True)
 
 
 def duration(minutes: float) -> str:

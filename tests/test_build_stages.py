@@ -84,6 +84,18 @@ def test_a_stage_that_was_interrupted_goes_on_with_what_it_had_made(
     assert not (folder / "out.old").exists()
 
 
+def test_a_stage_that_cannot_go_on_begins_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was killed after it wrote its file, before that was noted."""
+    command = [sys.executable, "-c", "import sys; open(sys.argv[1], 'x')", str(folder / "out")]
+    stage = Stage("make", "make", command, output=folder / "out", goes_on=False)
+    run(folder, stage, capsys)
+    record = json.loads((folder / RECORD).read_text())
+    record["make"]["done"] = False
+    (folder / RECORD).write_text(json.dumps(record))
+    assert "kept as" in run(folder, stage, capsys)
+    assert "done before" in run(folder, stage, capsys)
+
+
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGTERM)", "sys.exit(143)", "sys.exit(130)"])
 def test_a_stage_that_was_stopped_says_so_and_counts_its_time(folder: Path, end: str) -> None:
     command = [sys.executable, "-c", f"import os, signal, sys, time; time.sleep(0.1); {end}"]

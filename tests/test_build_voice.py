@@ -44,9 +44,11 @@ def test_from_recordings_to_a_voice_that_speaks(
         return capfd.readouterr().out
 
     first = build()
-    assert "[6/6] pack the voice" in first
+    assert "[7/7] pack the voice" in first
     assert "train tacotron2_small for 2 steps" in first
-    assert build().count("done before") == 5  # the trainings, their rates, and the packing; the others look themselves
+    assert "mix 20% of the base into the Tacotron 2" in first
+    # Of the trainings, their rates, the mixing, and the packing; the others look themselves.
+    assert build().count("done before") == 6
     before = build_voice.rate_stage(config(), "waveglow_small").fingerprint()
     (base / "waveglow.safetensors").write_bytes(b"another base")
     assert build_voice.rate_stage(config(), "waveglow_small").fingerprint() != before
