@@ -36,8 +36,8 @@ class Stage:
     command: Sequence[str]
     reads: Sequence[Path] = ()  # their contents decide whether the stage is stale
     output: Path | None = None  # what is set aside if the stage is stale; None: the command sees to it itself
-    goes_on: bool = True  # with what an interrupted run left in `output`; else that is set aside too
     minutes: float = 0.1  # about how long it takes
+    goes_on: bool = True  # with what an interrupted run left in `output`; else that is set aside too
 
     @property
     def is_cheap(self) -> bool:
