@@ -17,9 +17,8 @@ from __future__ import annotations
 import checkout  # noqa: F401
 
 import argparse
-import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,37 +31,32 @@ from common.errors import UserError
 from synthesis.models import MODELS
 
 
-def average(paths: list[Path], shares: Sequence[float]) -> Checkpoint:
-    """A checkpoint with the weighted mean of the weights of all `paths`. Integer counters are those of the last one."""
+def average(
+    paths: list[Path], shares: Sequence[float], description: Callable[[Checkpoint], dict[str, Any]]
+) -> Checkpoint:
+    """A checkpoint with the weighted mean of the weights of all `paths`, which must have the same `description`.
+
+    Integer counters are those of the last one.
+    """
     total: dict[str, Tensor] = {}
-    kind: dict[str, Any] = {}
+    first: dict[str, Any] = {}
     for path, share in zip(paths, shares, strict=True):
         checkpoint = formats.load(path, MODELS.values())
-        kind = kind or meaning(checkpoint)
-        if different := [key for key, value in meaning(checkpoint).items() if value != kind[key]]:
+        first = first or description(checkpoint)
+        if different := [key for key, value in description(checkpoint).items() if value != first[key]]:
             raise UserError(
-                f"{path} and {paths[0]} differ in their {' and '.join(different)}; average checkpoints of one run, or "
-                "of a model and one that was trained from it"
+                f"{path} and {paths[0]} differ in their {' and '.join(different)}; average checkpoints of one run, or, "
+                "with --shares, of a model and one that was trained from it"
             )
         for name, weight in checkpoint.state_dict.items():
             is_float = weight.is_floating_point()
             total[name] = total.get(name, 0.0) + share * weight.double() if is_float else weight
     mean = {name: weight.float() if weight.is_floating_point() else weight for name, weight in total.items()}
-    return dataclasses.replace(
-        checkpoint,
-        state_dict=mean,
-        average={},
-        optimizer=None,
-        scaler={},
-        adversary={},
-        progress=None,
-        rng=[],
-        config={},
-    )
+    return Checkpoint(checkpoint.model_name, checkpoint.model_config, checkpoint.audio, checkpoint.text, mean)
 
 
 def meaning(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What models must share for the mean of their weights to make sense."""
+    """What a model and the one that was trained from it have in common, else their mean makes no sense."""
     spec = MODELS[checkpoint.model_name]
     return {
         "model": checkpoint.model_name,
@@ -103,7 +97,8 @@ def main() -> None:
     options = parser().parse_args()
     files.check_new_file_outside_runs(options.target)
     paths, shares = chosen(options.sources, options.shares)
-    files.save(options.target, average(paths, shares))
+    description = Checkpoint.description if options.shares is None else meaning
+    files.save(options.target, average(paths, shares, description))
     parts = [
         str(path) if options.shares is None else f"{share:g} of {path}"
         for path, share in zip(paths, shares, strict=True)

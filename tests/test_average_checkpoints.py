@@ -65,6 +65,10 @@ def test_what_cannot_be_averaged_is_refused(
         (["nan", 1], "their sum is nan"),
     ):
         fails_with(average(out, base, tacotron2_run, "--shares", *shares, expect=1), reason)
-    fails_with(average(out, base, waveglow_run, expect=1), "differ in their model")
-    fails_with(average(out, base, golden_path("dle_tacotron2.pt"), expect=1), "differ in their sizes")
+    fails_with(average(out, base, tacotron2_run, expect=1), "differ in their model_config and text")
+    for other, reason in (
+        (waveglow_run, "differ in their model "),
+        (golden_path("dle_tacotron2.pt"), "in their sizes"),
+    ):
+        fails_with(average(out, base, other, "--shares", 0.5, 0.5, expect=1), reason)
     assert not out.exists()
