@@ -429,9 +429,9 @@ class Decoder(nn.Module):
         device, dtype = memory.device.type, compute_dtype(memory)
         prepared = self.attention_layer.prepare(memory, lengths)
         if device == "cpu":
-            alone = [
-                self.attention_layer.memory_layer(row[:n]) for row, n in zip(memory, lengths.tolist(), strict=True)
-            ]
+            # Copies: on some CPUs the bits of a product depend on where in memory its inputs begin.
+            rows = (row[:n].clone() for row, n in zip(memory, lengths.tolist(), strict=True))
+            alone = [self.attention_layer.memory_layer(row) for row in rows]
             prepared = prepared._replace(keys=pad_sequence(alone, batch_first=True))
         with torch.autocast(device, enabled=False):
             weights = step_weights(self, dtype, self.int8)

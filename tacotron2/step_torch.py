@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.ops.padding import pad_to_multiple
 from common.ops.triton import runs_kernels
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
@@ -25,6 +26,8 @@ _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 # Characters in a product with the attention weights. A longer one sums in an order that depends on the length: the bits
 # of a text would depend on the longest text of the batch.
 BLOCK = 128
+# The number of columns in that product is a multiple of this; else, on some CPUs, the order depends on the length.
+COLUMNS = 16
 MAX_TILE = 64 * 256  # elements of the largest location kernel that fits in a GPU's shared memory with everything else
 
 
@@ -130,7 +133,7 @@ class AttentionStep:
         self.taps = kernel.shape[2]
         self.kernel = 2 * kernel.permute(2, 1, 0).reshape(2 * self.taps, self.dim)  # (2 K, A)
         self.keys, self.v, self.memory, self.padding = 2 * keys.flatten(0, 1), 2 * v, memory, padding
-        self.blocks = memory.split(BLOCK, 1)
+        self.blocks = pad_to_multiple(memory, 2, COLUMNS).split(BLOCK, 1)
         self.pad = self.taps // 2
         self.padded = keys.new_zeros(self.batch, self.length + 2 * self.pad, 2)
         self.patches = self.padded.as_strided(
@@ -150,9 +153,10 @@ class AttentionStep:
         torch.softmax(energies, 1, out=weights)
         torch.add(total, weights, out=new_total)
         first, *others = map(torch.bmm, weights.to(self.memory.dtype).unsqueeze(1).split(BLOCK, 2), self.blocks)
-        context.copy_(first.squeeze(1))
+        size = context.shape[1]
+        context.copy_(first[:, 0, :size])
         for other in others:
-            context += other.squeeze(1)
+            context += other[:, 0, :size]
 
     def _sigmoid(self, query: Tensor, last: Tensor, total: Tensor) -> Tensor:
         """Return sigmoid(2 (query + keys + location features)) (B, L, A), valid until the next call."""
