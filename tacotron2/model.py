@@ -430,8 +430,10 @@ class Decoder(nn.Module):
         prepared = self.attention_layer.prepare(memory, lengths)
         if device == "cpu":
             # Copies: on some CPUs the bits of a product depend on where in memory its inputs begin.
-            rows = (row[:n].clone() for row, n in zip(memory, lengths.tolist(), strict=True))
-            alone = [self.attention_layer.memory_layer(row) for row in rows]
+            alone = [
+                self.attention_layer.memory_layer(row[:n].clone())
+                for row, n in zip(memory, lengths.tolist(), strict=True)
+            ]
             prepared = prepared._replace(keys=pad_sequence(alone, batch_first=True))
         with torch.autocast(device, enabled=False):
             weights = step_weights(self, dtype, self.int8)
