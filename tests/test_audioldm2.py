@@ -112,7 +112,7 @@ def test_models_that_name_gpt2model_and_those_that_name_gpt2lmheadmodel_are_equa
     later = tiny.write_tiny(tmp_path / "later", "GPT2LMHeadModel")
     names = [(folder / "model_index.json").read_text(encoding="utf-8") for folder in (model, later)]
     assert ['"GPT2Model"' in names[0], '"GPT2LMHeadModel"' in names[1]] == [True, True]
-    assert difference(speak(load(later), PROMPTS), alone) == 0
+    assert difference(speak(load(later), PROMPTS), alone) < ROUNDING
     with pytest.raises(AttributeError, match="_update_model_kwargs_for_generation"):  # why they need care
         diffusers.AudioLDM2Pipeline.from_pretrained(model).to(DEVICE)(SHORT)
 
@@ -532,7 +532,8 @@ def test_weights_in_bin_files_are_loaded_without_running_code(model: Path, alone
         name = path.name.replace("model.safetensors", "model.bin")
         torch.save(load_file(path), path.with_name(name if "diffusion" in name else "pytorch_model.bin"))
         path.unlink()
-    assert difference(alone, speak(load(folder), PROMPTS)) == 0
+    # Not equal to the last bit: on some CPUs that depends on where the weights begin in memory
+    assert difference(alone, speak(load(folder), PROMPTS)) < ROUNDING
     for name in ("unet/diffusion_pytorch_model.bin", "language_model/pytorch_model.bin"):
         trap = tiny.variant(tmp_path / name.split("/")[0], folder)
         torch.save({"conv_in.weight": Trap(trap / "was_run")}, trap / name)
