@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterable, Iterator
@@ -78,9 +79,12 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def require_space(folder: Path, needed: float, key: str) -> None:
-    """Raise a UserError if `folder` will not hold `needed` bytes: those in it already, and what is free on its disk."""
-    held = sum(file.lstat().st_blocks * 512 for file in folder.rglob("*"))
-    if (free := shutil.disk_usage(folder).free) + held < needed:
+    """Raise a UserError if `folder` will not hold `needed` bytes: those in it, but for what is kept as NAME.old, and
+    what is free on its disk. The folder need not exist."""
+    states = [file.lstat() for file in folder.rglob("*") if not re.search(r"\.old\d*(/|$)", file.as_posix())]
+    held = sum({state.st_ino: state.st_blocks * 512 for state in states}.values())  # a file of two names counts once
+    disk = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if (free := shutil.disk_usage(disk).free) + held < needed:
         raise UserError(
             f"{key}={folder}: {free / 1e6:,.0f} MB are free there, and about {(needed - held) / 1e6:,.0f} MB are "
             f"needed; free some space, or set {key}= to a folder on another disk"

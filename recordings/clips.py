@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 
 from common.audio import save_audio
 from common.config import AudioConfig
+from common.errors import UserError
 from common.files import make_directory, write_text
 from recordings.alignment import align
 from recordings.cutting import MAX_SECONDS, Cut, audible, cut, whole
@@ -63,6 +65,19 @@ class Clips:
     clips: list[Clip]
     share_equal: float | None
     fingerprint: str
+
+
+def refuse_same_clips(recordings: Sequence[Recording]) -> None:
+    """Raise a UserError if a recording that stays whole has the name of a clip of a longer one: take_0001 and take."""
+    stems = {clip_stem(recording.name).lower(): recording for recording in recordings}
+    for stem, recording in stems.items():
+        found = re.fullmatch(r"(.+)_(\d{4,})", stem)
+        other = stems.get(found[1]) if found and recording.seconds <= MAX_SECONDS else None
+        if found and other and int(found[2]) <= other.seconds:  # a clip has a second or more
+            raise UserError(
+                f"{recording.path} would have the name of a clip of {other.path}; rename one of them, or move it to "
+                "another folder"
+            )
 
 
 def is_whole(recording: Recording, transcript: Transcript) -> bool:

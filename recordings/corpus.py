@@ -24,11 +24,11 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import make_directory, write_text, writing
-from common.lock import locked
+from common.lock import LOCK_FILE, locked
 from common.wording import counted
 from recordings import refusals
 from recordings.checks import Measured, check_all, corpus_of, problem
-from recordings.clips import Clip, Clips, cut_one, is_whole
+from recordings.clips import Clip, Clips, cut_one, is_whole, refuse_same_clips
 from recordings.hearing import Heard, hear_all, heard_fingerprint
 from recordings.options import RecordingsConfig
 from recordings.sources import Recording, clip_stem, find_files, probe, refuse_inside
@@ -77,7 +77,9 @@ def find(folder: Path, speaker: str | None = None) -> Found:
     """Stage 1: the recordings of a folder, of one speaker, and their transcripts."""
     files = find_files(folder)
     transcripts = read_transcripts(folder, files, speaker)
-    return Found(probe(folder, list(transcripts.of)), transcripts)
+    recordings = probe(folder, list(transcripts.of))
+    refuse_same_clips(recordings)
+    return Found(recordings, transcripts)
 
 
 def hear(found: Found, work: Path, config: RecordingsConfig) -> list[Heard]:
@@ -177,7 +179,8 @@ def _timed(times: dict[str, float], stage: str) -> Iterator[None]:
 
 def _refuse_other_folder(output: Path) -> None:
     """Raise a UserError if the output exists and was not made by this command."""
-    if output.exists() and not (output / WORK).is_dir() and (not output.is_dir() or any(output.iterdir())):
+    is_ours = any((output / WORK / name).exists() for name in (LOCK_FILE, HEARD, CUT, CHECKED, DONE))
+    if output.exists() and not is_ours and (not output.is_dir() or any(output.iterdir())):
         raise UserError(
             f"{output} exists already, and is no corpus that this command made; choose another output or remove it"
         )

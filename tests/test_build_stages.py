@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,11 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import build_voice
 import pytest
 
+from common.data.mels import MANIFEST_FILE
 from common.errors import UserError
 from common.files import require_space
-from recordings.stages import RECORD, Runner, Stage, duration, set_aside
+from recordings.stages import RECORD, Runner, Stage, duration, hydra_option, set_aside
 from recordings.training import KNOWN, RATE_STEPS, expected_wer, planned_steps, schedule, wanted_steps
 from tests.helpers import REPOSITORY, wait_until
 from tests.helpers.commands import composed
@@ -59,6 +62,22 @@ def test_a_stage_whose_input_has_changed_runs_again_and_keeps_what_it_had_made(
     (folder / "in").write_text("two")
     assert f"kept as {folder / 'out.old'}" in run(folder, copying(folder), capsys)
     assert [(folder / name).read_text() for name in ("out", "out.old")] == ["two", "one"]
+
+
+def test_what_changes_no_result_makes_no_stage_stale(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as the name of the interpreter, or another spelling of a path."""
+    stage = copying(folder, key=["copy"])
+    run(folder, stage, capsys)
+    assert "done before" in run(folder, dataclasses.replace(stage, command=["python3", *stage.command[1:]]), capsys)
+    assert "kept as" in run(folder, dataclasses.replace(stage, key=["copy", "more"]), capsys)
+
+
+def test_input_that_changed_while_a_stage_ran_is_new_input(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = f"{COPY}; open(sys.argv[1], 'w').write('two')"
+    stage = dataclasses.replace(copying(folder), command=[sys.executable, "-c", code, *copying(folder).command[3:]])
+    run(folder, stage, capsys)
+    assert "kept as" in run(folder, stage, capsys)
+    assert (folder / "out").read_text() == "two"
 
 
 def test_a_stage_whose_output_is_gone_runs_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,6 +207,90 @@ def test_little_space_is_told_before_anything_is_made(tmp_path: Path) -> None:
     require_space(tmp_path, free / 2, "work")
     with pytest.raises(UserError, match=r"^work=.* MB are free there, and about [\d,]+ MB are needed; .* work= to"):
         require_space(tmp_path, 2 * free + 1e9, "work")
+    require_space(tmp_path / "not/yet", free / 2, "work")
+
+
+def test_space_that_will_not_be_used_again_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 0))  # type: ignore[attr-defined]
+    for folder in ("run", "run.old", "run.old2"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "weights").write_bytes(os.urandom(100_000))
+    os.link(tmp_path / "run/weights", tmp_path / "run/same")
+    require_space(tmp_path, 90_000, "work")
+    with pytest.raises(UserError, match="are needed"):
+        require_space(tmp_path, 150_000, "work")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["plain/path.x-1", "12_34", "1e5", "true", "null", "[2024] takes", "it's", "back\\slash\\", "\\'", "${HOME}",
+     "a, b: c=d", " spaces ", "", "ünïcode", "-dash", "{a}", '"quoted"', "$x", "#", "~", "inf", "(x)"],
+)  # fmt: skip
+def test_a_command_reads_the_value_that_was_given(value: str) -> None:
+    option = hydra_option("recordings", value)
+    assert composed("cut_recordings", option, "output=x")["recordings"] == value
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> build_voice.BuildConfig:
+    monkeypatch.chdir(tmp_path)
+    return build_voice.BuildConfig(recordings="recordings", voice="anna")  # its base is that of the repository
+
+
+def refused(config: build_voice.BuildConfig) -> str:
+    with pytest.raises(UserError) as error:
+        build_voice.check(config, 5.0)
+    return str(error.value)
+
+
+def test_folders_of_others_are_not_touched(config: build_voice.BuildConfig) -> None:
+    build_voice.check(config, 5.0)
+    config.output.mkdir(parents=True)
+    assert refused(config) == "voices/anna exists; choose another voice=NAME, or rename that folder"
+    config.folder.mkdir(parents=True)
+    (config.folder / RECORD).write_text(json.dumps({"pack": {"output": "voices/anna"}}))
+    build_voice.check(config, 5.0)
+    assert "voices/anna exists" in refused(dataclasses.replace(config, work="other"))
+    bob = dataclasses.replace(config, voice="bob", work=str(config.folder))
+    bob.output.mkdir()
+    assert "voices/bob exists" in refused(bob)
+    for name in build_voice.MODELS.values():
+        (config.output / f"{name}.safetensors").touch()
+    assert "that is what voice=anna makes" in refused(dataclasses.replace(config, base="voices/anna"))
+    Path("runs/tacotron2").mkdir()
+    carl = dataclasses.replace(config, voice="carl")
+    assert "in it is not of this command" in refused(dataclasses.replace(carl, work="runs"))
+    assert "work=recordings/work: it is inside of recordings=" in refused(
+        dataclasses.replace(carl, work="recordings/work")
+    )
+    assert "work=runs/voices/carl: it is inside of recordings=." in refused(dataclasses.replace(carl, recordings="."))
+    inside = "runs/voices/carl/corpus/wavs"
+    assert f"recordings={inside}: it is inside of work=" in refused(dataclasses.replace(carl, recordings=inside))
+
+
+def test_a_training_is_the_same_with_and_without_judges(config: build_voice.BuildConfig) -> None:
+    mels = config.folder / "corpus/mels"
+    mels.mkdir(parents=True)
+    (mels / MANIFEST_FILE).write_text('{"clip": "wavs/a.wav", "crc": 1, "mtime_ns": 5}\n')
+
+    def fingerprint(**changes: object) -> str:
+        changed = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+        return build_voice.training_stage(changed, "tacotron2_small", 1e5, 100, 3.0).fingerprint()
+
+    first = fingerprint()
+    assert fingerprint(judge=False) == first
+    assert fingerprint(base=str(REPOSITORY / "demo/voice")) == first
+    (mels / MANIFEST_FILE).write_text('{"clip": "wavs/a.wav", "crc": 1, "mtime_ns": 6}\n')  # a copy
+    assert fingerprint() == first
+    (mels / MANIFEST_FILE).write_text('{"clip": "wavs/a.wav", "crc": 2, "mtime_ns": 6}\n')
+    assert fingerprint() != first
+
+
+def test_a_missing_package_is_named_before_anything_is_made(
+    config: build_voice.BuildConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_voice, "PACKAGES", {"no_such_package": "eval"})
+    assert "needs no_such_package; run in the repository: pip install -e '.[eval]'" in refused(config)
 
 
 def test_the_voice_is_judged_as_it_speaks() -> None:

@@ -63,6 +63,8 @@ def test_the_rate_counts_letters_of_what_is_read_aloud() -> None:
     [
         ({}, {}, ""),
         ({}, {"heard": ""}, "Whisper hears no words in it"),
+        ({"text": "Mm-hmm."}, {}, "it has no word that could be compared with speech"),
+        ({"text": "all {laugh} went home"}, {}, "ARPAbet has no spelling that can be compared"),
         ({}, {"word_errors": 5}, "Whisper hears other words: 5 of 10 differ, more than 34%: 'some text'"),
         ({}, {"edge": "another"}, "only in the text or only in the sound: 'another'"),
         ({}, {"edge": "a"}, ""),  # Whisper often misses an article

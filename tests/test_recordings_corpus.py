@@ -173,6 +173,22 @@ def test_a_folder_of_something_else_is_not_touched(recordings: Path) -> None:
     assert [path.name for path in output.iterdir()] == ["precious.txt"]
     fails_with(run_here(command[0], command[1], f"output={recordings}/out", expect=1), "inside of recordings=")
     fails_with(run_here(*command, "speaker=anna", expect=1), "name no speakers")
+    (output / "work").mkdir()  # of anything
+    fails_with(run_here(*command, expect=1), "is no corpus that this command made")
+    (output / "wavs").mkdir()
+    recordings.rename(output / "wavs/mine")
+    mine = (command[0], f"recordings={output}/wavs/mine", command[2])
+    fails_with(run_here(*mine, expect=1), "inside of output=", "where files are replaced; move it")
+    assert len(list((output / "wavs/mine").iterdir())) == 8
+
+
+def test_a_recording_with_the_name_of_a_clip_of_another_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "take.wav", tone(15.0), RATE)
+    soundfile.write(tmp_path / "take_2024.wav", tone(2.0), RATE)  # it has no 2,024 clips
+    find(tmp_path)
+    soundfile.write(tmp_path / "Take_0003.wav", tone(2.0), RATE)
+    with pytest.raises(UserError, match=r"Take_0003.wav would have the name of a clip of .*take.wav; rename one"):
+        find(tmp_path)
 
 
 def test_too_little_speech_is_refused_at_once(recordings: Path) -> None:

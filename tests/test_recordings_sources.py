@@ -180,3 +180,5 @@ def test_the_output_must_be_elsewhere(tmp_path: Path) -> None:
     for output in (tmp_path, tmp_path / "corpus"):
         with pytest.raises(UserError, match="inside of recordings="):
             refuse_inside(tmp_path, output)
+    with pytest.raises(UserError, match=r"wavs: it is inside of work=.*, where files are replaced; move it"):
+        refuse_inside(tmp_path / "corpus/wavs", tmp_path / "corpus", "work")

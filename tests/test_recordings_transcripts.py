@@ -81,6 +81,27 @@ def test_a_table_without_these_columns_is_none_of_ours(tmp_path: Path) -> None:
     assert layout(tmp_path, paths) == NONE
 
 
+@pytest.mark.parametrize("content", ["a.wav,Hello.\nsub/b.wav,Yes.\n", "id,text\na,Hello.\nsub/b,Yes.\n"])
+def test_a_table_of_recordings_whose_columns_are_not_known_is_refused(content: str, tmp_path: Path) -> None:
+    paths = files(tmp_path, "a.wav", "sub/b.wav")
+    (tmp_path / "metadata.csv").write_text(content)
+    assert "add a line such as file,text above the rows, or remove the table" in refused(tmp_path, paths)
+
+
+def test_a_row_never_takes_the_file_of_another(tmp_path: Path) -> None:
+    paths = files(tmp_path, "a/001.wav")
+    (tmp_path / "list.csv").write_text("file,text\na/001.wav,first\nb/001.wav,second\n")
+    assert "1 of the 2 files that it names are not there: b/001.wav" in refused(tmp_path, paths)
+    (tmp_path / "list.csv").write_text("file,text\nx/001.wav,first\ny/001.wav,second\n")
+    assert "the rows x/001.wav and y/001.wav have different texts" in refused(tmp_path, paths)
+
+
+def test_a_table_with_a_quote_that_is_not_closed(tmp_path: Path) -> None:
+    paths = files(tmp_path, "a.wav")
+    (tmp_path / "list.csv").write_text(f'file,text\na.wav,"{"never closed " * 20_000}\n')
+    assert "is there a quote that is not closed?" in refused(tmp_path, paths)
+
+
 def test_two_tables(tmp_path: Path) -> None:
     paths = files(tmp_path, "a.wav")
     for name in ("one.csv", "two.csv"):
