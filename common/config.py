@@ -103,6 +103,7 @@ class TrainerConfig(Options):
     max_minutes: Positive | None = None
     learning_rate: Positive = 1e-3
     anneal_epochs: list[int] = field(default_factory=list)
+    anneal_steps: list[int] = field(default_factory=list)
     anneal_factors: list[Positive] = field(default_factory=list)
     weight_decay: NonNegative = 0.0
     grad_clip_norm: Positive | None = None
@@ -129,10 +130,15 @@ class TrainerConfig(Options):
         super().__post_init__()
         if self.ema_decay == 0:
             raise UserError("trainer.ema_decay=0 would average nothing; use null to turn it off")
-        if len(self.anneal_epochs) != len(self.anneal_factors) or self.anneal_epochs != sorted(self.anneal_epochs):
+        if self.anneal_epochs and self.anneal_steps:
             raise UserError(
-                f"trainer.anneal_epochs={self.anneal_epochs} and anneal_factors={self.anneal_factors} must have the "
-                "same length, and the epochs must ascend"
+                f"trainer.anneal_epochs={self.anneal_epochs}, anneal_steps={self.anneal_steps}: set one of them to []"
+            )
+        key, starts = ("steps", self.anneal_steps) if self.anneal_steps else ("epochs", self.anneal_epochs)
+        if len(starts) != len(self.anneal_factors) or starts != sorted(starts):
+            raise UserError(
+                f"trainer.anneal_{key}={starts} and anneal_factors={self.anneal_factors} must have the same length, "
+                f"and the {key} must ascend"
             )
 
 

@@ -33,15 +33,14 @@ class Recipe:
     """What the training of one model depends on."""
 
     learning_rate: float
-    per_batch: float  # mel frames, or clips
     factors: tuple[float, ...] = (0.4, 0.12)  # of the learning rate ...
     starts: tuple[float, ...] = (0.6, 0.85)  # ... from these parts of the steps on
     adversary: float | None = None  # the part of the steps from which a discriminator takes part
 
 
 RECIPES = {
-    "tacotron2_small": Recipe(1e-3, 7400.0, adversary=0.6),  # of the 8,000 frames of a batch, what is no padding
-    "waveglow_small": Recipe(5e-4, 6.0),
+    "tacotron2_small": Recipe(1e-3, adversary=0.6),
+    "waveglow_small": Recipe(5e-4),
 }
 
 
@@ -69,19 +68,19 @@ def planned_steps(model: str, speech_minutes: float, step_seconds: float, minute
     return max(RATE_STEPS, min(wanted_steps(model, speech_minutes), round(60 * minutes / step_seconds)))
 
 
-def schedule(model: str, steps: int, items: float) -> list[str]:
-    """The options of train.py for a run of `steps`, on a corpus of `items` mel frames or clips."""
+def schedule(model: str, steps: int) -> list[str]:
+    """The options of train.py for a run of `steps`."""
     recipe = RECIPES[model]
-    epochs = steps / max(1.0, math.ceil(items / recipe.per_batch))
-    starts = [max(1, round(start * epochs)) for start in recipe.starts]
+    starts = [round(start * steps) for start in recipe.starts]
     adversary = []
     if recipe.adversary is not None:
         adversary = ["task.adversary_weight=0.5", f"task.adversary_from_step={round(recipe.adversary * steps)}"]
     return [
         f"trainer.learning_rate={recipe.learning_rate:g}",
         f"trainer.max_steps={steps}",
-        f"trainer.epochs={math.ceil(2 * epochs) + 2}",  # max_steps ends it
-        f"trainer.anneal_epochs={starts}".replace(" ", ""),
+        f"trainer.epochs={steps}",  # more than there are: max_steps ends it
+        "trainer.anneal_epochs=[]",
+        f"trainer.anneal_steps={starts}".replace(" ", ""),
         f"trainer.anneal_factors={list(recipe.factors)}".replace(" ", ""),
         *adversary,
     ]

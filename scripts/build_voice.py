@@ -141,15 +141,13 @@ def build(config: BuildConfig, audio: float) -> None:
     count = 8 if config.judge else 7
     for number, stage in enumerate(corpus_stages(config, audio), 1):
         runner.run(stage, f"{number}/{count}")
-    clips, frames, minutes = measure_corpus(config.folder / "corpus")
+    clips, minutes = measure_corpus(config.folder / "corpus")
     print(
         f"\n{counted(clips, 'clip')}, {duration(minutes)} of speech: expect {expected_wer(minutes):.0f} % wrong words"
     )
     for number, model in enumerate(MODELS, 4):
-        items = frames if model == "tacotron2_small" else clips
         runner.run(rate_stage(config, model), f"{number}/{count}")
-        stage = training_stage(config, model, items, *run_steps(config, model, minutes))
-        runner.run(stage, f"{number}/{count}")
+        runner.run(training_stage(config, model, *run_steps(config, model, minutes)), f"{number}/{count}")
     runner.run(blending_stage(config), f"6/{count}")
     if config.judge:
         runner.run(judging_stage(config), f"{count - 1}/{count}")
@@ -202,14 +200,14 @@ def corpus_stages(config: BuildConfig, audio: float) -> list[Stage]:
     ]
 
 
-def measure_corpus(corpus: Path) -> tuple[int, int, float]:
-    """The clips that are trained on, their mel frames, and the minutes of speech in them."""
+def measure_corpus(corpus: Path) -> tuple[int, float]:
+    """The clips that are trained on, and the minutes of speech in them."""
     audio = AudioConfig()
     lines = (corpus / "filelists" / "train.txt").read_text(encoding="utf-8").splitlines()
     trained = {line.split("|")[0] for line in lines}
     rows = {row["clip"]: row["frames"] for row in json_lines(corpus / "mels" / MANIFEST_FILE)}
     frames = sum(rows[clip] for clip in trained)
-    return len(trained), frames, frames * audio.hop_length / audio.sample_rate / 60
+    return len(trained), frames * audio.hop_length / audio.sample_rate / 60
 
 
 # ---- training ----
@@ -266,10 +264,10 @@ def run_steps(config: BuildConfig, model: str, speech_minutes: float) -> tuple[i
     return steps, steps * seconds / 60
 
 
-def training_stage(config: BuildConfig, model: str, items: float, steps: int, minutes: float) -> Stage:
+def training_stage(config: BuildConfig, model: str, steps: int, minutes: float) -> Stage:
     run_dir = config.folder / MODELS[model]
     every = max(RATE_STEPS, math.ceil(steps / VALIDATIONS))
-    options = [*schedule(model, steps, items), f"trainer.val_every_steps={every}", "trainer.checkpoint_every_minutes=5"]
+    options = [*schedule(model, steps), f"trainer.val_every_steps={every}", "trainer.checkpoint_every_minutes=5"]
     judged = ["trainer.judge=true"] if config.judge else []  # which changes no weights
     if config.judge and model == "tacotron2_small":
         judged.append(hydra_option("task.judge_waveglow", base(config, "waveglow_small")))

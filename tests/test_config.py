@@ -101,6 +101,8 @@ def test_strictness() -> None:
         (TrainerConfig, {"batch_size": 0}, "batch_size=0"),
         (TrainerConfig, {"learning_rate": -1.0}, "learning_rate=-1.0"),
         (TrainerConfig, {"anneal_epochs": [1, 2], "anneal_factors": [0.1]}, "same length"),
+        (TrainerConfig, {"anneal_steps": [2, 1], "anneal_factors": [0.1, 0.2]}, "anneal_steps=.*the steps must ascend"),
+        (TrainerConfig, {"anneal_steps": [1], "anneal_epochs": [1], "anneal_factors": [0.1]}, "set one of them to"),
         (TrainerConfig, {"learning_rate": float("nan")}, "learning_rate=nan"),
         (TrainerConfig, {"weight_decay": -1.0}, "weight_decay=-1.0"),
         (TrainerConfig, {"max_steps": 10**30}, "max_steps must be at most 9,223,372,036,854,775,807"),
@@ -169,14 +171,19 @@ def test_hydras_own_syntax_is_left_alone(argument: str) -> None:
 
 def test_annealing_matches_the_reference() -> None:
     config = from_dict(TrainerConfig, composed("train", "model=tacotron2", "data.root=x", "run_dir=x")["trainer"])
-    rates = [learning_rate(config, epoch) for epoch in (0, 499, 500, 999, 1000, 1500)]
+    rates = [learning_rate(config, epoch, 10**6) for epoch in (0, 499, 500, 999, 1000, 1500)]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-6])
     amp = from_dict(
         TrainerConfig,
         composed("train", "model=tacotron2", "trainer=tacotron2_amp", "data.root=x", "run_dir=x")["trainer"],
     )
-    assert [learning_rate(amp, e) for e in (499, 500, 1000, 1500)] == pytest.approx([1e-3, 3e-4, 1e-4, 3e-5])
+    assert [learning_rate(amp, e, 0) for e in (499, 500, 1000, 1500)] == pytest.approx([1e-3, 3e-4, 1e-4, 3e-5])
     assert amp.precision == "fp16"
+
+
+def test_the_learning_rate_falls_at_steps() -> None:
+    config = TrainerConfig(learning_rate=2.0, anneal_steps=[3, 5], anneal_factors=[0.5, 0.1])
+    assert [learning_rate(config, 99, step) for step in range(7)] == pytest.approx([2, 2, 2, 1, 1, 0.2, 0.2])
 
 
 @pytest.mark.fault(30)

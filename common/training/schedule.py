@@ -1,4 +1,4 @@
-"""The learning rate of each epoch, and the length of a run: pure functions."""
+"""The learning rate of each step, and the length of a run: pure functions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from common.config import TrainerConfig
 from common.data.dataset import RunData
 
 
-def learning_rate(config: TrainerConfig, epoch: int) -> float:
-    """`learning_rate` times the factor of the last of `anneal_epochs` that `epoch`, counted from 0, has reached."""
+def learning_rate(config: TrainerConfig, epoch: int, step: int) -> float:
+    """`learning_rate` times the factor of the last of `anneal_epochs` that `epoch` has reached, or of `anneal_steps`
+    that `step` has; both are counted from 0."""
+    reached = [epoch >= start for start in config.anneal_epochs] or [step >= start for start in config.anneal_steps]
     factor = 1.0
-    for start, next_factor in zip(config.anneal_epochs, config.anneal_factors, strict=True):
-        if epoch >= start:
+    for is_reached, next_factor in zip(reached, config.anneal_factors, strict=True):
+        if is_reached:
             factor = next_factor
     return config.learning_rate * factor
 

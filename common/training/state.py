@@ -69,7 +69,7 @@ class TrainingState:
         assert checkpoint.progress is not None
         self.optimizer.load_state_dict(checkpoint.optimizer)
         for group in self.optimizer.param_groups:
-            group["weight_decay"] = config.trainer.weight_decay  # the present option; the rate is set in every epoch
+            group["weight_decay"] = config.trainer.weight_decay  # the present option; the rate is set in every step
         if checkpoint.scaler:
             self.scaler.load_state_dict(checkpoint.scaler)
         if self.adversary and checkpoint.adversary:  # else it starts now

@@ -126,8 +126,6 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         progress, options = self.state.progress, self.options
-        for parameters in self.state.optimizer.param_groups:
-            parameters["lr"] = learning_rate(options, progress.epoch)
         batches = self.data.start_epoch(progress.epoch, progress.done)
         epoch_meter, num_left = self.new_meter(), len(batches)
         is_whole = progress.done == [[*self.data.batch_size, 0]]
@@ -135,6 +133,8 @@ class Trainer:
         groups = grouped(timed(self.data.loader, lambda: self.meter), options.accumulation_steps)
         while not self._is_done() and (group := self._next(groups)):
             self.heartbeat.at("a step")
+            for parameters in self.state.optimizer.param_groups:
+                parameters["lr"] = learning_rate(options, progress.epoch, progress.step)
             self.step(group, self.meter, epoch_meter)
             clips = batches[len(batches) - num_left :][: len(group)]
             num_left -= len(group)
