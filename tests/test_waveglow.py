@@ -1,6 +1,7 @@
 """WaveGlow: the reference's numbers, inverse(forward) = identity, the losses, the denoiser, the mel match."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,14 @@ from tests.helpers.commands import composed
 from tests.helpers.golden import GOLDEN, golden, golden_path
 from tests.helpers.waveglow import randomize_couplings
 from train import build_task
+from waveglow.data import WaveGlowBatch
 from waveglow.denoiser import Denoiser
 from waveglow.gate import Gate
 from waveglow.loss import spectral_loss, waveglow_loss
 from waveglow.mdct import inverse_mdct, mdct
 from waveglow.mel_match import MelMatch
 from waveglow.model import WaveGlow, WaveGlowConfig, WaveGlowOutput
+from waveglow.task import WaveGlowObjective, WaveGlowOptions
 
 TINY = WaveGlowConfig(n_mel_channels=20, n_flows=6, n_early_every=2, n_layers=2, n_channels=8)
 
@@ -318,6 +321,33 @@ def test_spectral_loss_of_known_pairs() -> None:
     fifth = 0.1 * torch.sin(2 * torch.pi * 660 * time).unsqueeze(0)
     assert spectral_loss(fifth, tone) > 1
     assert spectral_loss(0.5 * tone, tone) < spectral_loss(0.1 * tone, tone) < spectral_loss(0 * tone, tone)
+
+
+def test_the_likelihood_of_digital_silence_has_a_limit_with_dither() -> None:
+    """Without, a flow spreads it more with every step, until a number overflows; in audio from editors it is common."""
+    config = dataclasses.replace(TINY, n_flows=4)
+    silence = WaveGlowBatch(torch.full((1, config.n_mel_channels, 1), -11.5), torch.zeros(1, 256))
+
+    def losses(dither: float) -> list[float]:
+        torch.manual_seed(0)
+        model, generator = WaveGlow(config), torch.Generator().manual_seed(0)
+        objective = WaveGlowObjective(WaveGlowOptions(dither=dither), config)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+        found = []
+        for step in range(80):
+            loss = objective(model, silence, step, generator).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+        return found
+
+    limit = 0.5 + math.log(1e-4)  # of noise of that deviation, which a Gaussian describes best
+    assert min(losses(0.0)) < 1.5 * limit
+    dithered = losses(1e-4)
+    assert dithered == losses(1e-4)
+    assert limit < min(dithered) < 0.6 * limit
+    assert math.isfinite(sum(dithered))
 
 
 def test_the_small_model_has_a_fiftieth_of_the_operations() -> None:

@@ -38,6 +38,7 @@ class WaveGlowOptions(Options):
 
     spectral_weight: NonNegative = 0.0
     spectral_from_step: Index = 0
+    dither: NonNegative = 0.0
     checkpoint_activations: bool = False
 
 
@@ -51,6 +52,8 @@ class WaveGlowObjective:
 
     def __call__(self, model: nn.Module, batch: WaveGlowBatch, step: int | None, generator: Generator) -> Loss:
         options, audio, noise = self.options, batch.audio, None
+        if options.dither:
+            audio = audio + options.dither * torch.randn(audio.shape, device=audio.device, generator=generator)
         if options.spectral_weight and (not model.training or step is None or step >= options.spectral_from_step):
             shape = len(audio), self.config.n_group, audio.shape[1] // self.config.n_group
             noise = self.config.sigma * torch.randn(shape, device=audio.device, generator=generator)
