@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,13 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 def require_space(folder: Path, needed: float, key: str) -> None:
     """Raise a UserError if `folder` will not hold `needed` bytes: those in it, but for what is kept as NAME.old, and
     what is free on its disk. The folder need not exist."""
-    states = [file.lstat() for file in folder.rglob("*") if not re.search(r"\.old\d*(/|$)", file.as_posix())]
-    held = sum({state.st_ino: state.st_blocks * 512 for state in states}.values())  # a file of two names counts once
+    sizes: dict[int, int] = {}
+    for file in folder.rglob("*"):
+        if not re.search(r"\.old\d*(/|$)", file.relative_to(folder).as_posix()):
+            with suppress(FileNotFoundError):  # it was temporary
+                state = file.lstat()
+                sizes[state.st_ino] = state.st_blocks * 512  # a file of two names counts once
+    held = sum(sizes.values())
     disk = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if (free := shutil.disk_usage(disk).free) + held < needed:
         raise UserError(

@@ -197,14 +197,15 @@ def corpus_of(measured: Sequence[Measured]) -> Corpus:
     return Corpus(rate, voice / max(float(np.linalg.norm(voice)), 1e-9), len(good) >= MIN_CLIPS)
 
 
-def problem(clip: Clip, found: Measured, corpus: Corpus) -> str:
+def problem(clip: Clip, found: Measured, corpus: Corpus, language: str = "en") -> str:
     """Why a clip should not train a voice, with the value and the limit; "" if nothing is wrong with it."""
     if not found.heard or not found.words:
         return "Whisper hears no words in it"
-    try:
-        normalized(clip.text)
-    except UserError as error:
-        return str(error).split("; ")[0].removeprefix(f"{clip.text!r}: ")
+    if language == "en":
+        try:
+            normalized(clip.text)  # as the judges of an English voice will
+        except UserError as error:
+            return str(error).split("; ")[0].removeprefix(f"{clip.text!r}: ")
     if found.says_something_else:
         return (
             f"Whisper hears other words: {found.word_errors} of {found.words} differ, more than {MAX_WORD_ERRORS:.0%}: "

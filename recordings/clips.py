@@ -73,7 +73,7 @@ def refuse_same_clips(recordings: Sequence[Recording]) -> None:
     for stem, recording in stems.items():
         found = re.fullmatch(r"(.+)_(\d{4,})", stem)
         other = stems.get(found[1]) if found and recording.seconds <= MAX_SECONDS else None
-        if found and other and int(found[2]) <= other.seconds:  # a clip has a second or more
+        if found and other and MAX_SECONDS < other.seconds >= int(found[2]):  # a clip has a second or more
             raise UserError(
                 f"{recording.path} would have the name of a clip of {other.path}; rename one of them, or move it to "
                 "another folder"

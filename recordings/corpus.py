@@ -129,15 +129,17 @@ def check(
     every = [clip for one in clips for clip in one.clips]
     refusals.refuse_wrong_clips(config.recordings, found.transcripts.layout, list(measured.values()))
     refusals.refuse_speakers(config.recordings, every, measured)
-    return judge(every, measured)
+    return judge(every, measured, config.language)
 
 
-def judge(clips: Sequence[Clip], measured: dict[str, Measured]) -> tuple[list[Clip], list[Dropped]]:
+def judge(
+    clips: Sequence[Clip], measured: dict[str, Measured], language: str = "en"
+) -> tuple[list[Clip], list[Dropped]]:
     """Divide clips into those to keep and those to drop, from what was measured."""
     corpus = corpus_of(list(measured.values()))
     kept, dropped = [], []
     for clip in clips:
-        reason = clip.problem or problem(clip, measured[clip.name], corpus)
+        reason = clip.problem or problem(clip, measured[clip.name], corpus, language)
         if reason:
             dropped.append(Dropped(clip, reason))
         else:

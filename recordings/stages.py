@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
 import shlex
 import signal
@@ -110,7 +111,7 @@ class Runner:
             "fingerprint": fingerprint,
             "done": done,
             "seconds": round(spent, 1),
-            "output": str(stage.output),
+            "output": stage.output and os.path.abspath(stage.output),
         }
         write_text(self.path, json.dumps(self.record, indent=1) + "\n")
 
@@ -138,9 +139,10 @@ def status_of(command: Sequence[str]) -> int:
 def hydra_option(key: str, value: object) -> str:
     """key=value as a command parses it to the same text, whatever signs it has."""
     text = str(value)
-    if re.fullmatch(r"[A-Za-z_/][\w/.+-]*", text) and text.lower() not in NO_TEXT:
+    if re.fullmatch(r"[A-Za-z_/][\w/.+-]*", text, re.ASCII) and text.lower() not in NO_TEXT:
         return f"{key}={text}"
-    text = re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", r"\'").replace("${", r"\${")
+    text = re.sub(r"(\\+)(?='|\Z)", r"\1\1", text).replace("'", r"\'")
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
     return f"{key}='{text}'"
 
 

@@ -178,15 +178,17 @@ def _tables(folder: Path) -> list[Path]:
 
 
 def _refuse_unknown_tables(folder: Path, files: Sequence[Path]) -> None:
-    """Raise a UserError for a table whose rows begin with names of recordings, but whose columns are not known."""
+    """Raise a UserError for a table that seems to hold transcripts: most rows begin with the name of a recording, and
+    have words after it."""
     names = _by_any_name(folder, files)
     for table in _tables(folder):
         lines = [line for _, line in read_lines(table, "transcripts")]
-        cells = (re.split(r"[\t|;,]", line)[0].strip().strip('"').removeprefix("./") for line in lines)
-        if any(cell in names for cell in cells):
+        rows = [re.split(r"[\t|;,]", line, maxsplit=1) for line in lines]
+        said = [row for row in rows if len(row) == 2 and re.search(r"[^\W\d_]+\W+[^\W\d_]+", row[1])]
+        if sum(row[0].strip().strip('"').removeprefix("./") in names for row in said) > len(rows) / 2:
             raise UserError(
-                f"{table}: it names recordings, but its first line, {lines[0][:80]!r}, does not name the columns; add "
-                "a line such as file,text above the rows, or remove the table to have the texts written by Whisper"
+                f"{table}: its rows seem to be transcripts, but its first line, {lines[0][:80]!r}, does not name the "
+                "columns; make it a line such as file,text, or remove the table to have the texts written by Whisper"
             )
 
 

@@ -18,6 +18,7 @@ if __name__ == "__main__":  # before the slow imports
 
 import hashlib
 import math
+import os
 import re
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from common.data.mels import MANIFEST_FILE
 from common.entry import hydra_entry
 from common.errors import UserError
 from common.files import json_lines, make_directory, read_json_lines, require_space, write_text
-from common.lock import LOCK_FILE, locked
+from common.lock import locked
 from common.schema import Options, Positive, Share, from_dict
 from common.wording import counted
 from recordings.corpus import find
@@ -52,6 +53,7 @@ SENTENCES = checkout.REPOSITORY / "filelists" / "unseen_sentences.txt"
 SAMPLE = "This voice was made from a folder of recordings."
 MODELS = {"tacotron2_small": "tacotron2", "waveglow_small": "waveglow"}
 MODEL_OPTIONS: dict[str, list[str]] = {"tacotron2_small": [], "waveglow_small": ["task.spectral_from_step=0"]}
+MADE = ("rate", "tacotron2", "tacotron2.pt", "waveglow", "judged", "report.md")  # in the work folder
 VALIDATIONS = 5  # of each training
 HEAR_MINUTES = 0.4  # per minute of audio, to hear, cut and check it on 2 cores
 JUDGE_MINUTES = 4.0
@@ -94,8 +96,9 @@ class BuildConfig(Options):
 def main(values: dict[str, Any]) -> None:
     config = from_dict(BuildConfig, values)
     audio = audio_minutes(config)
-    check(config, audio)
+    check(config)
     if config.dry_run:
+        require_space(config.folder, megabytes(audio) * 1e6, "work")
         if status := subprocess.run([*cut_command(config), "dry_run=true"], check=False).returncode:
             sys.exit(status)  # it has said why
         print(
@@ -110,20 +113,20 @@ def main(values: dict[str, Any]) -> None:
         build(config, audio)
 
 
-def check(config: BuildConfig, audio: float) -> None:
+def check(config: BuildConfig) -> None:
     """Raise a UserError for what would end the work later, or harm what is there."""
     for model in MODELS:
         if not base(config, model).is_file():
             raise UserError(f"base={config.base}: it has no {base(config, model).name}; give the folder of a voice")
     if base_folder(config).resolve() == config.output.resolve():
         raise UserError(f"base={config.base}: that is what voice={config.voice} makes; choose another voice=NAME")
-    for key, folder in (("work", config.folder), ("voice", config.output)):
-        refuse_inside(Path(config.recordings), folder, key)
-    strange = (path.name for path in config.folder.glob("*") if path.name not in (LOCK_FILE, RECORD))
-    if not (config.folder / RECORD).exists() and (name := next(strange, None)):
-        raise UserError(f"work={config.folder}: {name} in it is not of this command; choose another folder")
+    refuse_inside(Path(config.recordings), config.folder, "work")
+    if config.output.resolve().is_relative_to(Path(config.recordings).resolve()):
+        raise UserError(f"{config.output} would be made inside of recordings={config.recordings}; move the recordings")
+    names = [name for name in MADE if (config.folder / name).exists()]
+    if names and not (config.folder / RECORD).exists():
+        raise UserError(f"work={config.folder}: {names[0]} in it was not made by this command; choose another folder")
     refuse_other_voice(config, Runner(config.folder))
-    require_space(config.folder, megabytes(audio) * 1e6, "work")
     for package, extra in PACKAGES.items():
         if find_spec(package) is None:
             raise UserError(f"build_voice.py needs {package}; run in the repository: pip install -e '.[{extra}]'")
@@ -131,12 +134,13 @@ def check(config: BuildConfig, audio: float) -> None:
 
 def refuse_other_voice(config: BuildConfig, runner: Runner) -> None:
     """Raise a UserError if the output is a voice that was not made in the work folder."""
-    if config.output.exists() and runner.record.get("pack", {}).get("output") != str(config.output):
+    if config.output.exists() and runner.record.get("pack", {}).get("output") != os.path.abspath(config.output):
         raise UserError(f"{config.output} exists; choose another voice=NAME, or rename that folder")
 
 
 def build(config: BuildConfig, audio: float) -> None:
     """Make the voice of `audio` minutes of recordings, or go on where an earlier call ended."""
+    require_space(config.folder, megabytes(audio) * 1e6, "work")
     runner = Runner(config.folder, planned(config, audio))
     count = 8 if config.judge else 7
     for number, stage in enumerate(corpus_stages(config, audio), 1):

@@ -223,7 +223,8 @@ def test_space_that_will_not_be_used_again_does_not_count(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     "value",
     ["plain/path.x-1", "12_34", "1e5", "true", "null", "[2024] takes", "it's", "back\\slash\\", "\\'", "${HOME}",
-     "a, b: c=d", " spaces ", "", "ünïcode", "-dash", "{a}", '"quoted"', "$x", "#", "~", "inf", "(x)"],
+     "a, b: c=d", " spaces ", "", "ünïcode", "-dash", "{a}", '"quoted"', "$x", "#", "~", "inf", "(x)",
+     "/home/jörg/x", "a\\${b}", "a\\\\${HOME}\\", "'${x}'"],
 )  # fmt: skip
 def test_a_command_reads_the_value_that_was_given(value: str) -> None:
     option = hydra_option("recordings", value)
@@ -238,17 +239,17 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> build_voice.Build
 
 def refused(config: build_voice.BuildConfig) -> str:
     with pytest.raises(UserError) as error:
-        build_voice.check(config, 5.0)
+        build_voice.check(config)
     return str(error.value)
 
 
 def test_folders_of_others_are_not_touched(config: build_voice.BuildConfig) -> None:
-    build_voice.check(config, 5.0)
+    build_voice.check(config)
     config.output.mkdir(parents=True)
     assert refused(config) == "voices/anna exists; choose another voice=NAME, or rename that folder"
     config.folder.mkdir(parents=True)
-    (config.folder / RECORD).write_text(json.dumps({"pack": {"output": "voices/anna"}}))
-    build_voice.check(config, 5.0)
+    (config.folder / RECORD).write_text(json.dumps({"pack": {"output": os.path.abspath("voices/anna")}}))
+    build_voice.check(config)
     assert "voices/anna exists" in refused(dataclasses.replace(config, work="other"))
     bob = dataclasses.replace(config, voice="bob", work=str(config.folder))
     bob.output.mkdir()
@@ -256,13 +257,18 @@ def test_folders_of_others_are_not_touched(config: build_voice.BuildConfig) -> N
     for name in build_voice.MODELS.values():
         (config.output / f"{name}.safetensors").touch()
     assert "that is what voice=anna makes" in refused(dataclasses.replace(config, base="voices/anna"))
+    (config.folder.parent / "carl").mkdir()
+    (config.folder.parent / "carl/build.log").touch()
+    build_voice.check(dataclasses.replace(config, voice="carl"))
     Path("runs/tacotron2").mkdir()
     carl = dataclasses.replace(config, voice="carl")
-    assert "in it is not of this command" in refused(dataclasses.replace(carl, work="runs"))
+    assert "work=runs: tacotron2 in it was not made by this command" in refused(dataclasses.replace(carl, work="runs"))
     assert "work=recordings/work: it is inside of recordings=" in refused(
         dataclasses.replace(carl, work="recordings/work")
     )
     assert "work=runs/voices/carl: it is inside of recordings=." in refused(dataclasses.replace(carl, recordings="."))
+    elsewhere = dataclasses.replace(carl, recordings="voices", work="elsewhere")
+    assert "voices/carl would be made inside of recordings=voices; move the recordings" in refused(elsewhere)
     inside = "runs/voices/carl/corpus/wavs"
     assert f"recordings={inside}: it is inside of work=" in refused(dataclasses.replace(carl, recordings=inside))
 

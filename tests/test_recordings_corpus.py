@@ -185,6 +185,8 @@ def test_a_folder_of_something_else_is_not_touched(recordings: Path) -> None:
 def test_a_recording_with_the_name_of_a_clip_of_another_is_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "take.wav", np.zeros(15 * RATE), RATE)
     soundfile.write(tmp_path / "take_2024.wav", np.zeros(2 * RATE), RATE)  # it has no 2,024 clips
+    for name in ("short", "short_0002"):  # each is one clip
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(4 * RATE), RATE)
     find(tmp_path)
     soundfile.write(tmp_path / "Take_0003.wav", np.zeros(2 * RATE), RATE)
     with pytest.raises(UserError, match=r"Take_0003.wav would have the name of a clip of .*take.wav; rename one"):

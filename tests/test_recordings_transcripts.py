@@ -78,14 +78,16 @@ def test_tables_with_a_header(name: str, content: str, tmp_path: Path) -> None:
 def test_a_table_without_these_columns_is_none_of_ours(tmp_path: Path) -> None:
     paths = files(tmp_path, "a.wav")
     (tmp_path / "budget.csv").write_text("month,sum\nmay,3\n")
+    (tmp_path / "levels.csv").write_text("file,duration,gain\na.wav,4.0,1\n")
+    (tmp_path / "chapters.csv").write_text("a,The First Chapter\nb,Of Something\nc,And So On\n")
     assert layout(tmp_path, paths) == NONE
 
 
-@pytest.mark.parametrize("content", ["a.wav,Hello.\nsub/b.wav,Yes.\n", "id,text\na,Hello.\nsub/b,Yes.\n"])
+@pytest.mark.parametrize("content", ["a.wav,Hello there.\nsub/b.wav,Yes I do.\n", "id,text\na,Oh no.\nsub/b,Oh yes.\n"])
 def test_a_table_of_recordings_whose_columns_are_not_known_is_refused(content: str, tmp_path: Path) -> None:
     paths = files(tmp_path, "a.wav", "sub/b.wav")
     (tmp_path / "metadata.csv").write_text(content)
-    assert "add a line such as file,text above the rows, or remove the table" in refused(tmp_path, paths)
+    assert "make it a line such as file,text, or remove the table" in refused(tmp_path, paths)
 
 
 def test_a_row_never_takes_the_file_of_another(tmp_path: Path) -> None:
