@@ -66,12 +66,10 @@ class RunData:
             for clip, frames in zip(self.val.clips, self.val.lengths, strict=True)
         ]
         number = options.val_batches and [options.val_batches, options.batch_size, options.batch_frames]
-        # A run of an earlier version has no dither.
-        every = {key: value for key, value in self.config.task.items() if value or key != "dither"}
-        task = {key: value for key, value in every.items() if not key.startswith("judge_")}
+        task = {key: value for key, value in self.config.task.items() if not key.startswith("judge_")}
         measure = repr((clips, task, self.config.seed, number))
         if options.judge:
-            measure += repr((every, self.config.data.sentences))
+            measure += repr((self.config.task, self.config.data.sentences))
         return zlib.crc32(measure.encode())
 
     def start_epoch(self, epoch: int, done: Done) -> list[list[int]]:
