@@ -26,6 +26,7 @@ FLAGS = ("--hydra-help", "--version", "-c", "--cfg", "-p", "--package", "--resol
 # Hydra must not write log files or change the directory: the commands manage run_dir and output.
 QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.run.dir=.")
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a write failed
+NO_TEXT = ("true", "false", "null", "nan", "inf")  # words that Hydra reads as something else
 Job = Callable[[dict[str, Any]], None]
 
 
@@ -225,7 +226,15 @@ def _quoted(argument: str, is_text: bool = False) -> str:
     value = os.path.expanduser(value)
     if re.fullmatch(r"[\w./:+-]*", value, re.ASCII) and (not is_text or value.lower() in ("", "null")):
         return f"{key}={value}"
-    escaped = value.replace("'", "\\'")
+    return text_option(key, value)
+
+
+def text_option(key: str, value: str) -> str:
+    """KEY=VALUE as Hydra reads it to the same text, whatever signs it has."""
+    if re.fullmatch(r"[A-Za-z_/][\w/.+-]*", value, re.ASCII) and value.lower() not in NO_TEXT:
+        return f"{key}={value}"
+    escaped = re.sub(r"(\\+)(?='|\Z)", r"\1\1", value).replace("'", r"\'")
+    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", escaped)
     return f"{key}='{escaped}'"
 
 

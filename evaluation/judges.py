@@ -62,12 +62,21 @@ def _normalizer() -> Any:
 
 def normalized(text: str) -> str:
     """Apply Whisper's English normalizer to a text. Raise a UserError if no word is left."""
+    if reason := incomparable(text):
+        raise UserError(f"{text!r}: {reason}; write words, or remove it")
+    return _words(text)
+
+
+def incomparable(text: str) -> str:
+    """Why a text cannot be compared with what is heard; "" if it can."""
     if "{" in text:
-        raise UserError(f"{text!r}: ARPAbet has no spelling that can be compared; write the words")
+        return "ARPAbet has no spelling that can be compared"
+    return "" if any(map(str.isalnum, _words(text))) else "it has no word that could be compared with speech"
+
+
+def _words(text: str) -> str:
     # The normalizer removes text in brackets as a remark, but the voice reads it aloud.
     result: str = _normalizer()(re.sub(r"[()\[\]<>]", " ", text))
-    if not any(map(str.isalnum, result)):
-        raise UserError(f"{text!r}: it has no word that could be compared with speech; remove it")
     return result
 
 

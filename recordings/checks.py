@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.audio import read_audio
-from common.errors import UserError
 from common.files import make_directory, read_json_lines, writing
 from common.parallel import in_parallel
-from evaluation.judges import Cleanness, Listener, SpeakerEncoder, normalized, optional
+from evaluation.judges import Cleanness, Listener, SpeakerEncoder, incomparable, optional
 from recordings.alignment import keys_of
 from recordings.clips import Clip, Clips
 from tacotron2.text.cleaners import spoken_form
@@ -201,11 +200,8 @@ def problem(clip: Clip, found: Measured, corpus: Corpus, language: str = "en") -
     """Why a clip should not train a voice, with the value and the limit; "" if nothing is wrong with it."""
     if not found.heard or not found.words:
         return "Whisper hears no words in it"
-    if language == "en":
-        try:
-            normalized(clip.text)  # as the judges of an English voice will
-        except UserError as error:
-            return str(error).split("; ")[0].removeprefix(f"{clip.text!r}: ")
+    if language == "en" and (reason := incomparable(clip.text)):  # the judges of the voice would refuse it
+        return reason
     if found.says_something_else:
         return (
             f"Whisper hears other words: {found.word_errors} of {found.words} differ, more than {MAX_WORD_ERRORS:.0%}: "

@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -27,9 +26,6 @@ from common.signals import SIGNALED, SIGNALS
 
 RECORD = "stages.json"
 STOPPED = {kind for number in SIGNALS for kind in (-number, SIGNALED + number)}  # status
-
-
-NO_TEXT = ("true", "false", "null", "nan", "inf")  # values that Hydra does not read as text
 
 
 @dataclass(frozen=True)
@@ -134,16 +130,6 @@ def status_of(command: Sequence[str]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def hydra_option(key: str, value: object) -> str:
-    """key=value as a command parses it to the same text, whatever signs it has."""
-    text = str(value)
-    if re.fullmatch(r"[A-Za-z_/][\w/.+-]*", text, re.ASCII) and text.lower() not in NO_TEXT:
-        return f"{key}={text}"
-    text = re.sub(r"(\\+)(?='|\Z)", r"\1\1", text).replace("'", r"\'")
-    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
-    return f"{key}='{text}'"
 
 
 def set_aside(path: Path) -> None:

