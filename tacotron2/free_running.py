@@ -24,7 +24,7 @@ from torch import Tensor
 
 from common.ops.dropout import Generators, draw_kept
 from common.ops.graphs import graphed
-from common.ops.packed import Int8Linear, PackedLinear, packed_once
+from common.ops.packed import Float16Linear, Int8Linear, PackedLinear, packed_once
 from tacotron2.progress import CHECK_EVERY, Limits, Progress
 from tacotron2.step_torch import at_least_float32, ops_for
 from tacotron2.teacher_forcing import CHUNK, sigmoids_first
@@ -38,29 +38,32 @@ CHARACTERS = {"cpu": 16, **CHUNK}
 COMPACT_BELOW = 3 / 4  # the batch is compacted when at most this fraction of it is still running
 ROWS = 16  # that weights are packed for: a layout for one row sums in another order than all others, which are alike
 
+Linear = PackedLinear | Float16Linear | Int8Linear
+
 
 @dataclass(frozen=True, eq=False)
 class StepWeights:
     """The decoder's weights in the layout that a step uses."""
 
-    prenet: list[PackedLinear]
-    attention_rnn: PackedLinear | Int8Linear
-    query: PackedLinear
+    prenet: list[Linear]
+    attention_rnn: Linear
+    query: Linear
     location: Tensor  # (A, 2, K)
     v: Tensor
-    decoder_rnn: PackedLinear | Int8Linear
-    output: PackedLinear | Int8Linear  # the frames and the gate's logit
+    decoder_rnn: Linear
+    output: Linear  # the frames and the gate's logit
 
     @classmethod
     def of(cls, decoder: Decoder, dtype: torch.dtype, int8: bool) -> StepWeights:
         rnn, rnn2, attention = decoder.attention_rnn, decoder.decoder_rnn, decoder.attention_layer
         prenet_dim, hidden_dim = decoder.config.prenet_dim, decoder.config.decoder_rnn_dim
 
-        def packed(weight: Tensor, bias: Tensor) -> PackedLinear | Int8Linear:
-            return Int8Linear(weight, bias) if int8 else PackedLinear(weight.to(dtype), ROWS, bias.to(dtype))
+        def packed(weight: Tensor, bias: Tensor) -> Linear:
+            return Int8Linear(weight, bias) if int8 else small(weight, bias)
 
-        def small(weight: Tensor) -> PackedLinear:
-            return PackedLinear(weight.to(dtype), ROWS)
+        def small(weight: Tensor, bias: Tensor | None = None) -> Linear:
+            weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+            return Float16Linear(weight, bias) if Float16Linear.supports(weight) else PackedLinear(weight, ROWS, bias)
 
         inputs, context = rnn.weight_ih.split((prenet_dim, rnn.weight_ih.shape[1] - prenet_dim), 1)
         weight, bias = decoder.output_weights()
@@ -118,23 +121,26 @@ def _steps(weights: StepWeights, written: tuple[DecoderState, StepOutputs], give
     state, outputs = written
     ops = ops_for(state.buffer, weights.location)
     attention = ops.AttentionStep(weights.location, given.keys, weights.v, given.memory, given.hidden)
-    prenet, hidden = weights.prenet[0].weight.shape[0], state.attention_cell.shape[1]
+    prenet, hidden = given.kept.shape[3], state.attention_cell.shape[1]
     parts = prenet, hidden, given.memory.shape[2], state.decoder_cell.shape[1]
     prenet_out, hidden_out, context, decoder_hidden = state.buffer.split(parts, 1)
-    x, frame_dim, alignment = state.frames, state.frames.shape[1], outputs.alignment
-    for t in range(len(alignment)):
-        for layer, weight in enumerate(weights.prenet):
-            x = weight(x).relu_().mul_(given.kept[t, layer])
+    # All views are made once: to make one takes as long as to add a hundred numbers.
+    of_attention, of_decoder = state.buffer[:, : sum(parts[:3])], state.buffer[:, prenet:]
+    of_output = state.buffer[:, prenet + hidden :]
+    x, frame_dim, last = state.frames, state.frames.shape[1], state.weights
+    steps = zip(given.kept.unbind(), outputs.frames_and_gate.unbind(), outputs.alignment.unbind(), strict=True)
+    for masks, output, new in steps:
+        for mask, weight in zip(masks.unbind(), weights.prenet, strict=True):
+            x = weight(x).relu_().mul_(mask)
         prenet_out.copy_(x)
-        gates = weights.attention_rnn(state.buffer[:, : sum(parts[:3])])
+        gates = weights.attention_rnn(of_attention)
         ops.lstm_cell(gates, None, state.attention_cell, state.attention_cell, hidden_out, None, 1.0)
-        query, last = weights.query(hidden_out), alignment[t - 1] if t else state.weights
-        attention.forward(query, last, state.weights_sum, alignment[t], state.weights_sum, context)
-        gates = weights.decoder_rnn(state.buffer[:, prenet:])
+        attention.forward(weights.query(hidden_out), last, state.weights_sum, new, state.weights_sum, context)
+        gates = weights.decoder_rnn(of_decoder)
         ops.lstm_cell(gates, None, state.decoder_cell, state.decoder_cell, decoder_hidden, None, 1.0)
-        outputs.frames_and_gate[t] = weights.output(state.buffer[:, prenet + hidden :])
-        x = outputs.frames_and_gate[t, :, :frame_dim]
-    state.weights.copy_(alignment[-1])
+        output.copy_(weights.output(of_output))
+        x, last = output[:, :frame_dim], new
+    state.weights.copy_(last)
     state.frames.copy_(x)
 
 

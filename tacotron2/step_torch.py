@@ -58,9 +58,9 @@ def lstm_cell(
     size = before.shape[1]
     if recurrent is not None:
         gates += recurrent
-    gates[:, : 3 * size].sigmoid_()
-    gates[:, 3 * size :].tanh_()
-    i, f, o, g = gates.chunk(4, 1)
+    sigmoids, g = gates.split((3 * size, size), 1)
+    i, f, o = sigmoids.sigmoid_().chunk(3, 1)
+    g.tanh_()
     torch.mul(f, before, out=after).addcmul_(i, g)
     torch.tanh(after, out=hidden).mul_(o)
     if kept is not None:
@@ -141,6 +141,10 @@ class AttentionStep:
         )  # (B, L, 2 K)
         self.columns = keys.new_empty(self.batch * self.length, 2 * self.taps)
         self.features = torch.empty_like(self.keys)  # (B L, A)
+        # Views, made once
+        self.seen = self.padded[:, self.pad : self.pad + self.length].unbind(2)  # last and total, each (B, L)
+        self.columns_of_patches = self.columns.view_as(self.patches)
+        self.features_of_texts = self.features.view(self.batch, self.length, self.dim)
 
     def forward(
         self, query: Tensor, last: Tensor, total: Tensor, weights: Tensor, new_total: Tensor, context: Tensor
@@ -160,13 +164,11 @@ class AttentionStep:
 
     def _sigmoid(self, query: Tensor, last: Tensor, total: Tensor) -> Tensor:
         """Return sigmoid(2 (query + keys + location features)) (B, L, A), valid until the next call."""
-        inside = self.padded[:, self.pad : self.pad + self.length]
-        inside[..., 0] = last
-        inside[..., 1] = total
-        self.columns.view_as(self.patches).copy_(self.patches)
+        self.seen[0].copy_(last)
+        self.seen[1].copy_(total)
+        self.columns_of_patches.copy_(self.patches)
         torch.addmm(self.keys, self.columns, self.kernel, out=self.features)
-        features = self.features.view(self.batch, self.length, self.dim)
-        return features.add_(query.unsqueeze(1), alpha=2).sigmoid_()
+        return self.features_of_texts.add_(query.unsqueeze(1), alpha=2).sigmoid_()
 
 
 def initial_carry(keys: Tensor, taps: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from common.ops.packed import FLOAT16_ENGINES, Float16Linear, PackedLinear
 from common.ops.padding import pad_last
+from tacotron2.free_running import step_weights
 from tacotron2.model import Tacotron2, Tacotron2Config, Tacotron2Speech
 from tests.helpers.tacotron2 import NO_DROPOUT, TINY, golden_inputs, golden_model, model_of, ragged_batch
 
@@ -72,6 +74,21 @@ def test_equal_for_a_checkpoint_of_the_reference() -> None:
     torch.testing.assert_close(packed.mel_postnet, plain.mel_postnet, atol=1e-5, rtol=0)
 
 
+def float16_numbers(model: Tacotron2) -> Tacotron2:
+    """The model with its weights rounded to float16 numbers, still stored in float32."""
+    return model.half().float()
+
+
+def test_weights_of_float16_numbers_are_read_as_float16() -> None:
+    _, inputs = golden_inputs()
+    model = float16_numbers(golden_model(gate_threshold=2.0)).eval()
+    plain, packed = both(model, inputs[0], inputs[1], 37)
+    torch.testing.assert_close(packed.mel_postnet, plain.mel_postnet, atol=1e-5, rtol=0)
+    weights = step_weights(model.decoder, torch.float32, int8=False)
+    expected = Float16Linear if torch.backends.quantized.engine in FLOAT16_ENGINES else PackedLinear
+    assert {type(weights.attention_rnn), type(weights.query), type(weights.output)} == {expected}
+
+
 def test_weights_that_change_are_packed_again() -> None:
     model = model_of(TINY).eval()
     text, text_lengths, *_ = ragged_batch()
@@ -124,11 +141,13 @@ def test_a_text_does_not_depend_on_its_batch(fused: bool) -> None:
 
 
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="other kernels may sum otherwise")
+@pytest.mark.parametrize("is_half", [False, True])
 @pytest.mark.parametrize("sizes", [(20, 130, 60), (300, 129, 8, 5, 64, 65, 1), (70,) * 17])
-def test_a_text_has_the_same_bits_in_any_batch(sizes: tuple[int, ...]) -> None:
+def test_a_text_has_the_same_bits_in_any_batch(sizes: tuple[int, ...], is_half: bool) -> None:
     """At full width, where products with one row and with several sum in different orders."""
     torch.manual_seed(0)
     model = Tacotron2(Tacotron2Config(gate_threshold=2.0)).eval()
+    model = float16_numbers(model) if is_half else model
     texts = [torch.randint(1, 148, (n,)) for n in sizes]
     lengths = torch.tensor(sizes)
     generators = [torch.Generator().manual_seed(i) for i in range(len(texts))]

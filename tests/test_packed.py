@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.ops.packed import FEW_ROWS, LONG_SUM, PackedLinear, few_sizes
+from common.ops.packed import FEW_ROWS, LONG_SUM, Float16Linear, PackedLinear, few_sizes
 
 
 @pytest.mark.parametrize("rows", [1, 2, FEW_ROWS, FEW_ROWS + 1, 1000])
@@ -17,6 +17,22 @@ def test_a_packed_product_equals_the_plain_one(rows: int, inputs: int) -> None:
     found = PackedLinear(weight, 2, torch.ones(20))(x)
     expected = F.linear(x.double(), weight.double(), torch.ones(20).double())
     torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=0)  # sums of up to 1,025 products
+
+
+@pytest.mark.parametrize("rows", [1, 2, 17])
+def test_a_product_with_a_float16_weight_loses_nothing(rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(size, generator=generator) for size in ((rows, 600), (20, 600), (20,)))
+    assert not Float16Linear.supports(weight)
+    weight = weight.half().float()
+    if not Float16Linear.supports(weight):
+        pytest.skip("this PyTorch has no such product")
+    expected = F.linear(x.double(), weight.double(), bias.double())
+    torch.testing.assert_close(Float16Linear(weight, bias)(x).double(), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(Float16Linear(weight)(x).double(), expected - bias, atol=1e-4, rtol=0)
+    for lost in (float("nan"), 1e6, 1e-9):
+        weight[3, 5] = lost
+        assert not Float16Linear.supports(weight)
 
 
 def test_few_sizes() -> None:

@@ -10,7 +10,6 @@ Shapes: B batch, G groups of samples, C channels, c channels of a flow, M channe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from common.ops.packed import Int8Linear, PackedLinear, packed_once
 
 if TYPE_CHECKING:
-    from waveglow.model import WN, WaveGlow, WaveGlowConfig
+    from waveglow.model import WN, InvertibleConv, WaveGlow, WaveGlowConfig
 
 
 TILE = 4096  # rows of a product: the system gives and takes larger results page by page, which takes time
@@ -28,17 +27,18 @@ ROWS = 256  # products have a multiple of so many rows, see `few_sizes`
 INT8_INPUTS = 512  # of a product in int8; with fewer, to quantize the inputs takes longer than the product gains
 
 
-class CouplingWeights(NamedTuple):
-    """The weights of one WN."""
+class FlowWeights(NamedTuple):
+    """The weights of one flow: those of its WN, and the inverse of its 1x1 convolution."""
 
     start: PackedLinear
     joint: list[PackedLinear | Int8Linear]  # (2 C, K * C + M): convolution (K = 1 if separable), mel
     taps: list[Tensor]  # (kernel_size, C) of each layer; empty unless they are separable
     res_skip: list[PackedLinear | Int8Linear]
     end: PackedLinear
+    unmix: Tensor  # (c, c), transposed, in float32
 
     @classmethod
-    def of(cls, wn: WN, dtype: torch.dtype, int8: bool) -> CouplingWeights:
+    def of(cls, wn: WN, convinv: InvertibleConv, dtype: torch.dtype, int8: bool) -> FlowWeights:
         """int8: where it pays, see INT8_INPUTS"""
 
         def packed(weight: Tensor, bias: Tensor) -> PackedLinear:
@@ -60,12 +60,11 @@ class CouplingWeights(NamedTuple):
             taps=[tap.to(dtype) for tap in weights.taps],
             res_skip=[large(weight[:, :, 0], bias) for weight, bias in weights.res_skip],
             end=packed(weights.end[0][:, :, 0], weights.end[1]),
+            unmix=convinv.inverse_weight().t(),
         )
 
 
-def coupling(
-    weights: CouplingWeights, x: Tensor, rows: Tensor, end: int, config: WaveGlowConfig
-) -> tuple[Tensor, Tensor]:
+def coupling(weights: FlowWeights, x: Tensor, rows: Tensor, end: int, config: WaveGlowConfig) -> tuple[Tensor, Tensor]:
     """x (B, G, c / 2), rows (B, G, K * C + M) -> log_s, b, each (B, G, c / 2) in float32. The last M columns of `rows`
     are the mel; the others are overwritten. The audio ends at group `end`; what follows fills the rows up."""
     batch, groups, _ = rows.shape
@@ -120,15 +119,15 @@ def invert(model: WaveGlow, mel: Tensor, z: Tensor, dtype: torch.dtype) -> Tenso
     rows[:, :groups, -mel_dim:] = mel
     z = F.pad(z, (0, 0, 0, padded - groups))
     rest, x = z.split((config.n_group - model.last_dim, model.last_dim), 2)  # (B, G, channels)
-    couplings = cast("Iterable[WN]", model.WN)
+    flows = cast("list[tuple[WN, InvertibleConv]]", list(zip(model.WN, model.convinv, strict=True)))
     weights = packed_once(
-        model, (dtype, model.int8), lambda: [CouplingWeights.of(wn, dtype, model.int8) for wn in couplings]
+        model, (dtype, model.int8), lambda: [FlowWeights.of(*flow, dtype, model.int8) for flow in flows]
     )
-    for k, convinv in reversed(list(enumerate(model.convinv))):
+    for k, flow in reversed(list(enumerate(weights))):
         x_a, x_b = x.chunk(2, dim=2)
-        log_s, b = coupling(weights[k], x_a, rows, groups, config)
+        log_s, b = coupling(flow, x_a, rows, groups, config)
         x = torch.cat((x_a, ((x_b - b) * (-log_s).exp()).to(x.dtype)), dim=2)
-        x = x @ convinv.inverse_weight().to(x.dtype).t()  # type: ignore[operator] # in a ModuleList
+        x = x @ flow.unmix.to(x.dtype)
         if model.leaves_early(k):
             rest, early = rest.split((rest.shape[2] - config.n_early_size, config.n_early_size), 2)
             x = torch.cat((early, x), dim=2)

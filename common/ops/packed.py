@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 T = TypeVar("T")
 LONG_SUM = 1024  # inputs; for more of them, the product of one row is summed in another order than that of several
 FEW_ROWS = 256  # up to here all numbers of rows are few enough
+FLOAT16_ENGINES = "x86", "fbgemm"  # of torch.backends.quantized
 _PACKED: WeakKeyDictionary[nn.Module, tuple[object, Any]] = WeakKeyDictionary()
 
 
@@ -73,6 +74,26 @@ class PackedLinear:
             x = F.pad(x, (0, 0, 0, wanted - rows))
         x = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
         return x[:rows] if wanted > rows else x
+
+
+class Float16Linear:
+    """Like PackedLinear, for few rows and a float32 weight on a CPU that consists of float16 numbers, as it does after
+    it was stored in float16. Nothing is lost: the weight is float16 only in memory, half the bytes to read, and all
+    products and sums are float32.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return cast(Tensor, torch.ops.quantized.linear_dynamic_fp16(x, self.packed))
+
+    @staticmethod
+    def supports(weight: Tensor) -> bool:
+        """Whether nothing is lost, and this PyTorch has the product."""
+        if weight.device.type != "cpu" or weight.dtype != torch.float32:
+            return False
+        return torch.backends.quantized.engine in FLOAT16_ENGINES and torch.equal(weight, weight.half().float())
 
 
 class Int8Linear:
