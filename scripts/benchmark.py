@@ -34,7 +34,6 @@ from common.entry import run_command
 from common.errors import UserError
 from common.ops.precision import set_tf32
 from synthesis.engines.loading import OWN
-from synthesis.vocoder import INT8
 
 from benchmarks.cases import MEASURES, RATE, accelerated
 from benchmarks.engines import chosen_engines, sweep
@@ -69,10 +68,10 @@ def sections(device: str, peers: list[str], given: dict[str, int]) -> dict[str, 
         for samples in size("samples", 8000) for name in ("ours", "checkpointed")
     ]  # fmt: skip
     free_running = [{"implementation": name} for name in names]
-    free_running += [{"implementation": "ours", "precision": precision} for precision in ("bf16", INT8)]
+    free_running += [{"implementation": "ours", "precision": precision} for precision in ("bf16", "fp16", "int8")]
     synthesis = {"kind": "synthesis", "implementation": "ours", "batch": 1, "characters": 128}
     sweep: list[dict[str, Any]] = [{"implementation": "plain"}, {"implementation": "compiled"}, {}]
-    sweep += [{"precision": precision} for precision in ("bf16", INT8 if device == "cpu" else "fp16")]
+    sweep += [{"precision": precision} for precision in ("bf16", "fp16", *(["int8"] if device == "cpu" else []))]
     sweep += [{"implementation": "offloaded"}]
     return {
         "training": training,
@@ -80,7 +79,7 @@ def sections(device: str, peers: list[str], given: dict[str, int]) -> dict[str, 
             {"kind": "free_running", "group": f"batch {batch}", "batch": batch, "characters": characters,
              "frames": frames} | case
             for batch in size("batch", 1) for characters in size("characters", 100) for frames in size("frames", 400)
-            for case in free_running if device == "cpu" or case.get("precision") != INT8
+            for case in free_running if device == "cpu" or case.get("precision") != "int8"
         ],
         "waveglow": [
             {"kind": "waveglow", "group": "256 channels", "batch": batch, "channels": 256, "frames": frames,

@@ -22,7 +22,7 @@ from synthesis.options import SpeechOptions
 from synthesis.reader import Read, Reader
 from synthesis.reading import PATIENCE_SECONDS, Decoded, Fault, Request, read_right
 from synthesis.reading import faults as found_faults
-from synthesis.vocoder import INT8, SpeechPrecision
+from synthesis.vocoder import SpeechPrecision, computes_in
 from tacotron2.continuous import Continuous, SpeechPart, Text
 from tacotron2.model import Tacotron2
 from tacotron2.speakers import id_tensor
@@ -39,12 +39,10 @@ class TextToMel:
         self.frame_seconds = audio.hop_length / audio.sample_rate
         self.patience: int | None = math.ceil(PATIENCE_SECONDS / self.frame_seconds)  # frames; None: no limit
         self.device = next(tacotron2.parameters()).device
-        if precision == INT8 and self.device.type != "cpu":
-            raise UserError(f"precision=int8 is for device=cpu, not for {self.device.type}; use bf16 or fp16 there")
-        if precision == INT8 and (weight := not_finite(tacotron2)):  # NaN would become an 8-bit number
+        self.precision, bits = computes_in(precision, self.device)
+        if bits == 8 and (weight := not_finite(tacotron2)):  # NaN would become an 8-bit number
             raise UserError(f"{source}: {RUINED.format(weight)}")
-        tacotron2.decoder.int8 = precision == INT8
-        self.precision = "fp32" if precision == INT8 else precision
+        tacotron2.decoder.weight_bits = bits
 
     def __call__(self, reads: Sequence[Read], options: SpeechOptions) -> list[list[tuple[Read, Decoded]]]:
         """Decode a batch of pieces. A piece that is not read right may come back as several smaller ones."""

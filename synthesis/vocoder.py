@@ -25,10 +25,19 @@ from waveglow.model import WaveGlow
 from waveglow.overlap import measure_overlap
 
 SpeechPrecision = Literal["fp32", "bf16", "fp16", "int8"]
-INT8 = "int8"
+WEIGHT_BITS = {"fp16": 16, "int8": 8}  # on CPUs, where these are formats of weights alone
 EARLY = (32, 512)  # mel frames of WaveGlow's first and later chunks, for audio that is heard while it is made
 WHOLE = (1024, 1024)  # otherwise: most sentences at once
 NOISE_FRAMES = 16  # frames for which noise is drawn at once: a multiple of what any generator produces together
+
+
+def computes_in(precision: SpeechPrecision, device: torch.device) -> tuple[Precision, int]:
+    """The format in which a model computes, and the bits of its weights. Raises UserError for int8 on a GPU."""
+    if device.type == "cpu" and precision in WEIGHT_BITS:
+        return "fp32", WEIGHT_BITS[precision]
+    if precision == "int8":
+        raise UserError(f"precision=int8 is for device=cpu, not for {device.type}; use bf16 or fp16 there")
+    return precision, 32
 
 
 def whole_sizes(num_frames: int) -> tuple[int, int] | None:
@@ -71,12 +80,12 @@ class Vocoder:
     ) -> None:
         self.waveglow, self.audio, self.source = waveglow, audio, source
         self.match_mel = waveglow.config.match_mel if waveglow and match_mel is None else match_mel or 0
-        self.precision: Precision = "fp32" if precision == "int8" else precision
-        if waveglow and precision == INT8:
+        self.device = next(waveglow.parameters()).device if waveglow else torch.device("cpu")
+        self.precision, bits = computes_in(precision, self.device)
+        if waveglow and bits == 8:
             if weight := not_finite(waveglow):  # NaN would become an 8-bit number
                 raise UserError(f"{source}: {RUINED.format(weight)}")
             waveglow.int8 = True
-        self.device = next(waveglow.parameters()).device if waveglow else torch.device("cpu")
         try:
             self.denoiser = Denoiser(waveglow) if waveglow else None
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined] # documented, not exported

@@ -54,16 +54,18 @@ class StepWeights:
     output: Linear  # the frames and the gate's logit
 
     @classmethod
-    def of(cls, decoder: Decoder, dtype: torch.dtype, int8: bool) -> StepWeights:
+    def of(cls, decoder: Decoder, dtype: torch.dtype, bits: int) -> StepWeights:
+        """bits: of the weights, 32, 16 or 8, see Decoder.weight_bits"""
         rnn, rnn2, attention = decoder.attention_rnn, decoder.decoder_rnn, decoder.attention_layer
         prenet_dim, hidden_dim = decoder.config.prenet_dim, decoder.config.decoder_rnn_dim
 
         def packed(weight: Tensor, bias: Tensor) -> Linear:
-            return Int8Linear(weight, bias) if int8 else small(weight, bias)
+            return Int8Linear(weight, bias) if bits == 8 else small(weight, bias)
 
         def small(weight: Tensor, bias: Tensor | None = None) -> Linear:
             weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-            return Float16Linear(weight, bias) if Float16Linear.supports(weight) else PackedLinear(weight, ROWS, bias)
+            rounded = weight.half().to(dtype) if bits == 16 else weight
+            return Float16Linear(rounded, bias) if Float16Linear.supports(rounded) else PackedLinear(weight, ROWS, bias)
 
         inputs, context = rnn.weight_ih.split((prenet_dim, rnn.weight_ih.shape[1] - prenet_dim), 1)
         weight, bias = decoder.output_weights()
@@ -84,9 +86,9 @@ class StepWeights:
         )
 
 
-def step_weights(decoder: Decoder, dtype: torch.dtype, int8: bool) -> StepWeights:
+def step_weights(decoder: Decoder, dtype: torch.dtype, bits: int) -> StepWeights:
     """Return StepWeights, packed again only after the weights or an argument have changed."""
-    return packed_once(decoder, (dtype, int8), lambda: StepWeights.of(decoder, dtype, int8))
+    return packed_once(decoder, (dtype, bits), lambda: StepWeights.of(decoder, dtype, bits))
 
 
 class DecoderState(NamedTuple):

@@ -273,7 +273,7 @@ class Decoder(nn.Module):
     """
 
     fused = True  # False: step by step
-    int8 = False  # free running on a CPU with 8-bit weights
+    weight_bits = 32  # in free running on a CPU: 16 rounds the weights to float16, 8 to integers; see packed.py
 
     def __init__(self, config: Tacotron2Config) -> None:
         super().__init__()
@@ -436,7 +436,7 @@ class Decoder(nn.Module):
             ]
             prepared = prepared._replace(keys=pad_sequence(alone, batch_first=True))
         with torch.autocast(device, enabled=False):
-            weights = step_weights(self, dtype, self.int8)
+            weights = step_weights(self, dtype, self.weight_bits)
             return FreeRunning(self, weights, prepared.padded(CHARACTERS.get(device, 1)), dtype, generator, limits)
 
     def mel(self, frames: Tensor) -> Tensor:

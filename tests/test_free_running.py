@@ -84,7 +84,7 @@ def test_weights_of_float16_numbers_are_read_as_float16() -> None:
     model = float16_numbers(golden_model(gate_threshold=2.0)).eval()
     plain, packed = both(model, inputs[0], inputs[1], 37)
     torch.testing.assert_close(packed.mel_postnet, plain.mel_postnet, atol=1e-5, rtol=0)
-    weights = step_weights(model.decoder, torch.float32, int8=False)
+    weights = step_weights(model.decoder, torch.float32, bits=32)
     expected = Float16Linear if torch.backends.quantized.engine in FLOAT16_ENGINES else PackedLinear
     assert {type(weights.attention_rnn), type(weights.query), type(weights.output)} == {expected}
 
@@ -115,7 +115,7 @@ def test_int8_is_close_to_float32() -> None:
     _, inputs = golden_inputs()
     model = golden_model(gate_threshold=2.0).eval()
     exact = model.infer(inputs[0], inputs[1], 37).mel_postnet
-    model.decoder.int8 = True
+    model.decoder.weight_bits = 8
     rough = model.infer(inputs[0], inputs[1], 37).mel_postnet
     assert not torch.equal(rough, exact)
     assert (rough - exact).abs().mean() < 0.05 * exact.std()

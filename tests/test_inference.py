@@ -30,7 +30,7 @@ from synthesis.jobs import Job
 from synthesis.phrases import Phrase, PhraseFile
 from synthesis.sentences import DEFAULT_LIMIT, Pauses
 from synthesis.utterance import overview
-from synthesis.vocoder import Vocoder
+from synthesis.vocoder import SpeechPrecision, Vocoder
 from tacotron2.data import TextMelDataset, collate
 from tacotron2.model import Tacotron2
 from tests.helpers import REPOSITORY
@@ -459,16 +459,20 @@ def test_a_long_line_is_written_while_it_is_made(tacotron2_run: Path, tmp_path: 
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "log.jsonl", "phrases.txt"}
 
 
-def test_int8_gives_nearly_the_same_mel(tacotron2_run: Path) -> None:
-    """Without dropout, the int8 mel differs from the fp32 mel only slightly."""
+@pytest.mark.parametrize(("reduced", "bits", "error"), [("int8", 8, 0.05), ("fp16", 16, 0.001)])
+def test_fewer_bits_give_nearly_the_same_mel(
+    tacotron2_run: Path, reduced: SpeechPrecision, bits: int, error: float
+) -> None:
+    """Without dropout, the mel differs from the fp32 mel only slightly."""
+    full: SpeechPrecision = "fp32"
     voices = [
         Synthesizer.load(tacotron2_run, precision=precision, device="cpu", prenet_dropout=0.0)
-        for precision in ("fp32", "int8")
+        for precision in (full, reduced)
     ]
     exact, rough = (voice.speak("Hello there.", max_decoder_steps=20) for voice in voices)
-    assert voices[1].tacotron2.decoder.int8
+    assert voices[1].tacotron2.decoder.weight_bits == bits
     assert not torch.equal(exact.mel, rough.mel)
-    assert (exact.mel - rough.mel).abs().mean() < 0.05 * exact.mel.std()
+    assert (exact.mel - rough.mel).abs().mean() < error * exact.mel.std()
 
 
 # ---- several threads ----

@@ -93,7 +93,9 @@ class Float16Linear:
         """Whether nothing is lost, and this PyTorch has the product."""
         if weight.device.type != "cpu" or weight.dtype != torch.float32:
             return False
-        return torch.backends.quantized.engine in FLOAT16_ENGINES and torch.equal(weight, weight.half().float())
+        half = weight.half()
+        is_exact = bool(half.isfinite().all()) and torch.equal(weight, half.float())
+        return is_exact and torch.backends.quantized.engine in FLOAT16_ENGINES
 
 
 class Int8Linear:

@@ -20,7 +20,7 @@ from common.config import AudioConfig
 from common.ops.graphs import num_graphs
 from common.ops.packed import PackedLinear
 from common.ops.precision import autocast
-from synthesis.vocoder import INT8
+from synthesis.vocoder import computes_in
 from tacotron2.loss import tacotron2_loss
 from tacotron2.model import Tacotron2, Tacotron2Config
 from tacotron2.text import SYMBOLS
@@ -96,7 +96,6 @@ def build_tacotron2(case: dict[str, Any]) -> Any:
         return PEERS[case["implementation"]](case["frames"]).to(case["device"])
     model = Tacotron2(Tacotron2Config(gate_threshold=2.0))
     model.decoder.fused = case["implementation"] != "step by step"
-    model.decoder.int8 = case.get("precision") == INT8
     return model.to(case["device"])
 
 
@@ -155,13 +154,13 @@ def measure_free_running(case: dict[str, Any]) -> dict[str, Any]:
     """
     model, device = build_tacotron2(case).eval(), case["device"]
     text, lengths = random_text(case["batch"], case["characters"], device)
-    precision = "fp32" if case["precision"] == INT8 else case["precision"]
+    precision, model.decoder.weight_bits = computes_in(case["precision"], torch.device(device))
 
     def run() -> None:
         with torch.no_grad(), autocast(torch.device(device), precision):
             model.infer(text, lengths, case["frames"])
 
-    bytes_of = {"fp32": 4, "bf16": 2, "fp16": 2, INT8: 1}[case["precision"]]
+    bytes_of = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}[case["precision"]]
     weights = sum(p.numel() for name, p in model.named_parameters() if "decoder." in name)
     return measured(run, case) | {"items": case["frames"], "bytes": case["frames"] * weights * bytes_of}
 
