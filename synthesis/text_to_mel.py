@@ -66,7 +66,13 @@ class TextToMel:
 
     def text(self, read: Read, options: SpeechOptions, attempt: int = 0, streamed: bool = False) -> Text:
         """A piece that can join a batch; only the seed of the options counts."""
-        return Text(read.ids, for_decoder(options.seed, read.ids, self.device, attempt), streamed, read.speaker)
+        return Text(read.ids, self._random(read, options, attempt), streamed, read.speaker)
+
+    def _random(self, read: Read, options: SpeechOptions, attempt: int) -> Generator | None:
+        """What the prenet draws its dropout from. Further attempts differ from the first by it alone."""
+        if attempt == 0 and not self.tacotron2.config.dropout_in_synthesis:
+            return None
+        return for_decoder(options.seed, read.ids, self.device, attempt)
 
     def join(self, running: Continuous, texts: Sequence[Text]) -> None:
         with autocast(self.device, self.precision):
@@ -88,7 +94,7 @@ class TextToMel:
         text = pad_last([torch.tensor(read.ids) for read in reads], 0).to(self.device)
         lengths = torch.tensor([len(read.ids) for read in reads], device=self.device)
         speaker = id_tensor([read.speaker for read in reads], self.device)
-        random = [for_decoder(options.seed, read.ids, self.device, attempt) for read, attempt in requests]
+        random = [self._random(read, options, attempt) for read, attempt in requests]
         start = now(self.device)
         with autocast(self.device, self.precision):
             speech = self.tacotron2.infer(

@@ -39,10 +39,10 @@ class SpeechPart(NamedTuple):
 
 @dataclass(eq=False)
 class Text:
-    """A text that is decoded. The prenet's dropout is drawn from `generator`."""
+    """A text that is decoded. The prenet's dropout is drawn from `generator`; None: no dropout."""
 
     ids: Sequence[int]  # (L)
-    generator: Generator
+    generator: Generator | None
     streamed: bool = False  # give its mel in parts; else all at its end
     speaker: int | None = None  # id, if the model has speakers
     frames: list[Tensor] = field(default_factory=list, init=False)  # (n_mels, t) before the postnet, if not streamed

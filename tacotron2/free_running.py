@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.ops.dropout import Generators, draw_kept
+from common.ops.dropout import Generators, draw_factors
 from common.ops.graphs import graphed
 from common.ops.packed import Float16Linear, Int8Linear, PackedLinear, packed_once
 from tacotron2.progress import CHECK_EVERY, Limits, Progress
@@ -161,7 +161,7 @@ class FreeRunning:
     """Decodes a batch, from start to end with `run`, or block by block with `advance`; others may `join` meanwhile.
 
     The prenet's dropout is drawn from `generator`: one for the batch, or one for each utterance, whose result then does
-    not depend on the others.
+    not depend on the others; None in that list stands for no dropout.
     """
 
     def __init__(
@@ -248,15 +248,16 @@ class FreeRunning:
             frames_and_gate=self.state.buffer.new_empty(number, batch, self.frame_dim + 1),
             alignment=self.state.weights.new_empty(number, batch, length),
         )
-        kept = self._kept(number, batch).to(self.dtype) / (1 - self.config.prenet_dropout)
-        given = StepInputs(kept, self.values, self.keys, self.progress.hidden() if self.has_hidden else None)
+        given = StepInputs(
+            self._kept(number, batch), self.values, self.keys, self.progress.hidden() if self.has_hidden else None
+        )
         graphed(_steps, (self.state, outputs), given, owner=self.weights)
         return outputs
 
     def _kept(self, number: int, batch: int) -> Tensor:
-        """The dropout mask of the prenet (number, layers, batch, prenet_dim)."""
-        shape = number, len(self.weights.prenet), batch, self.config.prenet_dim
-        return draw_kept(shape, self.config.prenet_dropout, self.state.buffer.device, self.generator, batch_dim=2)
+        """The prenet's dropout (number, layers, batch, prenet_dim)."""
+        shape, p = (number, len(self.weights.prenet), batch, self.config.prenet_dim), self.config.prenet_dropout
+        return draw_factors(shape, p, self.state.buffer.device, self.generator, batch_dim=2, dtype=self.dtype)
 
     def advance(self) -> Block:
         """Run the next steps, at most CHECK_EVERY, of the utterances that have not ended."""

@@ -70,6 +70,7 @@ class Tacotron2Config(Options):
     postnet_n_convolutions: Count = 5
     p_encoder_dropout: Probability = 0.5
     prenet_dropout: Probability = 0.5
+    dropout_in_synthesis: bool = True
     p_attention_dropout: Probability = 0.1
     p_decoder_dropout: Probability = 0.1
     p_postnet_dropout: Probability = 0.5
@@ -594,13 +595,16 @@ class Tacotron2(nn.Module):
         """Free running: text (B, L) ids, text_lengths (B), speaker (B) ids as in `forward`; at most max_decoder_steps
         steps (default: the config's).
 
-        Given a list of generators, one for each text, a text gives the same speech in any batch. An utterance also ends
-        after `patience` frames in which the attention has not moved on. With a `window` the attention is monotonic: it
-        may look at most this many symbols ahead. None: no such limit.
+        Given a list of generators, one for each text, a text gives the same speech in any batch; a text for which the
+        list holds None has no dropout. Without a list the config decides whether there is dropout. An utterance also
+        ends after `patience` frames in which the attention has not moved on. With a `window` the attention is
+        monotonic: it may look at most this many symbols ahead. None: no such limit.
         """
         r = self.config.n_frames_per_step
         memory = self.encode_each(text, text_lengths, speaker)
         limits = self._limits(max_decoder_steps, patience, window)
+        if not (self.config.dropout_in_synthesis or isinstance(generator, list)):
+            generator = [None] * len(text)
         mel, num_steps, alignment, truncated = self.decoder.infer(memory, text_lengths, limits, generator)
         mask = lengths_to_mask(num_steps * r, mel.shape[2])
         return Tacotron2Speech(

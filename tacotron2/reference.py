@@ -21,7 +21,7 @@ from tacotron2.text import SYMBOLS
 # Of DeepLearningExamples' 22 constructor arguments we use these and the sizes, which we take from the tensors.
 BEHAVIOR = ("max_decoder_steps", "gate_threshold", "p_attention_dropout", "p_decoder_dropout")
 # Not arguments there: the dropout rates are constants in its code, and it does not normalize mels.
-FIXED = ("p_encoder_dropout", "prenet_dropout", "p_postnet_dropout", "mel_mean", "mel_std")
+FIXED = ("p_encoder_dropout", "prenet_dropout", "dropout_in_synthesis", "p_postnet_dropout", "mel_mean", "mel_std")
 TRAINING_ONLY = ("p_frame_dropout", "p_own_frames")  # not in its code
 
 

@@ -111,6 +111,24 @@ def test_prenet_dropout_follows_the_seed() -> None:
     assert mels[0].shape != mels[2].shape or not torch.equal(mels[0], mels[2])
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_synthesis_without_dropout(fused: bool) -> None:
+    """All texts, if the config says so, or those for which the list holds no generator."""
+    model, never = golden_model(prenet_dropout=0.5).eval(), golden_model(prenet_dropout=0.0).eval()
+    for one in (model, never):
+        one.decoder.fused = fused
+    text, lengths = golden_inputs()[1][:2]
+    expected = never.infer(text, lengths, 20).mel_postnet
+    some = model.infer(text, lengths, 20, [None, *(torch.Generator().manual_seed(i) for i in range(1, len(text)))])
+    torch.testing.assert_close(some.mel_postnet[0], expected[0], atol=1e-6, rtol=0)
+    assert all((a - b).abs().max() > 0.01 for a, b in zip(some.mel_postnet[1:], expected[1:], strict=True))
+    before = torch.get_rng_state()
+    model.config = dataclasses.replace(model.config, dropout_in_synthesis=False)
+    found = model.infer(text, lengths, 20, torch.Generator().manual_seed(0)).mel_postnet
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_int8_is_close_to_float32() -> None:
     _, inputs = golden_inputs()
     model = golden_model(gate_threshold=2.0).eval()
@@ -150,8 +168,7 @@ def test_a_text_has_the_same_bits_in_any_batch(sizes: tuple[int, ...], is_half: 
     model = float16_numbers(model) if is_half else model
     texts = [torch.randint(1, 148, (n,)) for n in sizes]
     lengths = torch.tensor(sizes)
-    generators = [torch.Generator().manual_seed(i) for i in range(len(texts))]
-    together = model.infer(pad_last(texts), lengths, 9, generators)
+    together = model.infer(pad_last(texts), lengths, 9, [torch.Generator().manual_seed(i) for i in range(len(texts))])
     for i in (0, 1, len(texts) - 1):
         alone = model.infer(texts[i][None], lengths[i : i + 1], 9, [torch.Generator().manual_seed(i)])
         assert torch.equal(together.mel_postnet[i], alone.mel_postnet[0])

@@ -340,6 +340,19 @@ def test_a_phrase_sounds_the_same_in_a_batch(tacotron2_run: Path, waveglow_run: 
         voice.speak("###")
 
 
+def test_dropout_only_in_further_attempts(tacotron2_run: Path) -> None:
+    """Then the seed changes nothing but WaveGlow's noise."""
+    options = {"max_decoder_steps": 10, "attempts": 1}
+    for in_synthesis in (False, True):
+        changed: dict[str, Any] = {"prenet_dropout": 0.5, "dropout_in_synthesis": in_synthesis, "gate_threshold": 2.0}
+        voice = Synthesizer.load(tacotron2_run, device="cpu", **changed)
+        first, second = (voice.speak("Hello there.", seed=seed, **options).mel for seed in (1, 2))
+        assert torch.equal(first, second) != in_synthesis
+        read = next(iter(voice.reader.read("Hello there.")))
+        attempts = [voice.text_to_mel.text(read, SpeechOptions(), attempt).generator for attempt in (0, 1)]
+        assert [generator is not None for generator in attempts] == [in_synthesis, True]
+
+
 def test_what_a_text_loses_is_told(tacotron2_run: Path) -> None:
     """A program gets lists and warnings; from `batches`, lists only."""
     voice = Synthesizer.load(tacotron2_run, device="cpu")

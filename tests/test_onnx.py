@@ -251,7 +251,8 @@ def test_the_shipped_voice_equals_pytorch(shipped: Path) -> None:
     for text in short[:3]:
         waveglow, ids = voice.config["waveglow"], voice.ids(text)
         groups = voice.config["audio"]["hop_length"] // waveglow["n_group"]
-        noise: Any = TorchNoise(1, ids, voice.config["tacotron2"]["prenet_dropout"], groups)
+        tacotron2 = voice.config["tacotron2"]
+        noise: Any = TorchNoise(1, ids, tacotron2["prenet_dropout"] * tacotron2["dropout_in_synthesis"], groups)
         mel, truncated = voice.mel(ids, noise)
         theirs = voice.audio(mel, noise, SpeechOptions())
         assert not truncated

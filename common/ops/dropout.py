@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-Generators = torch.Generator | list[torch.Generator] | None  # one for a batch, or one for each of its utterances
+# One for a batch, or one for each of its utterances; None in a list: no dropout for that utterance.
+Generators = torch.Generator | list[torch.Generator | None] | None
 LEVELS = 2**16  # on CPUs, probabilities are multiples of 1 / LEVELS
 
 
@@ -20,11 +21,12 @@ def draw_kept(
     """A bool mask that is True with probability 1 - p. On CPUs four elements share one 64-bit random number.
 
     Without a generator the numbers come from PyTorch's global one, as in torch.rand. Of a list, each generator draws
-    the numbers of one place in the dimension `batch_dim`.
+    the numbers of one place in the dimension `batch_dim`, and None keeps all of them.
     """
     if isinstance(generator, list):
         rest = [size for dim, size in enumerate(shape) if dim != batch_dim]
-        return torch.stack([draw_kept(rest, p, device, own) for own in generator], batch_dim)
+        all_kept = torch.ones(rest, dtype=torch.bool, device=device)
+        return torch.stack([draw_kept(rest, p, device, own) if own else all_kept for own in generator], batch_dim)
     if device.type != "cpu":
         return torch.empty(*shape, dtype=torch.bool, device=device).bernoulli_(1 - p, generator=generator)
     count = torch.Size(shape).numel()
@@ -33,9 +35,21 @@ def draw_kept(
     return (bits.view(torch.int16)[:count] >= round(p * LEVELS) - LEVELS // 2).view(*shape)
 
 
+def draw_factors(
+    shape: Sequence[int], p: float, device: torch.device, generator: Generators, batch_dim: int, dtype: torch.dtype
+) -> Tensor:
+    """What dropout multiplies by: 0 or, to keep the mean, 1 / (1 - p); 1 for an utterance without dropout. The
+    arguments are those of draw_kept."""
+    factors = draw_kept(shape, p, device, generator, batch_dim).to(dtype) / (1 - p)
+    for place, own in enumerate(generator if isinstance(generator, list) else []):
+        if own is None:
+            factors.select(batch_dim, place).fill_(1)
+    return factors
+
+
 def dropout(x: Tensor, p: float, generator: Generators) -> Tensor:
     """x with each element set to 0 with probability p, and the others scaled to keep the mean."""
-    return x * draw_kept(x.shape, p, x.device, generator) * (1 / (1 - p)) if p else x
+    return x * draw_factors(x.shape, p, x.device, generator, 0, x.dtype) if p else x
 
 
 class TanhDropout(Function):

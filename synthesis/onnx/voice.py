@@ -86,7 +86,8 @@ class Voice:
         sizes = config | {"length": len(ids)}
         state = {name: np.zeros((1, sizes[size]), np.float32) for name, size in self.config["state"].items()}
         frames = np.zeros((1, config["n_mel_channels"] * config["n_frames_per_step"]), np.float32)
-        keep = 1 - config["prenet_dropout"]  # the prenet's dropout is always on: it gives the voice its variety
+        # Exports of earlier versions have no such key, and always have dropout.
+        keep = 1 - config["prenet_dropout"] if config.get("dropout_in_synthesis", True) else 1.0
         steps, truncated = [], True
         for _ in range(max_steps or config["max_decoder_steps"]):
             masks = (rng.random((2, 1, config["prenet_dim"])) < keep).astype(np.float32) / np.float32(keep)
