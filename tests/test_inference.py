@@ -24,6 +24,7 @@ from common.data.mels import MelDirectory
 from common.errors import UserError
 from common.files import new_directory
 from common.lock import locked
+from common.ops.packed import FLOAT16_ENGINES
 from inference import SpeechOptions, Synthesizer, load_model
 from synthesis.job_options import NOT_READ_RIGHT, InferenceConfig
 from synthesis.jobs import Job
@@ -484,7 +485,8 @@ def test_fewer_bits_give_nearly_the_same_mel(
     ]
     exact, rough = (voice.speak("Hello there.", max_decoder_steps=20) for voice in voices)
     assert voices[1].tacotron2.decoder.weight_bits == bits
-    assert not torch.equal(exact.mel, rough.mel)
+    has_format = bits == 8 or torch.backends.quantized.engine in FLOAT16_ENGINES
+    assert torch.equal(exact.mel, rough.mel) != has_format
     assert (exact.mel - rough.mel).abs().mean() < error * exact.mel.std()
 
 
