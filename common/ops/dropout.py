@@ -25,8 +25,8 @@ def draw_kept(
     """
     if isinstance(generator, list):
         rest = [size for dim, size in enumerate(shape) if dim != batch_dim]
-        all_kept = torch.ones(rest, dtype=torch.bool, device=device)
-        return torch.stack([draw_kept(rest, p, device, own) if own else all_kept for own in generator], batch_dim)
+        ones = torch.ones(rest, dtype=torch.bool, device=device)
+        return torch.stack([ones if own is None else draw_kept(rest, p, device, own) for own in generator], batch_dim)
     if device.type != "cpu":
         return torch.empty(*shape, dtype=torch.bool, device=device).bernoulli_(1 - p, generator=generator)
     count = torch.Size(shape).numel()
