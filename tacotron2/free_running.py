@@ -59,7 +59,7 @@ class StepWeights:
         rnn, rnn2, attention = decoder.attention_rnn, decoder.decoder_rnn, decoder.attention_layer
         prenet_dim, hidden_dim = decoder.config.prenet_dim, decoder.config.decoder_rnn_dim
 
-        def packed(weight: Tensor, bias: Tensor) -> Linear:
+        def large(weight: Tensor, bias: Tensor) -> Linear:
             return Int8Linear(weight, bias) if bits == 8 else small(weight, bias)
 
         def small(weight: Tensor, bias: Tensor | None = None) -> Linear:
@@ -71,18 +71,18 @@ class StepWeights:
         weight, bias = decoder.output_weights()
         return cls(
             prenet=[small(weight) for weight in decoder.prenet.parameters()],
-            attention_rnn=packed(
+            attention_rnn=large(
                 sigmoids_first(torch.cat((inputs, rnn.weight_hh, context), 1)),
                 sigmoids_first(rnn.bias_ih + rnn.bias_hh),
             ),
             query=small(attention.query_layer.linear_layer.weight),
             location=attention.location_layer.kernel().to(dtype),
             v=attention.v.linear_layer.weight[0].to(dtype),
-            decoder_rnn=packed(
+            decoder_rnn=large(
                 sigmoids_first(torch.cat((rnn2.weight_ih, rnn2.weight_hh), 1)),
                 sigmoids_first(rnn2.bias_ih + rnn2.bias_hh),
             ),
-            output=packed(torch.cat((weight[:, hidden_dim:], weight[:, :hidden_dim]), 1), bias),
+            output=large(torch.cat((weight[:, hidden_dim:], weight[:, :hidden_dim]), 1), bias),
         )
 
 
@@ -257,7 +257,7 @@ class FreeRunning:
     def _kept(self, number: int, batch: int) -> Tensor:
         """The prenet's dropout (number, layers, batch, prenet_dim)."""
         shape, p = (number, len(self.weights.prenet), batch, self.config.prenet_dim), self.config.prenet_dropout
-        return draw_factors(shape, p, self.state.buffer.device, self.generator, batch_dim=2, dtype=self.dtype)
+        return draw_factors(shape, p, self.state.buffer.device, self.generator, self.dtype, batch_dim=2)
 
     def advance(self) -> Block:
         """Run the next steps, at most CHECK_EVERY, of the utterances that have not ended."""

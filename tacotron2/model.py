@@ -274,7 +274,7 @@ class Decoder(nn.Module):
     """
 
     fused = True  # False: step by step
-    weight_bits = 32  # in free running on a CPU: 16 rounds the weights to float16, 8 to integers; see packed.py
+    weight_bits = 32  # in free running on a CPU: 16 rounds the weights to float16, 8 the large ones to integers
 
     def __init__(self, config: Tacotron2Config) -> None:
         super().__init__()

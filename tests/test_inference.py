@@ -508,7 +508,7 @@ def process_state() -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def shipped() -> Synthesizer:
-    return Synthesizer.load(*VOICE, device="cpu")
+    return Synthesizer.load(*VOICE, device="cpu", dropout_in_synthesis=True)
 
 
 @pytest.mark.slow  # the bundled voice, four times in two threads

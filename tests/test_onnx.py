@@ -242,17 +242,19 @@ class TorchNoise:
 
 
 @pytest.mark.slow  # an export of the shipped voice, and three sentences on both roads
-def test_the_shipped_voice_equals_pytorch(shipped: Path) -> None:
+@pytest.mark.parametrize("has_dropout", [False, True])  # the first is its own setting
+def test_the_shipped_voice_equals_pytorch(shipped: Path, has_dropout: bool) -> None:
     voice = Voice(shipped)
-    models = REPOSITORY / "demo/voice"
-    synthesizer = Synthesizer.load(models / "tacotron2.safetensors", models / "waveglow.safetensors", device="cpu")
+    assert not voice.config["tacotron2"]["dropout_in_synthesis"]
+    voice.config["tacotron2"]["dropout_in_synthesis"] = has_dropout
+    synthesizer = Synthesizer.load(REPOSITORY / "demo/voice", device="cpu", dropout_in_synthesis=has_dropout)
     texts = (REPOSITORY / "filelists/unseen_sentences.txt").read_text().splitlines()
     short = [text for text in texts if len(voice.ids(text)) <= voice.reader.limit]  # read in one piece
     for text in short[:3]:
         waveglow, ids = voice.config["waveglow"], voice.ids(text)
         groups = voice.config["audio"]["hop_length"] // waveglow["n_group"]
         tacotron2 = voice.config["tacotron2"]
-        noise: Any = TorchNoise(1, ids, tacotron2["prenet_dropout"] * tacotron2["dropout_in_synthesis"], groups)
+        noise: Any = TorchNoise(1, ids, tacotron2["prenet_dropout"] * has_dropout, groups)
         mel, truncated = voice.mel(ids, noise)
         theirs = voice.audio(mel, noise, SpeechOptions())
         assert not truncated

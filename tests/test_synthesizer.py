@@ -24,9 +24,11 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def voice() -> Synthesizer:
+    """The bundled voice, with dropout: its numbers, too, must not depend on the other texts."""
     return Synthesizer.load(
-        REPOSITORY / "demo/voice/tacotron2.safetensors", REPOSITORY / "demo/voice/waveglow.safetensors", device="cpu"
-    )
+        REPOSITORY / "demo/voice/tacotron2.safetensors", REPOSITORY / "demo/voice/waveglow.safetensors", device="cpu",
+        dropout_in_synthesis=True,
+    )  # fmt: skip
 
 
 def test_a_text_sounds_the_same_in_any_batch_and_order(voice: Synthesizer) -> None:
@@ -39,7 +41,7 @@ def test_a_text_sounds_the_same_in_any_batch_and_order(voice: Synthesizer) -> No
             assert utterance.mel.shape == alone[text].mel.shape
             torch.testing.assert_close(utterance.mel, alone[text].mel, atol=1e-3, rtol=0)
             torch.testing.assert_close(utterance.audio, alone[text].audio, atol=2e-3, rtol=0)
-    assert not torch.equal(voice.speak(TEXTS[1], seed=4).audio, alone[TEXTS[1]].audio)
+    assert not torch.equal(voice.speak(TEXTS[1], seed=4).mel, alone[TEXTS[1]].mel)
 
 
 def test_a_stream_equals_the_whole(voice: Synthesizer) -> None:

@@ -15,18 +15,11 @@ Generators = torch.Generator | list[torch.Generator | None] | None
 LEVELS = 2**16  # on CPUs, probabilities are multiples of 1 / LEVELS
 
 
-def draw_kept(
-    shape: Sequence[int], p: float, device: torch.device, generator: Generators, batch_dim: int = 0
-) -> Tensor:
+def draw_kept(shape: Sequence[int], p: float, device: torch.device, generator: torch.Generator | None) -> Tensor:
     """A bool mask that is True with probability 1 - p. On CPUs four elements share one 64-bit random number.
 
-    Without a generator the numbers come from PyTorch's global one, as in torch.rand. Of a list, each generator draws
-    the numbers of one place in the dimension `batch_dim`, and None keeps all of them.
+    Without a generator the numbers come from PyTorch's global one, as in torch.rand.
     """
-    if isinstance(generator, list):
-        rest = [size for dim, size in enumerate(shape) if dim != batch_dim]
-        ones = torch.ones(rest, dtype=torch.bool, device=device)
-        return torch.stack([ones if own is None else draw_kept(rest, p, device, own) for own in generator], batch_dim)
     if device.type != "cpu":
         return torch.empty(*shape, dtype=torch.bool, device=device).bernoulli_(1 - p, generator=generator)
     count = torch.Size(shape).numel()
@@ -36,20 +29,21 @@ def draw_kept(
 
 
 def draw_factors(
-    shape: Sequence[int], p: float, device: torch.device, generator: Generators, batch_dim: int, dtype: torch.dtype
+    shape: Sequence[int], p: float, device: torch.device, generator: Generators, dtype: torch.dtype, batch_dim: int = 0
 ) -> Tensor:
-    """What dropout multiplies by: 0 or, to keep the mean, 1 / (1 - p); 1 for an utterance without dropout. The
-    arguments are those of draw_kept."""
-    factors = draw_kept(shape, p, device, generator, batch_dim).to(dtype) / (1 - p)
-    for place, own in enumerate(generator if isinstance(generator, list) else []):
-        if own is None:
-            factors.select(batch_dim, place).fill_(1)
-    return factors
+    """What dropout multiplies by: 0 or, to keep the mean, 1 / (1 - p). Of a list, each generator draws the numbers of
+    one place in the dimension `batch_dim`; None stands for ones."""
+    if not isinstance(generator, list):
+        return draw_kept(shape, p, device, generator).to(dtype) / (1 - p)
+    rest = [size for dim, size in enumerate(shape) if dim != batch_dim]
+    ones = torch.ones(rest, dtype=dtype, device=device)
+    factors = [ones if own is None else draw_factors(rest, p, device, own, dtype) for own in generator]
+    return torch.stack(factors, batch_dim)
 
 
 def dropout(x: Tensor, p: float, generator: Generators) -> Tensor:
     """x with each element set to 0 with probability p, and the others scaled to keep the mean."""
-    return x * draw_factors(x.shape, p, x.device, generator, 0, x.dtype) if p else x
+    return x * draw_factors(x.shape, p, x.device, generator, x.dtype) if p else x
 
 
 class TanhDropout(Function):
