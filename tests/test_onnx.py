@@ -250,7 +250,7 @@ def test_the_shipped_voice_equals_pytorch(shipped: Path, has_dropout: bool) -> N
     synthesizer = Synthesizer.load(REPOSITORY / "demo/voice", device="cpu", dropout_in_synthesis=has_dropout)
     texts = (REPOSITORY / "filelists/unseen_sentences.txt").read_text().splitlines()
     short = [text for text in texts if len(voice.ids(text)) <= voice.reader.limit]  # read in one piece
-    # With dropout, rounding grows to 0.1 in the last frames of the third one's mel, in whatever format weights are read.
+    # With dropout, rounding grows to 0.1 in the last frames of the third mel, in whatever format weights are read.
     for text in short[: 2 if has_dropout else 3]:
         waveglow, ids = voice.config["waveglow"], voice.ids(text)
         groups = voice.config["audio"]["hop_length"] // waveglow["n_group"]
