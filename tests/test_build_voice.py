@@ -56,6 +56,7 @@ def test_from_recordings_to_a_voice_that_speaks(
     assert "| cut |" in report
     voice = tmp_path / "voices/tiny"
     assert report.splitlines()[0] in (voice / "README.md").read_text(encoding="utf-8")
+    assert (voice / "tacotron2.safetensors").stat().st_size < 6e6  # 2.6 million parameters in 16 bits
     assert json.loads((tmp_path / "runs/voices/tiny/stages.json").read_text())
     (tmp_path / "phrases.txt").write_text("Hello there.\n")
     speak = ("inference.py", f"voice={voice}", f"input={tmp_path}/phrases.txt", f"output={tmp_path}/speech")
