@@ -10,7 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from common import conf
@@ -239,8 +239,9 @@ def text_option(key: str, value: str) -> str:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Print a warning as one line, without its source location."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    """Print a warning as one line, without its source location. What it is about goes on, also if nothing reads it."""
+    with suppress(OSError):
+        print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

@@ -354,12 +354,12 @@ def write_report(config: BuildConfig, runner: Runner, clips: int, minutes: float
 
 
 def packing_stage(config: BuildConfig) -> Stage:
-    # In 16 bits: half the size, faster, and judged the same (EXPERIMENTS.md, "new voices from this voice").
+    how = ["half=true"]  # 16 bits: faster, and judged the same (EXPERIMENTS.md, "new voices from this voice")
     given = {"output": config.output, "sample": SAMPLE, "report": config.folder / "report.md"}
     license = {"license": config.license} if config.license else {}
-    command = python("scripts/pack_voice.py", {**models(config), **given, **license}, "half=true")
+    command = python("scripts/pack_voice.py", {**models(config), **given, **license}, *how)
     reads = [*of_models(config), config.folder / "judged" / "evaluation.md"]
-    key = [str(config.license), str(config.judge), "half"]
+    key = [str(config.license), str(config.judge), *how]
     return Stage("pack", "pack the voice", command, reads=reads, key=key, output=config.output, goes_on=False)
 
 

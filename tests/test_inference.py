@@ -233,6 +233,23 @@ def test_output_that_nothing_takes(reader: str | None, message: str, tmp_path: P
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.fault(13)
+def test_a_warning_that_nothing_takes_ends_no_work() -> None:
+    """A terminal that was closed, while a training or a long text goes on."""
+    code = (
+        "import warnings\n"
+        "from common.entry import run_command\n"
+        "def main():\n    warnings.warn('first')\n    warnings.warn('second')\n    print('done')\nrun_command(main)"
+    )
+    gone, end = os.pipe()
+    os.close(gone)
+    with open(end, "w") as pipe:
+        result = subprocess.run(
+            [sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=pipe, text=True
+        )
+    assert (result.returncode, result.stdout) == (0, "done\n")
+
+
 @pytest.mark.fault(20)
 @pytest.mark.fault(33)
 def test_a_phrase_of_one_step() -> None:
